@@ -1,0 +1,90 @@
+"""What the Hugging Face Hub's client says when it fails, put in one line that says what to do and holds no token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from json import JSONDecodeError
+
+from huggingface_hub import constants, get_token
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+_LOGIN = "log in with `hf auth login` or set HF_TOKEN"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def failure_reason(error: BaseException, repo_id: str, *, token: str | None, endpoint: str | None) -> str:
+    """Why the client failed and what to do, in one line without any token in it."""
+    resolved = (endpoint or constants.ENDPOINT).rstrip("/")
+    # The client wraps the error that tells (no connection, offline mode) in others that do not.
+    reasons = (_explain(link, repo_id, resolved) for link in _causes(error))
+    text = next((reason for reason in reasons if reason), f"{type(error).__name__}: {one_line(error)}")
+    try:
+        secrets = {token, get_token()}
+    except Exception:  # a keyless login that fails; there is then no token to hide
+        secrets = {token}
+    for secret in secrets:
+        if secret and secret.strip():
+            text = text.replace(secret.strip(), "<token>")
+    return re.sub(r"hf_[A-Za-z0-9]{30,}|(?<=Bearer )[^'\"]+", "<token>", text)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _explain(error: BaseException, repo_id: str, endpoint: str) -> str | None:
+    """A reason for one error of the client; None if it tells nothing by itself."""
+    if isinstance(error, HFValidationError):
+        return f"{repo_id!r} is not a repository id; expected org/name of letters, digits, '-', '_' and '.'"
+    if isinstance(error, LocalTokenNotFoundError):
+        return f"there is no token; {_LOGIN}"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "offline mode is on, and what is not in the cache cannot be had; unset HF_HUB_OFFLINE"
+    if isinstance(error, HfHubHTTPError):
+        return _explain_answer(error, repo_id, endpoint)
+    if isinstance(error, LocalEntryNotFoundError):
+        return None
+    # The client changed its HTTP library from one release to the next, so its errors are told by their module.
+    if type(error).__module__.startswith(("httpx", "requests")) or isinstance(error, ConnectionError | TimeoutError):
+        return f"the Hub at {endpoint} cannot be reached or broke off ({one_line(error)}); check the network"
+    if isinstance(error, JSONDecodeError):
+        return f"{endpoint} does not answer as a Hub does; check HF_ENDPOINT and the network's login page"
+    if isinstance(error, OSError | ValueError):
+        return one_line(error)
+    return None
+
+
+def _explain_answer(error: HfHubHTTPError, repo_id: str, endpoint: str) -> str:
+    status = error.response.status_code
+    if isinstance(error, GatedRepoError):
+        return f"{repo_id} is gated; accept its terms on its page, and {_LOGIN}"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"{repo_id} does not exist, or is private and the token may not see it; check the name, or {_LOGIN}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo_id} has no such revision"
+    if isinstance(error, EntryNotFoundError):
+        return f"{repo_id} has no such file at this revision"
+    if status == 401:
+        return f"the token is not valid; {_LOGIN}"
+    if status == 403:
+        return (
+            f"the token has no right to write to {repo_id}; use one with the write role for {repo_id.split('/')[0]!r}"
+        )
+    return f"the Hub at {endpoint} answered {status} ({error.server_message or one_line(error)})"

@@ -1,0 +1,27 @@
+"""Errors that this package raises for its users: one line that says what is wrong, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class SSIAZooError(Exception):
+    """Base of every error that is the user's to mend; the command line prints it without a traceback."""
+
+
+class ConfigError(SSIAZooError, ValueError):
+    """A setting, a flag or a configuration file is not valid."""
+
+
+class DataError(SSIAZooError, ValueError):
+    """A data set cannot be found, read or used as asked."""
+
+
+class WeightError(SSIAZooError, RuntimeError):
+    """A weight file is missing, damaged, or not what it claims to be."""
+
+
+class HubError(SSIAZooError, RuntimeError):
+    """The Hugging Face Hub could not be reached, or refused what was asked of it."""
+
+
+class TrainingError(SSIAZooError, RuntimeError):
+    """Training cannot go on, or its result cannot be used."""

@@ -1,0 +1,109 @@
+"""Stage maps of any timm classifier, by timm's own `forward_intermediates`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssia_zoo.errors import ConfigError
+
+TimmModel = Any
+"""A timm classifier, an `nn.Module`; timm ships no types, and what is called here is no part of `nn.Module`."""
+
+_MAX_STAGES = 4
+
+
+def stage_indices(model: TimmModel) -> list[int]:
+    """Choose the intermediate maps that stand for a model's stages, lowest first.
+
+    A hierarchical model gives the last map of each of its (at most four last) stages; a model whose maps all have one
+    size, such as a plain ViT, gives four evenly spaced depths.
+
+    Args:
+        model: A timm classifier.
+
+    Raises:
+        ConfigError: If the model has no `forward_intermediates`, no classifier, or fewer than two maps.
+    """
+    name = type(model).__name__
+    if not (hasattr(model, "forward_intermediates") and hasattr(model, "forward_head")):
+        raise ConfigError(f"{name} has no forward_intermediates/forward_head; expected a timm>=1.0.31 classifier")
+    if getattr(model, "num_classes", 0) < 1:
+        raise ConfigError(f"{name} has no classifier (num_classes=0); create it with num_classes of at least 1")
+    reductions = [info["reduction"] for info in _feature_info(model)]
+    count = len(reductions)
+    if count < 2:
+        raise ConfigError(f"{name} offers {count} intermediate maps; SSIA needs at least 2")
+    if len(set(reductions)) == 1:
+        stages = min(_MAX_STAGES, count)
+        return [(i + 1) * count // stages - 1 for i in range(stages)]
+    if count > 6:  # an entry per block: the last of each run of one resolution is a stage's end
+        ends = [list(run)[-1][0] for _, run in groupby(enumerate(reductions), key=lambda item: item[1])]
+        return ends[-_MAX_STAGES:]
+    return list(range(count))[-_MAX_STAGES:]
+
+
+def _feature_info(model: TimmModel) -> Sequence[dict[str, int]]:
+    info = model.feature_info
+    entries: Sequence[dict[str, int]] = (
+        info.info if hasattr(info, "info") else info
+    )  # timm: a FeatureInfo, or a plain list of dicts
+    return entries
+
+
+def forward_stages(model: TimmModel, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    """Run a model once, for its logits and the maps at `indices`.
+
+    Args:
+        model: A timm classifier.
+        x: Images [B, C, H, W].
+        indices: As given by `stage_indices`.
+
+    Returns:
+        Logits [B, num_classes], bit-equal to `model(x)`, and one map [B, C, H, W] per index.
+    """
+    final, maps = model.forward_intermediates(x, indices=list(indices), output_fmt="NCHW")
+    return model.forward_head(final), maps
+
+
+def stage_shapes(
+    model: TimmModel, indices: Sequence[int], input_size: tuple[int, int, int]
+) -> list[tuple[int, int, int]]:
+    """Measure the stages' shapes on one blank image; changes nothing of the model.
+
+    Args:
+        model: A timm classifier.
+        indices: As given by `stage_indices`.
+        input_size: Channels, height, width of the images.
+
+    Returns:
+        Channels, height, width of each stage's map.
+
+    Raises:
+        ConfigError: If the model cannot take images of this size.
+    """
+    parameter = next(model.parameters())
+    image = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
+    try:
+        with evaluating(model), torch.no_grad():
+            _, maps = forward_stages(model, image, indices)
+    except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts image sizes
+        raise ConfigError(f"{type(model).__name__} cannot take images of size {input_size}: {error}") from error
+    return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode for a while, then every submodule back into its own mode."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

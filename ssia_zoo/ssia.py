@@ -1,0 +1,300 @@
+"""The SSIA loss: signals of a network's own higher layers guide its lower layers, in training only.
+
+This is a **reconstruction from the abstract** of "Self-Supervised Implicit Attention: Guided Attention by The Model
+Itself" (arXiv 2206.07434): "supervisory signals are generated from higher layers and guide lower layers' parameter
+updates". The paper's formulas were not available; the forms below are ours, and what they gain is measured.
+
+Notation: F_1..F_K are the last maps (NCHW) of a network's stages, z_K its logits, sg the stop-gradient. A pair
+(l, h) lets stage h supervise stage l through a small training-only head on F_l:
+
+- semantic: the class distribution softmax(sg z_K / T), predicted by softmax(head_l(F_l) / T); T^2 * KL divergence, the
+  form and scale of Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), eq. 4;
+- channel: GAP(sg F_h), normalised per image over channels (LayerNorm without affine); mean squared error;
+- spatial: softmax over positions of the standardised energy mean_c (sg F_h)^2; KL divergence. The energy map is the
+  activation attention of Zagoruyko & Komodakis, "Paying More Attention to Attention" (arXiv 1612.03928), section 3.1.
+
+No signal or head uses statistics across images, so the loss is the same under gradient accumulation and data
+parallelism. The loss is self-supervised: it never sees a label.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssia_zoo.errors import ConfigError
+
+_EPS = 1e-6
+
+StageShape = tuple[int, int, int]
+"""Channels, height and width of one stage's feature map."""
+
+
+@dataclass(frozen=True)
+class SSIAConfig:
+    """Every choice of the SSIA loss.
+
+    Raises:
+        ConfigError: If a value is out of range, on construction.
+    """
+
+    pairs: Literal["deepest", "adjacent"] = "deepest"
+    """which higher stage supervises: the deepest one supervises all, or each stage supervises the one below it"""
+    semantic: float = 1.0
+    """weight of the semantic signal (class distribution of the final logits); 0 turns it off"""
+    channel: float = 0.0
+    """weight of the channel signal (pooled features of the higher stage); 0 turns it off"""
+    spatial: float = 0.0
+    """weight of the spatial signal (attention map of the higher stage); 0 turns it off"""
+    temperature: float = 3.0
+    """temperature T of the semantic signal"""
+    pooling: Literal["average", "attention"] = "average"
+    """how the semantic head pools positions: evenly, or by the higher stage's spatial attention"""
+    hidden: int = 256
+    """width of the training-only heads, in channels"""
+    weight: float = 1.0
+    """lambda, the weight of the whole SSIA loss beside the task loss"""
+    schedule: Literal["constant", "warmup", "cosine"] = "constant"
+    """lambda over training: constant; warmup: rises linearly, then stays; cosine: after a warm-up, falls to 0"""
+    warmup: float = 0.1
+    """share of training over which lambda rises linearly from 0, for the schedules warmup and cosine"""
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"ssia.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        for name in ("semantic", "channel", "spatial", "weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"ssia.{name} is {value}; expected a finite number >= 0")
+        if self.semantic + self.channel + self.spatial == 0:
+            raise ConfigError(
+                "ssia has no signal: set at least one of ssia.semantic, ssia.channel, ssia.spatial above 0"
+            )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigError(f"ssia.temperature is {self.temperature}; expected a finite number > 0")
+        if self.hidden < 1:
+            raise ConfigError(f"ssia.hidden is {self.hidden}; expected at least 1 channel")
+        if not 0 <= self.warmup <= 1:
+            raise ConfigError(f"ssia.warmup is {self.warmup}; expected a share of training from 0 to 1")
+
+    def weight_at(self, progress: float) -> float:
+        """Lambda at a point of training.
+
+        Args:
+            progress: Share of optimizer steps done, from 0 to 1.
+        """
+        rise = min(1.0, progress / self.warmup) if self.warmup > 0 else 1.0
+        if self.schedule == "constant":
+            return self.weight
+        if self.schedule == "warmup":
+            return self.weight * rise
+        fall = (progress - self.warmup) / (1 - self.warmup) if self.warmup < 1 else 0.0
+        return self.weight * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, fall))))
+
+
+_CHOICES = {
+    "pairs": ("deepest", "adjacent"),
+    "pooling": ("average", "attention"),
+    "schedule": ("constant", "warmup", "cosine"),
+}
+
+
+def spatial_attention(feature: Tensor) -> Tensor:
+    """Where a feature map is active: softmax over positions of the standardised energy mean_c F^2.
+
+    Args:
+        feature: Feature map [B, C, H, W].
+
+    Returns:
+        Attention [B, H * W] in at least float32; each row sums to 1. Uniform where the energy is.
+    """
+    energy = _at_least_float32(feature).square().mean(dim=1).flatten(1)
+    centred = energy - energy.mean(dim=1, keepdim=True)
+    deviation = centred.square().mean(dim=1, keepdim=True).sqrt()
+    return torch.softmax(centred / (deviation + _EPS), dim=1)
+
+
+def channel_signal(feature: Tensor) -> Tensor:
+    """What a feature map sees: its average over positions, normalised per image over channels.
+
+    Args:
+        feature: Feature map [B, C, H, W].
+
+    Returns:
+        Signal [B, C] in at least float32, of mean 0 and variance 1 per image.
+    """
+    pooled = _at_least_float32(feature).mean(dim=(2, 3))
+    return F.layer_norm(pooled, pooled.shape[1:], eps=_EPS)
+
+
+class Head(nn.Module):
+    """A training-only predictor on a lower stage: pool, 1x1 convolution, LayerNorm, GELU, then one linear map.
+
+    Args:
+        in_channels: Channels of the lower stage's map.
+        hidden: Width.
+        out_features: Width of the prediction, per position.
+        bias: Whether the last map has one; a softmax over positions is blind to it.
+    """
+
+    def __init__(self, in_channels: int, hidden: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(in_channels, hidden, kernel_size=1)
+        self.norm = nn.LayerNorm(hidden)
+        self.predict = nn.Linear(hidden, out_features, bias=bias)
+
+    def forward(self, feature: Tensor, grid: tuple[int, int], pool: Tensor | None) -> Tensor:
+        """Predict from a map.
+
+        Args:
+            feature: Lower stage's map [B, C, H, W]; pooled to `grid` in its own dtype (whose kernels accumulate in
+                float32), so that no float32 copy of a large map is made.
+            grid: Height and width at which the head works.
+            pool: Weights over the grid's positions [B, H * W] to pool by, or None to predict at every position.
+
+        Returns:
+            Prediction [B, out_features], or [B, H * W, out_features] without `pool`.
+        """
+        x = self.project(_at_least_float32(F.adaptive_avg_pool2d(feature, grid)))
+        x = F.gelu(self.norm(x.flatten(2).transpose(1, 2)))
+        if pool is not None:
+            x = torch.einsum("bpc,bp->bc", x, pool)
+        out: Tensor = self.predict(x)
+        return out
+
+
+class SSIALoss(nn.Module):
+    """The SSIA loss over the stages of one network; holds the training-only heads.
+
+    Building it leaves the global random state as it was, so that a network trained with weight 0 is the network
+    trained without it. A pair whose higher stage has a single position has no spatial signal and skips it.
+
+    Args:
+        shapes: Channels, height, width of each stage's map at the training size, lowest stage first; K >= 2 stages.
+        num_classes: Width of the logits.
+        config: Choices.
+
+    Raises:
+        ConfigError: If there are fewer than two stages, a shape or class count is not positive, or no pair has a
+            signal.
+
+    Examples:
+        >>> import torch
+        >>> loss = SSIALoss([(16, 8, 8), (32, 4, 4)], num_classes=10)
+        >>> features = [torch.randn(2, 16, 8, 8), torch.randn(2, 32, 4, 4)]
+        >>> sorted(loss(features, torch.randn(2, 10)))
+        ['semantic', 'ssia']
+    """
+
+    _GRID = 2  # the semantic and channel heads see this many positions a side: cheap, and not yet fully pooled
+
+    def __init__(self, shapes: Sequence[StageShape], num_classes: int, config: SSIAConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or SSIAConfig()
+        self.shapes = [_checked_shape(i, shape) for i, shape in enumerate(shapes)]
+        self.num_classes = num_classes
+        if len(self.shapes) < 2:
+            raise ConfigError(f"SSIA needs at least 2 stages, a lower and a higher one; got {len(self.shapes)}")
+        if num_classes < 1:
+            raise ConfigError(f"SSIA needs a classifier; got num_classes={num_classes}")
+        deepest = len(self.shapes) - 1
+        self.pairs = [(low, deepest if self.config.pairs == "deepest" else low + 1) for low in range(deepest)]
+        with torch.random.fork_rng(devices=[]):
+            self.semantic = nn.ModuleList(self._head(low, num_classes) for low, _ in self._active("semantic"))
+            self.channel = nn.ModuleList(self._head(low, self.shapes[high][0]) for low, high in self._active("channel"))
+            self.spatial = nn.ModuleList(self._head(low, 1, bias=False) for low, _ in self._active("spatial"))
+        if not (self.semantic or self.channel or self.spatial):
+            raise ConfigError(
+                f"no pair has a spatial signal: every supervising stage has one position (shapes {self.shapes}); "
+                "use larger images, ssia.pairs=adjacent, or another signal"
+            )
+
+    def _active(self, signal: str) -> list[tuple[int, int]]:
+        """Pairs that carry a signal, at the sizes known on construction."""
+        if getattr(self.config, signal) == 0:
+            return []
+        if signal == "spatial":
+            return [pair for pair in self.pairs if self.shapes[pair[1]][1] * self.shapes[pair[1]][2] > 1]
+        return self.pairs
+
+    def _head(self, low: int, out_features: int, bias: bool = True) -> Head:
+        return Head(self.shapes[low][0], self.config.hidden, out_features, bias)
+
+    def forward(self, features: Sequence[Tensor], logits: Tensor) -> dict[str, Tensor]:
+        """Compute the loss; gradients reach the lower stages and the heads, never the supervising features.
+
+        Args:
+            features: The stages' maps [B, C, H, W], lowest first, with the channels given on construction.
+            logits: Final logits [B, num_classes].
+
+        Returns:
+            Scalars in at least float32: each active signal's mean over its pairs, and "ssia", their weighted sum
+            (without lambda).
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            terms: dict[str, Tensor] = {}
+            if self.semantic:
+                terms["semantic"] = self._semantic(features, _at_least_float32(logits.detach()))
+            if self.channel:
+                terms["channel"] = self._channel(features)
+            if self.spatial:
+                terms["spatial"] = self._spatial(features)
+            terms["ssia"] = torch.stack([getattr(self.config, name) * term for name, term in terms.items()]).sum()
+        return terms
+
+    def _semantic(self, features: Sequence[Tensor], logits: Tensor) -> Tensor:
+        temperature = self.config.temperature
+        target = torch.log_softmax(logits / temperature, dim=1)
+        losses = []
+        for head, (low, high) in zip(self.semantic, self._active("semantic"), strict=True):
+            if self.config.pooling == "attention":
+                grid = _size(features[high])
+                pool = spatial_attention(features[high].detach())
+            else:
+                grid, pool = self._even_grid(features[low], target)
+            prediction = torch.log_softmax(head(features[low], grid, pool) / temperature, dim=1)
+            losses.append(F.kl_div(prediction, target, reduction="batchmean", log_target=True))
+        return temperature**2 * torch.stack(losses).mean()
+
+    def _channel(self, features: Sequence[Tensor]) -> Tensor:
+        losses = []
+        for head, (low, high) in zip(self.channel, self._active("channel"), strict=True):
+            target = channel_signal(features[high].detach())
+            grid, pool = self._even_grid(features[low], target)
+            losses.append(F.mse_loss(head(features[low], grid, pool), target))
+        return torch.stack(losses).mean()
+
+    def _spatial(self, features: Sequence[Tensor]) -> Tensor:
+        losses = []
+        for head, (low, high) in zip(self.spatial, self._active("spatial"), strict=True):
+            target = spatial_attention(features[high].detach())
+            scores = head(features[low], _size(features[high]), None).squeeze(2)
+            losses.append(F.kl_div(torch.log_softmax(scores, dim=1), target, reduction="batchmean"))
+        return torch.stack(losses).mean()
+
+    def _even_grid(self, feature: Tensor, like: Tensor) -> tuple[tuple[int, int], Tensor]:
+        height, width = _size(feature)
+        grid = (min(self._GRID, height), min(self._GRID, width))
+        positions = grid[0] * grid[1]
+        return grid, like.new_full((feature.shape[0], positions), 1 / positions)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _size(feature: Tensor) -> tuple[int, int]:
+    return feature.shape[2], feature.shape[3]
+
+
+def _checked_shape(stage: int, shape: Sequence[int]) -> StageShape:
+    if len(shape) != 3 or min(shape) < 1:
+        raise ConfigError(f"shape of stage {stage} is {tuple(shape)}; expected positive (channels, height, width)")
+    return shape[0], shape[1], shape[2]

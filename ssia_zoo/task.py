@@ -1,0 +1,161 @@
+"""`SSIATask`: a timm training task that adds the SSIA loss to any timm classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from timm.models._input import get_model_input_config
+from timm.task import TrainingTask
+from timm.task.classification import resolve_classification_loss
+from timm.task.distillation import FeatureDistillationTrainableModule
+from timm.utils.model import unwrap_model
+from torch import Tensor, nn
+
+from ssia_zoo.features import TimmModel, forward_stages, stage_indices, stage_shapes
+from ssia_zoo.ssia import SSIAConfig, SSIALoss
+
+
+class SSIATrainableModule(FeatureDistillationTrainableModule):  # type: ignore[misc]  # timm has no types
+    """Student and training-only heads in one module, so that DDP synchronises all of it.
+
+    timm's module for feature distillation brings what optimizers ask for (`no_weight_decay`, `group_matcher`); here its
+    projection is the SSIA loss with its heads.
+
+    Args:
+        student: A timm classifier.
+        loss: The SSIA loss for the student's stages.
+        indices: The student's stages, as given by `stage_indices`.
+    """
+
+    def __init__(self, student: TimmModel, loss: SSIALoss, indices: list[int]) -> None:
+        super().__init__(student, projection=loss)
+        self.indices = indices
+
+    def forward(self, input: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the student once.
+
+        Args:
+            input: Images [B, C, H, W].
+
+        Returns:
+            Logits [B, num_classes] and the scalar terms of `SSIALoss.forward`.
+        """
+        logits, features = forward_stages(self.student, input, self.indices)
+        return logits, self.projection(features, logits)
+
+
+class SSIATask(TrainingTask):  # type: ignore[misc]  # timm has no types
+    """Classification with the SSIA loss: loss = task loss + lambda(t) * SSIA loss.
+
+    `task.trainable_module` is what is optimized and wrapped for distributed training; `task.get_eval_model()` is the
+    bare student, whose state_dict is that of the vanilla model.
+
+    Args:
+        model: Any timm classifier; it is trained in place.
+        config: Choices of the SSIA loss.
+        input_size: Channels, height, width of the training images; the model's own if None.
+        criterion: Task loss; made from `criterion_kwargs` by timm's `create_classification_loss` if None.
+        criterion_kwargs: For example `{"smoothing": 0.1}`.
+        device: Where the loss is computed; the model's device if None.
+
+    Raises:
+        ConfigError: If the model has no classifier or fewer than two stages, cannot take images of this size, or no
+            stage can give the signals asked for.
+
+    Examples:
+        >>> import timm, torch
+        >>> task = SSIATask(timm.create_model("test_resnet", num_classes=10), input_size=(3, 64, 64))
+        >>> result = task(torch.randn(2, 3, 64, 64), torch.tensor([1, 2]))
+        >>> sorted(result)
+        ['loss', 'output', 'semantic', 'ssia', 'task_loss']
+    """
+
+    trainable_module: Any
+    progress: float
+    """Share of optimizer steps done, from 0 to 1; the training loop sets it, lambda's schedule reads it."""
+
+    def __init__(
+        self,
+        model: TimmModel,
+        config: SSIAConfig | None = None,
+        *,
+        input_size: tuple[int, int, int] | None = None,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        criterion_kwargs: dict[str, Any] | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        device = device or next(model.parameters()).device
+        super().__init__(device=device, verbose=False)
+        self.config = config or SSIAConfig()
+        self.progress = 0.0
+        indices = stage_indices(model)
+        shapes = stage_shapes(model, indices, input_size or get_model_input_config(model)["input_size"])
+        loss = SSIALoss(shapes, int(model.num_classes), self.config).to(device)
+        self.trainable_module = SSIATrainableModule(model, loss, indices)
+        self.criterion = resolve_classification_loss(criterion, device, criterion_kwargs=criterion_kwargs)
+
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Compute the training loss.
+
+        Args:
+            input: Images [B, C, H, W].
+            target: Labels [B], or whatever the criterion takes.
+
+        Returns:
+            "loss" to train on, "output" (logits [B, num_classes]), and the parts: "task_loss", "ssia" (without lambda)
+            and each of its signals.
+        """
+        logits, terms = self.trainable_module(input)
+        task_loss = self.criterion(logits, target)
+        loss = task_loss + self.config.weight_at(self.progress) * terms["ssia"]
+        return {"loss": loss, "output": logits, "task_loss": task_loss, **terms}
+
+    def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> SSIATask:
+        """Wrap student and heads in DDP; for loops other than Accelerate's, which wraps `trainable_module` itself."""
+        ddp = nn.parallel.DistributedDataParallel
+        self.trainable_module = ddp(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
+        return self
+
+    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> Any:
+        """Compile the training step's module and the student that is evaluated.
+
+        Returns:
+            The compiled student.
+        """
+        self.eval_model = torch.compile(self._module().student, backend=backend, mode=mode, **compile_kwargs)
+        self.trainable_module = torch.compile(self.trainable_module, backend=backend, mode=mode, **compile_kwargs)
+        return self.eval_model
+
+    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> Any:
+        """The bare student (or its EMA copy): what is evaluated, saved and published."""
+        resolved = super().get_eval_model(module=module, ema=ema)
+        unwrapped = unwrap_model(resolved)
+        return unwrapped.student if isinstance(unwrapped, SSIATrainableModule) else resolved
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
+        """State of the training-only heads, which is no part of the student's."""
+        module = module if module is not None else self.get_trainable_module(ema=ema)
+        return {} if module is None else {"ssia": unwrap_model(module).projection.state_dict()}
+
+    def load_task_state(
+        self,
+        state: dict[str, Any] | None,
+        strict: bool = True,
+        module: nn.Module | None = None,
+        ema: bool = False,
+    ) -> None:
+        """Load what `get_task_state` gave."""
+        module = module if module is not None else self.get_trainable_module(ema=ema)
+        if state and module is not None:
+            unwrap_model(module).projection.load_state_dict(state["ssia"], strict=strict)
+
+    def get_clip_parameters(self, exclude_head: bool = False) -> Iterator[nn.Parameter]:
+        """Parameters whose gradients are clipped: the student's (without its classifier, if asked) and the heads'."""
+        student = list(self._module().student.parameters())
+        yield from student[:-2] if exclude_head else student
+        yield from self._module().projection.parameters()
+
+    def _module(self) -> Any:
+        return unwrap_model(self.trainable_module)

@@ -1,0 +1,50 @@
+"""Training objectives by name; each makes a timm training task from a model and the run's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from timm.task import ClassificationTask, TrainingTask
+
+from ssia_zoo.errors import ConfigError
+from ssia_zoo.features import TimmModel
+from ssia_zoo.task import SSIATask
+from ssia_zoo.training.config import TrainConfig
+
+InputSize = tuple[int, int, int]
+Method = Callable[[TimmModel, TrainConfig, InputSize, dict[str, Any]], TrainingTask]
+
+
+def _vanilla(model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any]) -> TrainingTask:
+    """The control: timm's own task, with no part of ours in it."""
+    return ClassificationTask(model, criterion_kwargs=criterion, verbose=False)
+
+
+def _ssia(model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any]) -> TrainingTask:
+    return SSIATask(model, config.ssia, input_size=input_size, criterion_kwargs=criterion)
+
+
+METHODS: dict[str, Method] = {"ssia": _ssia, "vanilla": _vanilla}
+
+
+def create_task(model: TimmModel, config: TrainConfig, input_size: InputSize) -> TrainingTask:
+    """Make the training task that `config.method` names.
+
+    Args:
+        model: A timm classifier.
+        config: Settings of the run.
+        input_size: Channels, height, width of the training images.
+
+    Raises:
+        ConfigError: If there is no such method, or it cannot be applied to this model.
+    """
+    if config.method not in METHODS:
+        near = get_close_matches(config.method, METHODS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"--method is {config.method!r}; expected one of {', '.join(METHODS)}{hint}")
+    soft_targets = config.mixup > 0 or config.cutmix > 0  # timm's Mixup smooths the labels itself
+    return METHODS[config.method](
+        model, config, input_size, {"smoothing": config.smoothing, "soft_targets": soft_targets}
+    )

@@ -1,0 +1,168 @@
+"""Everything that a run writes: its settings, metrics, curves, the model's folder, and what goes to the Hub."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import Accelerator
+
+from ssia_zoo.card import training_card
+from ssia_zoo.data import ImageData
+from ssia_zoo.errors import TrainingError
+from ssia_zoo.features import TimmModel
+from ssia_zoo.hub import BackgroundPusher, check_access, publish
+from ssia_zoo.model_folder import Preprocessing, write_model_folder
+from ssia_zoo.registry import vanilla_architecture
+from ssia_zoo.training.checkpoint import find_checkpoint
+from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.records import Records, draw_curves, read_records
+from ssia_zoo.training.setup import describe_environment
+
+_log = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """The output folder of one run; only the main process writes.
+
+    Args:
+        config: Settings.
+        accelerator: Knows which process this is.
+
+    Raises:
+        TrainingError: If the folder holds other things, another run, or this one with other settings.
+    """
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
+        self.config = config
+        self.path = Path(config.output_dir)
+        self.checkpoints = self.path / "checkpoints"
+        self.is_main = accelerator.is_main_process
+        self._environment = describe_environment(accelerator)
+        self._pusher: BackgroundPusher | None = None
+        if self.is_main:
+            self._check_free()
+        accelerator.wait_for_everyone()
+        self.resume_from = find_checkpoint(config.resume, self.checkpoints) if config.resume else None
+        if self.is_main:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write("train_config.yaml", config.to_yaml())
+            self._connect()
+
+    def _check_free(self) -> None:
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise TrainingError(f"--output-dir {self.path}: is a file; expected a folder")
+        settings = self.path / "train_config.yaml"
+        if not settings.exists():
+            if any(self.path.iterdir()):
+                raise TrainingError(f"--output-dir {self.path}: is not empty and holds no run; choose a new folder")
+            return
+        if not self.config.resume:
+            raise TrainingError(
+                f"--output-dir {self.path}: holds a run; continue it with --resume auto, or choose a new folder"
+            )
+        before = yaml.safe_load(settings.read_text(encoding="utf-8"))
+        now = self.config.experiment()
+        changed = [name for name in now if before.get(name) != now[name] and name != "workers"]
+        if changed:
+            changes = ", ".join(f"{name} ({before.get(name)} -> {now[name]})" for name in changed)
+            raise TrainingError(f"--resume continues a run with its own settings; changed here: {changes}")
+
+    def _connect(self) -> None:
+        """Check the Hub early: a wrong token is better known before the training than after it."""
+        if not (self.config.push_to_hub and self.config.hub_model_id):
+            return
+        warning = check_access(self.config.hub_model_id, private=self.config.hub_private)
+        if warning:
+            _log.warning("%s; training goes on, and the result stays in %s", warning, self.path)
+        if self.config.push_every:
+            self._pusher = BackgroundPusher(self.path, self.config.hub_model_id, private=self.config.hub_private)
+
+    def describe(self, data: ImageData, preprocessing: Preprocessing) -> None:
+        """Take what cards and config.json will say of the data."""
+        self._data = data
+        self._preprocessing = preprocessing
+
+    def begin(self, step: int) -> None:
+        """Start the metrics, or take them up again at a checkpoint's step."""
+        if self.is_main:
+            self._records = Records(self.path / "metrics.jsonl", resumed_at=step)
+
+    def record(self, kind: str, **values: Any) -> None:
+        """Write one line of metrics; curves.png follows each evaluation."""
+        if not self.is_main:
+            return
+        self._records.append({"kind": kind, **values})
+        if kind == "eval":
+            draw_curves({self.config.method: read_records(self._records.path)}, self.path / "curves.png")
+
+    def save_model(self, student: TimmModel, metrics: dict[str, float]) -> None:
+        """Write the model's folder: config.json, model.safetensors, README.md."""
+        if not self.is_main:
+            return
+        config, data = self.config, self._data
+        settings = config.experiment()
+        architecture = vanilla_architecture(str(student.pretrained_cfg["architecture"]))
+        results = {name: float(value) for name, value in metrics.items()}
+        write_model_folder(
+            student,
+            self.path,
+            architecture=architecture,
+            label_names=data.label_names,
+            preprocessing=self._preprocessing,
+            metadata={
+                "method": config.method,
+                "training": settings,
+                "evaluated_on": data.eval_name,
+                "evaluated_images": len(data.eval),
+                "metrics": results,
+                "environment": self._environment,
+            },
+            card=training_card(
+                architecture=architecture,
+                method=config.method,
+                settings=settings,
+                metrics=results,
+                eval_name=data.eval_name,
+                eval_images=len(data.eval),
+                environment=self._environment,
+                base_model=config.model.split(":", 1)[-1] if config.pretrained else None,
+            ),
+        )
+
+    def push(self, message: str) -> None:
+        """Start to publish what `save_model` wrote, without waiting for it."""
+        if self._pusher is not None:
+            self._pusher.push(message)
+
+    def finish(self) -> None:
+        """Publish the result, if asked; the Hub's failures are told and never raised: the run itself is done."""
+        if not (self.is_main and self.config.push_to_hub and self.config.hub_model_id):
+            return
+        if self._pusher is not None:
+            self._pusher.close()
+        try:
+            url = publish(self.path, self.config.hub_model_id, private=self.config.hub_private)
+        except Exception as error:  # whatever goes wrong there, the weights are here
+            _log.warning("not published: %s", error)
+        else:
+            _log.info("published: %s", url)
+
+    def _write(self, name: str, text: str) -> None:
+        temporary = self.path / f".{name}"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path / name)
+
+
+def flat_settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings as trackers take them: one level, plain values."""
+    settings = asdict(config)
+    settings |= {f"ssia.{name}": value for name, value in settings.pop("ssia").items()}
+    return {k: v if isinstance(v, int | float | str | bool) else json.dumps(v) for k, v in settings.items()}

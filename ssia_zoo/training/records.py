@@ -1,0 +1,73 @@
+"""What a run writes down: metrics as JSON lines, and curves drawn from them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+Record = dict[str, Any]
+
+
+class Records:
+    """The metrics of one run, a JSON object a line; each line reaches the disk before the run goes on.
+
+    Args:
+        path: File to append to.
+        resumed_at: Optimizer step of the checkpoint that the run continues from; later lines, of steps that are now
+            trained again, are dropped.
+    """
+
+    def __init__(self, path: Path, resumed_at: int = 0) -> None:
+        self.path = path
+        if path.exists():
+            kept = [record for record in read_records(path) if record["step"] <= resumed_at]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            os.replace(temporary, path)
+
+    def append(self, record: Record) -> None:
+        """Write one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read a metrics file; a last line that was cut off when the run was killed is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def draw_curves(runs: dict[str, list[Record]], path: Path) -> None:
+    """Draw training loss and evaluation top-1 of one or several runs.
+
+    Args:
+        runs: Records of each run, by the name that the legend shows.
+        path: PNG to write.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss, top1 = figure.subplots(1, 2)
+    for name, records in runs.items():
+        train = [record for record in records if record["kind"] == "train"]
+        evaluated = [record for record in records if record["kind"] == "eval"]
+        loss.plot([r["epoch"] for r in train], [r["task_loss"] for r in train], label=f"{name}: task loss")
+        if train and "ssia" in train[0]:
+            loss.plot([r["epoch"] for r in train], [r["ssia"] for r in train], "--", label=f"{name}: SSIA loss (× 1/λ)")
+        top1.plot([r["epoch"] for r in evaluated], [r["top1"] for r in evaluated], marker=".", label=name)
+    loss.set(xlabel="epoch", ylabel="training loss", title="training loss")
+    top1.set(xlabel="epoch", ylabel="top-1, %", title="evaluation top-1")
+    for axes in (loss, top1):
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", dpi=120)
+    os.replace(temporary, path)

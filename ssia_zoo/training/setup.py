@@ -1,0 +1,154 @@
+"""What a run is made of before its first step: Accelerator, model, preprocessing, mixup."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, cast
+
+import accelerate
+import timm
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from timm.data import Mixup
+from timm.models import resolve_model_input_args
+from timm.optim import list_optimizers
+from torch import Tensor
+
+from ssia_zoo._images import global_randomness_kept, mix, seed_everything
+from ssia_zoo._version import __version__
+from ssia_zoo.errors import ConfigError, SSIAZooError
+from ssia_zoo.features import TimmModel
+from ssia_zoo.model_folder import Preprocessing
+from ssia_zoo.registry import register, vanilla_architecture
+from ssia_zoo.training.config import TrainConfig
+
+Batch = tuple[Tensor, Tensor]
+
+
+def build_accelerator(config: TrainConfig) -> Accelerator:
+    """Make the Accelerator, which knows devices, processes and precision.
+
+    Raises:
+        ConfigError: If this machine lacks the precision or the tracker asked for.
+    """
+    if config.with_tracking and config.tracker not in (available := [str(t) for t in get_available_trackers()]):
+        raise ConfigError(
+            f"--tracker {config.tracker} is not installed; installed: {', '.join(available) or 'none'} "
+            "(pip install 'ssia-zoo[tracking]' brings tensorboard)"
+        )
+    if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
+        raise ConfigError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or no")
+    return Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.accumulation_steps,
+        log_with=config.tracker if config.with_tracking else None,
+        project_dir=config.output_dir,
+        dynamo_backend="inductor" if config.compile else "no",
+    )
+
+
+def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Preprocessing]:
+    """Create the model that is trained, and learn how it wants its images.
+
+    Args:
+        config: Settings; `image_size` None means the model's own.
+        num_classes: Classes of the data.
+
+    Raises:
+        ConfigError: If timm has no such model, it has no weights to fine-tune, or it cannot be made for this size.
+    """
+    if config.optimizer not in list_optimizers():
+        near = get_close_matches(config.optimizer, list_optimizers(), n=3)
+        raise ConfigError(f"--optimizer is {config.optimizer!r}; did you mean {', '.join(near) or 'adamw or sgd'}?")
+    arguments: dict[str, Any] = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
+    try:
+        if config.model.split(".", 1)[0].endswith("_ssia") and ":" not in config.model:
+            register(vanilla_architecture(config.model))
+        size = {"img_size": config.image_size} if config.image_size else None
+        img_size = resolve_model_input_args(config.model, size).get("img_size")  # for models of one fixed size
+        model = timm.create_model(
+            config.model, pretrained=config.pretrained, num_classes=num_classes, img_size=img_size, **arguments
+        )
+    except SSIAZooError:
+        raise
+    except Exception as error:  # timm and the model itself raise every kind, down to AssertionError
+        raise ConfigError(f"--model {config.model}: {_reason(config.model, error)}") from error
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    cfg = model.pretrained_cfg
+    channels, *own_size = cfg["input_size"]
+    height, width = (config.image_size, config.image_size) if config.image_size else own_size
+    if height != width or channels != 3:
+        raise ConfigError(f"--model {config.model} takes {channels}x{height}x{width}; expected square RGB images")
+    return model, Preprocessing(
+        input_size=(3, height, width),
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        interpolation=config.interpolation,
+        crop_pct=config.crop_pct,
+    )
+
+
+def _reason(name: str, error: Exception) -> str:
+    if "Unknown model" in str(error):
+        near = get_close_matches(name.split(".", 1)[0], timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists them"
+        return f"timm {timm.__version__} has no such model{hint}"
+    return f"cannot be created: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def seeded_mixup(config: TrainConfig, num_classes: int, process: int) -> Callable[[Batch, int], Batch] | None:
+    """Make timm's mixup and cutmix, drawn from the seed and the step alone, so that a resumed run repeats it.
+
+    Args:
+        config: Settings.
+        num_classes: Classes of the data.
+        process: Rank of this process; each mixes its own way.
+
+    Returns:
+        A function of a batch and the number of batches before it, or None if both are off.
+    """
+    if not (config.mixup or config.cutmix):
+        return None
+    mixup = Mixup(
+        mixup_alpha=config.mixup,
+        cutmix_alpha=config.cutmix,
+        label_smoothing=config.smoothing,
+        num_classes=num_classes,
+    )
+
+    def apply(batch: Batch, index: int) -> Batch:
+        images, labels = batch
+        even = len(images) // 2 * 2  # timm's mixup pairs images
+        with global_randomness_kept():
+            seed_everything(mix(config.seed, index, process))
+            return cast(Batch, mixup(images[:even], labels[:even]))
+
+    return apply
+
+
+def describe_environment(accelerator: Accelerator) -> dict[str, str]:
+    """Versions and machine, for cards and records."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {os.cpu_count()} cores"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "accelerate": accelerate.__version__,
+        "ssia-zoo": __version__,
+        "device": f"{name} ({platform.machine()})",
+        "processes": str(accelerator.num_processes),
+    }
+
+
+def setup_logging(accelerator: Accelerator) -> None:
+    """Let the main process say what happens, and the others warn only."""
+    level = logging.INFO if accelerator.is_main_process else logging.WARNING
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("ssia_zoo").setLevel(level)
