@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 RECONSTRUCTION = (
@@ -33,6 +34,7 @@ def training_card(
     eval_images: int,
     environment: dict[str, str],
     base_model: str | None,
+    repo_id: str | None,
 ) -> str:
     """Make the README.md of a training run.
 
@@ -45,6 +47,7 @@ def training_card(
         eval_images: How many images that is.
         environment: Versions and machine.
         base_model: What was fine-tuned, or None.
+        repo_id: Repository that it goes to, if known.
 
     Returns:
         Metadata and text; no licence is stated, as only the owner of a run can grant one.
@@ -97,7 +100,7 @@ One run, seed {settings["seed"]}, the weights after the last epoch. One seed pro
 ```python
 import timm
 
-model = timm.create_model("hf-hub:org/name", pretrained=True)  # or "local-dir:FOLDER"
+model = timm.create_model("hf-hub:{repo_id or "ORG/NAME"}", pretrained=True)  # or "local-dir:FOLDER"
 ```
 
 ## How it was trained
@@ -122,6 +125,4 @@ of the training data apply to it.
 
 
 def _yaml(settings: dict[str, Any]) -> str:
-    import yaml
-
     return str(yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False))

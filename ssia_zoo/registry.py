@@ -56,9 +56,13 @@ def register(arch: str) -> str:
     return name
 
 
-def register_published() -> None:
-    """Register an entry point for each architecture that has a weight in hub_configs/."""
-    configs = read_hub_configs(resource_dir("hub_configs"))
+def register_published(folder: Path | None = None) -> None:
+    """Register an entry point for each architecture that has a weight in a folder; this package's hub_configs/ if None.
+
+    Raises:
+        ConfigError: If a description is not valid, or describes an architecture that timm lacks.
+    """
+    configs = read_hub_configs(folder or resource_dir("hub_configs"))
     for arch in sorted({config.architecture for config in configs}):
         _register(arch, [config for config in configs if config.architecture == arch])
     _weights.update({config.name: config for config in configs})

@@ -8,6 +8,8 @@ import os
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Small sums are quicker on one thread, and waiting threads would take the cores from the tests' child processes.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import shutil
 import time

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import set_seed, tqdm
-from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.task import TrainingTask
 from timm.task.evaluator import ClassificationEvaluator
@@ -27,7 +26,7 @@ from ssia_zoo.training.checkpoint import Position, save_checkpoint
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.methods import create_task
 from ssia_zoo.training.output import RunFolder, flat_settings
-from ssia_zoo.training.setup import Batch, build_accelerator, build_model, seeded_mixup, setup_logging
+from ssia_zoo.training.setup import Batch, build_accelerator, build_model, build_optimizer, seeded_mixup, setup_logging
 
 _MAX_SKIPPED_IN_A_ROW = 20
 _RECORDS_PER_EPOCH = 10
@@ -59,6 +58,7 @@ class _Run:
     position: Position
     steps_per_epoch: int
     total_steps: int
+    skipped_in_a_row: int = 0
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -79,9 +79,7 @@ def train(config: TrainConfig) -> TrainResult:
     task = create_task(model, config, preprocessing.input_size).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=True)
-    optimizer = create_optimizer_v2(
-        task.trainable_module, config.optimizer, config.lr, config.weight_decay, momentum=config.momentum
-    )
+    optimizer: Any = build_optimizer(config, task.trainable_module)
     statistics = {"mean": preprocessing.mean, "std": preprocessing.std}
     batches: Any = train_loader(data, config, seed=config.seed, **statistics)
     eval_batches: Any = eval_loader(data, config, **statistics)
@@ -162,7 +160,7 @@ def _train_epoch(run: _Run, batches: Any) -> None:
     )
     every = max(1, run.steps_per_epoch // _RECORDS_PER_EPOCH)
     sums: dict[str, Tensor] = {}
-    counted, skipped_in_a_row, since = 0, 0, time.monotonic()
+    counted, since = 0, time.monotonic()
     for images, labels in remaining:
         if position.batches >= usable:
             continue  # to the loader's own end, which Accelerate wants to see
@@ -188,11 +186,11 @@ def _train_epoch(run: _Run, batches: Any) -> None:
             if finite or accelerator.scaler is not None:  # a scaler skips the step itself, and learns from it
                 run.optimizer.step()
             run.optimizer.zero_grad()
-        skipped_in_a_row = 0 if finite else skipped_in_a_row + 1
+        run.skipped_in_a_row = 0 if finite else run.skipped_in_a_row + 1
         position.skipped += not finite
-        if skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
+        if run.skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
             raise TrainingError(
-                f"loss or gradients were not finite in {skipped_in_a_row} steps in a row, up to step {position.step}; "
+                f"gradients were not finite in {run.skipped_in_a_row} steps in a row, up to step {position.step}; "
                 f"lower --lr or set --clip-grad; the last good checkpoint is in {run.folder.checkpoints}"
             )
         position.step += 1

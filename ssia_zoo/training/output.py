@@ -108,7 +108,7 @@ class RunFolder:
         if not self.is_main:
             return
         config, data = self.config, self._data
-        settings = config.experiment()
+        settings = {**config.experiment(), "dataset": _public_name(config.dataset), "model": _public_name(config.model)}
         architecture = vanilla_architecture(str(student.pretrained_cfg["architecture"]))
         results = {name: float(value) for name, value in metrics.items()}
         write_model_folder(
@@ -133,7 +133,8 @@ class RunFolder:
                 eval_name=data.eval_name,
                 eval_images=len(data.eval),
                 environment=self._environment,
-                base_model=config.model.split(":", 1)[-1] if config.pretrained else None,
+                base_model=str(settings["model"]).split(":", 1)[-1] if config.pretrained else None,
+                repo_id=config.hub_model_id,
             ),
         )
 
@@ -159,6 +160,12 @@ class RunFolder:
         temporary = self.path / f".{name}"
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, self.path / name)
+
+
+def _public_name(name: str) -> str:
+    """A name as others may read it: of a folder on this machine only the last part."""
+    prefix, path = ("local-dir:", name[10:]) if name.startswith("local-dir:") else ("", name)
+    return prefix + Path(path).resolve().name if prefix or Path(path).is_dir() else name
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from timm.data import Mixup
 from timm.models import resolve_model_input_args
-from timm.optim import list_optimizers
+from timm.optim import create_optimizer_v2, list_optimizers
 from torch import Tensor
 
 from ssia_zoo._images import global_randomness_kept, mix, seed_everything
@@ -62,9 +62,6 @@ def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Prepr
     Raises:
         ConfigError: If timm has no such model, it has no weights to fine-tune, or it cannot be made for this size.
     """
-    if config.optimizer not in list_optimizers():
-        near = get_close_matches(config.optimizer, list_optimizers(), n=3)
-        raise ConfigError(f"--optimizer is {config.optimizer!r}; did you mean {', '.join(near) or 'adamw or sgd'}?")
     arguments: dict[str, Any] = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
     try:
         if config.model.split(".", 1)[0].endswith("_ssia") and ":" not in config.model:
@@ -92,6 +89,24 @@ def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Prepr
         interpolation=config.interpolation,
         crop_pct=config.crop_pct,
     )
+
+
+def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim.Optimizer:
+    """Make timm's optimizer over student and heads, without weight decay where timm and the model want none.
+
+    Raises:
+        ConfigError: If timm has no such optimizer, or it does not take these settings.
+    """
+    if config.optimizer not in list_optimizers():
+        near = get_close_matches(config.optimizer, list_optimizers(), n=3)
+        raise ConfigError(f"--optimizer is {config.optimizer!r}; did you mean {', '.join(near) or 'adamw or sgd'}?")
+    try:
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+            module, config.optimizer, config.lr, config.weight_decay, momentum=config.momentum
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"--optimizer {config.optimizer} does not take these settings: {error}") from error
+    return optimizer
 
 
 def _reason(name: str, error: Exception) -> str:

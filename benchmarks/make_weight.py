@@ -1,0 +1,117 @@
+"""Train a weight and its vanilla control over several seeds, and write its entry in hub_configs/.
+
+    python benchmarks/make_weight.py mobilenetv3_small_050_ssia.digits_r32 --runs runs/weights
+
+reads hub_configs/recipes/NAME.yaml and hub_configs/recipes/NAME.terms.json (description, licence and data terms), runs
+train_hf.py for each method and seed (a second call resumes where it stopped), and writes hub_configs/NAME.safetensors
+(float16) and NAME.json, whose top-1 is that of the float16 file as loaded by timm. The first seed's weight is the one
+that is published, whatever the others score.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import tyro
+from safetensors.torch import load_file, save
+
+from ssia_zoo.data import DataConfig
+from ssia_zoo.hub import file_sha256
+from ssia_zoo.hub_config import read_hub_config
+from ssia_zoo.training import TrainConfig
+from ssia_zoo.training.config import read_config
+from ssia_zoo.validation import validate
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train a weight and its vanilla control over several seeds, and write its entry in hub_configs/."""
+
+    name: tyro.conf.Positional[str]
+    """registered name with tag"""
+    runs: Path = Path("runs/weights")
+    """where the runs are kept"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """the first one's weight is published"""
+
+
+def main(arguments: Arguments) -> None:
+    recipe = ROOT / "hub_configs" / "recipes" / f"{arguments.name}.yaml"
+    terms = json.loads(recipe.with_suffix(".terms.json").read_text(encoding="utf-8"))
+    folders = {
+        (method, seed): arguments.runs / arguments.name / f"{method}_seed{seed}"
+        for seed in arguments.seeds
+        for method in ("ssia", "vanilla")
+    }
+    for (method, seed), folder in folders.items():
+        if not (folder / "model.safetensors").exists():
+            flags = ["--config", recipe, "--method", method, "--seed", seed, "--output-dir", folder, "--resume", "auto"]
+            subprocess.run([sys.executable, ROOT / "train_hf.py", *map(str, flags)], check=True)
+    write_entry(arguments, terms, folders)
+
+
+def write_entry(arguments: Arguments, terms: dict[str, Any], folders: dict[tuple[str, int], Path]) -> None:
+    seed = arguments.seeds[0]
+    folder = folders["ssia", seed]
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    cfg, run = described["pretrained_cfg"], described["ssia"]
+    weight = ROOT / "hub_configs" / f"{arguments.name}.safetensors"
+    tensors = load_file(folder / "model.safetensors")
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    weight.write_bytes(save(halves, metadata={"format": "pt"}))
+
+    settings = read_config(str(folder / "train_config.yaml"))
+    top1 = {key: described_top1(path) for key, path in folders.items()}
+    architecture, tag = arguments.name.split("_ssia.")
+    entry = {
+        "architecture": architecture,
+        "tag": tag,
+        **terms,
+        "file": weight.name,
+        "sha256": file_sha256(weight),
+        "repo_id": None,
+        "revision": None,
+        "repo_sha256": None,
+        "num_classes": described["num_classes"],
+        "label_names": described["label_names"],
+        **{key: cfg[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")},
+        "training": {**run["training"], "image_size": cfg["input_size"][1]},
+        "environment": run["environment"],
+        "metrics": {
+            "split": run["evaluated_on"],
+            "images": run["evaluated_images"],
+            "seed": seed,
+            "top1": half_top1(architecture, described["num_classes"], weight, cfg, settings),
+            "control_top1": top1["vanilla", seed],
+            "runs": [{"seed": s, "ssia": top1["ssia", s], "vanilla": top1["vanilla", s]} for s in arguments.seeds],
+        },
+    }
+    path = weight.with_suffix(".json")
+    path.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+    print(read_hub_config(path).metrics)
+
+
+def described_top1(folder: Path) -> float:
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return round(described["ssia"]["metrics"]["top1"], 2)
+
+
+def half_top1(arch: str, num_classes: int, weight: Path, cfg: dict[str, Any], settings: TrainConfig) -> float:
+    """Top-1 of the file that is published, through vanilla timm."""
+    sources = ("input_size", "mean", "std", "interpolation", "crop_pct")
+    overlay = {"file": str(weight), **{key: cfg[key] for key in sources}, "num_classes": num_classes}
+    model = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes)
+    data = {field: getattr(settings, field) for field in DataConfig.__dataclass_fields__}
+    return round(validate(model, DataConfig(**data))["top1"], 2)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

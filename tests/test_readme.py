@@ -1,0 +1,111 @@
+"""Every command of the README runs, offline, and its table says what hub_configs/ says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+from hub_server import HubServer
+
+import ssia_zoo
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"<!-- test: ([\w-]+) -->\n```(?:bash|python)\n(.*?)```", README, re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user of a clone sees, in a folder where commands may write."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("train_hf.py", "hub_configs"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def bash(script: str, cwd: Path, **variables: str) -> str:
+    """Run a block as a user would, with this environment's commands first in the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **variables}
+    environment["ACCELERATE_USE_CPU"] = "true"
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_block_of_commands_is_tested() -> None:
+    all_blocks = re.findall(r"```(?:bash|python)\n(.*?)```", README, re.DOTALL)
+    untested = [block for block in all_blocks if block not in BLOCKS.values()]
+    assert [re.findall(r"^make (\w+)", block, re.MULTILINE) for block in untested] == [["demo", "test"]]
+
+
+def test_create() -> None:
+    script = BLOCKS["create"] + "\nprint(type(model).__name__, model.num_classes)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ConvNeXt 10" in done.stdout
+
+
+def test_fine_tune_then_publish_then_load(clone: Path, hub: HubServer) -> None:
+    bash(BLOCKS["fine-tune"], clone, HF_HUB_OFFLINE="1")
+    assert (clone / "runs" / "mine" / "model.safetensors").exists()
+    publish = BLOCKS["publish"].replace("your-name", "alice")
+    assert "alice/my-model" in bash(publish, clone, HF_TOKEN="hf_good", HF_HUB_OFFLINE="0")
+    load = re.search(r"`(timm\.create_model\(\"hf-hub:.*?\))`", README)
+    assert load is not None
+    script = f"import sys, timm; m = {load[1].replace('your-name', 'alice')}; assert 'ssia_zoo' not in sys.modules"
+    bash(f"python -c '{script}; print(m.num_classes)'", clone, PYTHONPATH="", HF_HUB_OFFLINE="0")
+
+
+def test_the_published_top1_is_recomputed_and_the_training_starts(clone: Path) -> None:
+    validate, repeat = BLOCKS["weights"].strip().splitlines()
+    weight = ssia_zoo.weights()["mobilenetv3_small_050_ssia.digits_r32"]
+    top1 = re.search(r"top-1 ([\d.]+) %", bash(validate, clone))
+    assert top1 is not None
+    assert float(top1[1]) == pytest.approx(weight.metrics.top1, abs=0.3)
+    bash(repeat + " --max-steps 2", clone)
+
+
+@pytest.mark.slow
+def test_repeating_the_published_training_gives_its_top1(clone: Path) -> None:
+    repeat = BLOCKS["weights"].strip().splitlines()[1].replace("runs/again", "runs/whole")
+    bash(repeat, clone)
+    weight = ssia_zoo.weights()["mobilenetv3_small_050_ssia.digits_r32"]
+    from ssia_zoo.data import DataConfig
+    from ssia_zoo.validation import validate
+
+    model = timm.create_model(f"local-dir:{clone / 'runs' / 'whole'}", pretrained=True)
+    top1 = validate(model, DataConfig(dataset="digits", workers=0))["top1"]
+    assert top1 == pytest.approx(weight.metrics.top1, abs=2.0)  # another CPU rounds otherwise
+
+
+def test_the_table_of_weights_is_that_of_hub_configs() -> None:
+    rows = []
+    for name, weight in sorted(ssia_zoo.weights().items()):
+        metrics = weight.metrics
+        seeds = [" / ".join(f"{getattr(run, m):.2f}" for run in metrics.runs) for m in ("ssia", "vanilla")]
+        data = f"{weight.tag.split('_')[0]}, {metrics.images} {metrics.split} images"
+        rows.append(f"| `{name}` | {data} | {metrics.top1:.2f} | {seeds[0]} | {seeds[1]} |")
+    assert rows
+    for row in rows:
+        assert row in README
+
+
+def test_links_lead_somewhere() -> None:
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for document in documents:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"

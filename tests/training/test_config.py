@@ -1,0 +1,116 @@
+"""Settings: defaults, files, flags, and what each fault says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ssia_zoo.errors import ConfigError
+from ssia_zoo.training.config import TrainConfig, parse_config, read_config
+
+REQUIRED = ["--model", "resnet18", "--dataset", "digits", "--output-dir", "runs/x"]
+
+
+def test_flags_override_the_file_and_the_file_overrides_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("lr: 0.5\nepochs: 7\nscale: [0.5, 1.0]\nssia: {temperature: 2.0, weight: 0.3}\n")
+    config = parse_config(["--config", str(file), *REQUIRED, "--epochs", "9", "--ssia.weight", "0.7"])
+    assert (config.lr, config.epochs, config.scale) == (0.5, 9, (0.5, 1.0))
+    assert (config.ssia.temperature, config.ssia.weight) == (2.0, 0.7)
+    assert config.batch_size == TrainConfig().batch_size
+
+
+def test_json_is_accepted_and_yaml_out_is_yaml_in(tmp_path: Path) -> None:
+    config = parse_config([*REQUIRED, "--clip-grad", "1.0", "--channels-last", "--ssia.pairs", "adjacent"])
+    file = tmp_path / "settings.yaml"
+    file.write_text(config.to_yaml())
+    assert read_config(str(file)) == config
+    file.with_suffix(".json").write_text(json.dumps({"lr": 0.25}))
+    assert read_config(str(file.with_suffix(".json"))).lr == 0.25
+
+
+def test_a_published_weight_is_a_config_by_name_and_by_file() -> None:
+    name = "mobilenetv3_small_050_ssia.digits_r32"
+    by_name = read_config(name)
+    assert by_name.model == "mobilenetv3_small_050"
+    assert by_name.method == "ssia"
+    assert read_config(f"hub_configs/{name}.json") == by_name
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("lr: fast", "lr"),
+        ("learning_rate: 0.1", "learning_rate"),
+        ("ssia: {lambda: 1}", "lambda"),
+        ("ssia: {temperature: -1}", "temperature"),
+        ("batch_size: 0", "batch-size"),
+        ("- a list", "expected settings by name"),
+        ("lr: [", "not valid YAML"),
+    ],
+)
+def test_a_fault_in_a_file_names_file_and_field(tmp_path: Path, content: str, named: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=named) as caught:
+        parse_config(["--config", str(file), *REQUIRED])
+    assert "settings.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        parse_config(["--config", "nowhere.yaml"])
+
+
+@pytest.mark.parametrize("missing", ["--model", "--dataset", "--output-dir"])
+def test_what_is_required_is_named(missing: str) -> None:
+    at = REQUIRED.index(missing)
+    with pytest.raises(ConfigError, match=missing):
+        parse_config(REQUIRED[:at] + REQUIRED[at + 2 :])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--epochs", "0"],
+        ["--lr", "-1"],
+        ["--lr", "nan"],
+        ["--ema", "1.5"],
+        ["--clip-grad", "0"],
+        ["--smoothing", "1"],
+        ["--accumulation-steps", "0"],
+        ["--max-steps", "0"],
+        ["--warmup-epochs", "30"],
+        ["--hub-model-id", "org/name"],
+        ["--push-to-hub"],
+    ],
+)
+def test_a_setting_out_of_range_names_its_flag(wrong: list[str]) -> None:
+    with pytest.raises(ConfigError, match=wrong[0]):
+        parse_config([*REQUIRED, *wrong])
+
+
+def test_an_unknown_flag_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_config([*REQUIRED, "--lerning-rate", "1"])
+    assert caught.value.code == 2
+    assert "lerning-rate" in capsys.readouterr().err
+
+
+def test_help_names_config_and_every_group(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_config(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--config", "--model", "--dataset", "--output-dir", "--ssia.weight", "--push-to-hub", "--resume"):
+        assert flag in text
+
+
+def test_the_experiment_is_all_but_where_it_goes() -> None:
+    one = parse_config(REQUIRED)
+    other = parse_config([*REQUIRED[:-1], "elsewhere", "--checkpoint-every", "5"])
+    assert one.experiment() == other.experiment()
+    assert parse_config([*REQUIRED, "--seed", "1"]).experiment() != one.experiment()
