@@ -275,6 +275,22 @@ def test_accelerate_launch_runs_the_script(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+def test_tracking_writes_into_the_run_folder(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", with_tracking=True, max_steps=2)
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_ends_like_an_eager_one(tmp_path: Path) -> None:
+    eager = small_run(tmp_path / "eager", epochs=1)
+    compiled = train_in_a_process(output_dir=tmp_path / "compiled", epochs=1, compile=True)
+    assert compiled.returncode == 0, compiled.stderr
+    one, other = weights(eager.folder), weights(tmp_path / "compiled")
+    assert one.keys() == other.keys(), "no _orig_mod in the names"
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=1e-2)
+
+
 def test_the_resolved_settings_repeat_the_run(tmp_path: Path) -> None:
     small_run(tmp_path / "run", lr=2e-3)
     settings = yaml.safe_load((tmp_path / "run" / "train_config.yaml").read_text())
