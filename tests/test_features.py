@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -201,13 +202,14 @@ def by_apparent_size(name: str) -> tuple[Any, ...]:
 
 
 def smallest_model(family: str) -> str:
-    """The model of fewest parameters among those whose names look smallest; building them all takes minutes."""
+    """The model of fewest parameters times pixels of those whose names look smallest; building all takes minutes."""
     names = _registry._module_to_models[family] - _registry._deprecated_models.keys()
     sizes = {}
     for name in sorted(names, key=by_apparent_size)[:_CANDIDATES]:
         with torch.device("meta"):
             model = timm.create_model(name)
-        sizes[name] = sum(parameter.numel() for parameter in model.parameters())
+        pixels = math.prod(model.pretrained_cfg["input_size"])
+        sizes[name] = pixels * sum(parameter.numel() for parameter in model.parameters())
     return min(sizes, key=lambda name: (sizes[name], name))
 
 

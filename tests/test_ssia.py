@@ -221,9 +221,8 @@ def test_spatial_attention_is_a_distribution_that_prefers_active_positions() -> 
     energy = feature.square().mean(dim=1).flatten(1)
     assert torch.equal(attention.argsort(dim=1), energy.argsort(dim=1))
     torch.testing.assert_close(spatial_attention(feature * 10), attention, rtol=1e-4, atol=1e-6)
-    e = math.e
     by_hand = spatial_attention(torch.tensor([[[[1.0, 3.0]], [[1.0, 1.0]]]]))  # energies 1, 5; standardised -1, 1
-    torch.testing.assert_close(by_hand, torch.tensor([[1 / e, e]]) / (e + 1 / e), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(by_hand, torch.tensor([[-1.0, 1.0]]).softmax(1), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -2.5, 1000.0])
@@ -375,7 +374,6 @@ def test_the_loss_is_finite_and_not_negative(
         ({"semantic": 0.0}, r"no signal: .*ssia\.semantic, ssia\.channel, ssia\.spatial"),
         ({"temperature": 0.0}, r"ssia\.temperature is 0\.0"),
         ({"hidden": 0}, r"ssia\.hidden is 0"),
-        ({"warmup": -0.1}, r"ssia\.warmup is -0\.1"),
         ({"warmup": 1.5}, r"ssia\.warmup is 1\.5"),
     ],
 )

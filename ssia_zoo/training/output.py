@@ -81,7 +81,7 @@ class RunFolder:
             return
         warning = check_access(self.config.hub_model_id, private=self.config.hub_private)
         if warning:
-            _log.warning("%s; training goes on, and the result stays in %s", warning, self.path)
+            _log.warning("%s", warning)
         if self.config.push_every:
             self._pusher = BackgroundPusher(self.path, self.config.hub_model_id, private=self.config.hub_private)
 

@@ -60,5 +60,5 @@ def test_a_run_never_fails_because_of_the_hub(
     warnings = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert f"ssia-zoo publish {result.folder} {repo}" in warnings[-1]
     if trouble != "dies while uploading":  # that one looks well at the start
-        assert "training goes on" in warnings[0]
+        assert "training can go on" in warnings[0]
     assert "hf_" not in caplog.text.replace("train_hf", "").replace("hf_home", ""), "no token in a log"
