@@ -84,7 +84,7 @@ def test_the_published_seed_must_be_among_the_runs(tmp_path: Path, entry: dict[s
         read_hub_config(write(tmp_path, entry))
 
 
-@pytest.mark.parametrize("field", ["architecture", "license", "metrics", "training", "repo_id"])
+@pytest.mark.parametrize("field", ["architecture", "license", "metrics", "training"])
 def test_a_missing_field_is_named(tmp_path: Path, entry: dict[str, Any], field: str) -> None:
     del entry[field]
     with pytest.raises(ConfigError, match=field):

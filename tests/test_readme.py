@@ -66,7 +66,7 @@ def test_fine_tune_then_publish_then_load(clone: Path, hub: HubServer) -> None:
     assert "alice/my-model" in bash(publish, clone, HF_TOKEN="hf_good", HF_HUB_OFFLINE="0")
     load = re.search(r"`(timm\.create_model\(\"hf-hub:.*?\))`", README)
     assert load is not None
-    script = f"import sys, timm; m = {load[1].replace('your-name', 'alice')}; assert 'ssia_zoo' not in sys.modules"
+    script = f'import sys, timm; m = {load[1].replace("your-name", "alice")}; assert "ssia_zoo" not in sys.modules'
     bash(f"python -c '{script}; print(m.num_classes)'", clone, PYTHONPATH="", HF_HUB_OFFLINE="0")
 
 
