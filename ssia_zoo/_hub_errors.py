@@ -23,8 +23,9 @@ _LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's text in one line that a terminal can take, whatever a stranger's file brought into it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def failure_reason(error: BaseException, repo_id: str, *, token: str | None, endpoint: str | None) -> str:

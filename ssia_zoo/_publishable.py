@@ -1,110 +1,101 @@
-"""What a folder must be before it may be published: a complete model that vanilla timm loads, and nothing beside it."""
+"""What a folder must be before it may be published or loaded: a complete model, and nothing beside it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import timm
-import torch
-from safetensors import SafetensorError, safe_open
-
-from ssia_zoo._hub_errors import one_line
+from ssia_zoo._model_files import (
+    CONFIG,
+    WEIGHTS,
+    check_tensors,
+    pickles_only,
+    read_model_config,
+    vanilla_tensors,
+)
 from ssia_zoo.errors import WeightError
 
-PUBLISHED_FILES = ("config.json", "model.safetensors", "README.md")
-"""The files of a publishable folder: the only ones that leave the machine."""
+PUBLISHED_FILES = (CONFIG, WEIGHTS, "README.md")
+"""The files of a publishable folder: the only ones that leave the machine, unless ONNX_FILES are asked for."""
+
+ONNX_FILES = (
+    "onnx/model.onnx",
+    "onnx/model.onnx.json",
+    "onnx/model_quantized.onnx",
+    "onnx/model_quantized.onnx.json",
+    "onnx/config.json",
+    "preprocessor_config.json",
+)
+"""What `ssia_zoo.hub_onnx.add_onnx` adds: published on request."""
+
+_SOURCES = ("file", "url", "state_dict", "hf_hub_id", "hf_hub_filename", "custom_load")
+
+
+def check_extra(folder: Path, extra: Sequence[str]) -> None:
+    """Check that further files to publish are of ONNX_FILES and there.
+
+    Raises:
+        WeightError: If one is not.
+    """
+    for name in extra:
+        path = folder / name
+        if name not in ONNX_FILES:
+            raise WeightError(f"{name} is no file that is ever published; expected of {', '.join(ONNX_FILES)}")
+        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+            raise WeightError(f"{path} is missing, or a link out of the folder; write it by add_onnx")
 
 
 def check_folder(folder: Path) -> None:
     """Check that a folder holds a complete model that vanilla timm loads, and nothing beside it.
 
     Raises:
-        WeightError: If a file is missing or damaged, the configuration does not name a vanilla timm architecture, or
-            the tensors are not finite float32 of exactly that architecture's names and shapes.
+        WeightError: If a file is missing, damaged or elsewhere, the configuration does not name a vanilla timm
+            architecture, or the tensors are not finite float32 of exactly that architecture's names and shapes.
     """
     folder = Path(folder)
     for name in PUBLISHED_FILES:
-        if not (folder / name).is_file():
+        path = folder / name
+        if not path.is_file():
             raise WeightError(
-                f"{folder / name} is missing; a publishable folder holds {', '.join(PUBLISHED_FILES)}: "
+                f"{path} is missing; a publishable folder holds {', '.join(PUBLISHED_FILES)}: "
                 "name the folder that the training wrote them to"
             )
-    _check_config(folder / "config.json")
-    _check_tensors(folder / "model.safetensors", _vanilla_tensors(folder))
-
-
-def _check_config(path: Path) -> None:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightError(f"{path} is not readable JSON ({error}); write the folder anew") from error
-    for key, kind in (("architecture", str), ("num_classes", int), ("pretrained_cfg", dict)):
-        if not isinstance(config, dict) or not isinstance(config.get(key), kind):
-            raise WeightError(f"{path} has no valid {key!r}; expected timm's format of config.json: write it anew")
-    arch = config["architecture"]
-    if arch.split(".")[0].endswith("_ssia"):
+        if not path.resolve().is_relative_to(folder.resolve()):  # else a link could publish any file of the user's
+            raise WeightError(f"{path} is a link to {path.resolve()}, outside the folder; copy that file here instead")
+    config = read_model_config(folder / CONFIG)
+    if elsewhere := [key for key in _SOURCES if config["pretrained_cfg"].get(key)]:
         raise WeightError(
-            f"{path} names the architecture {arch!r}, but published weights name the vanilla architecture: "
-            f"write {arch.split('.')[0].removesuffix('_ssia')!r}"
+            f"{folder / CONFIG} names another place for the weights (pretrained_cfg: {', '.join(elsewhere)}); they are "
+            f"those of {WEIGHTS} beside it: remove it"
         )
-    if not timm.is_model(arch):
-        raise WeightError(
-            f"{path} names the architecture {arch!r}, which timm {timm.__version__} does not know; "
-            "timm.list_models() lists what it knows"
-        )
+    weights = folder / WEIGHTS
+    check_tensors(weights, vanilla_tensors(folder, config["architecture"], weights), float32=True)
 
 
-def _vanilla_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """The state dict of the model that timm builds for this folder, without loading its weights."""
-    # The training goes on after a check, so its random numbers must be what they would have been without it.
-    with torch.random.fork_rng(devices=[]):
-        try:
-            with torch.device("meta"):
-                model = timm.create_model(f"local-dir:{folder}", pretrained=False)
-        except Exception:  # some architectures compute with values while being built, which meta tensors do not have
-            try:
-                model = timm.create_model(f"local-dir:{folder}", pretrained=False)
-            except Exception as error:
-                raise WeightError(
-                    f"{folder / 'config.json'} describes a model that timm {timm.__version__} cannot build "
-                    f"({one_line(error)}); correct it or write it anew"
-                ) from error
-    tensors: dict[str, torch.Tensor] = model.state_dict()
-    return tensors
+def check_loadable(folder: Path, *, weights: bool = True) -> dict[str, Any]:
+    """Check that a folder, whoever wrote it, holds a model that timm loads as it is and without pickles.
 
+    Args:
+        folder: Folder with config.json and model.safetensors.
+        weights: Whether the weights are wanted; else config.json is enough.
 
-def _check_tensors(path: Path, vanilla: dict[str, torch.Tensor]) -> None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            if unexpected := names - vanilla.keys():
-                raise WeightError(
-                    f"{path} holds tensors that the vanilla architecture does not have: {_some(unexpected)}; "
-                    "training-only parts are never published: export the bare model"
-                )
-            if missing := vanilla.keys() - names:
-                raise WeightError(f"{path} lacks tensors of its architecture: {_some(missing)}; export the whole model")
-            for name, expected in vanilla.items():
-                _check_tensor(path, name, file.get_tensor(name), expected)
-    except (SafetensorError, OSError) as error:
-        raise WeightError(f"{path} is not a readable safetensors file ({one_line(error)}); write it anew") from error
+    Returns:
+        The content of config.json.
 
-
-def _check_tensor(path: Path, name: str, tensor: torch.Tensor, expected: torch.Tensor) -> None:
-    if tensor.shape != expected.shape:
-        raise WeightError(
-            f"{path}: {name} has the shape {tuple(tensor.shape)}, its architecture has {tuple(expected.shape)}; "
-            "check architecture, num_classes and model_args in config.json"
-        )
-    dtype = torch.float32 if expected.is_floating_point() else expected.dtype  # counters stay integers
-    if tensor.dtype != dtype:
-        raise WeightError(f"{path}: {name} is {tensor.dtype}, published is {dtype}: save model.float()")
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-        raise WeightError(f"{path}: {name} has NaN or infinite values; publish an earlier, sound checkpoint")
-
-
-def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
+    Raises:
+        WeightError: As `check_folder`, but a README.md is not needed and half-precision weights will do.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise WeightError(f"{folder} is not a folder; expected one with {CONFIG} and {WEIGHTS}")
+    path = folder / WEIGHTS
+    if weights and not path.is_file():
+        if sentence := pickles_only(str(folder), (entry.name for entry in folder.iterdir())):
+            raise WeightError(sentence)
+        raise WeightError(f"{path} is missing; expected a folder with {CONFIG} and {WEIGHTS}")
+    config = read_model_config(folder / CONFIG)
+    vanilla = vanilla_tensors(folder, config["architecture"], path if weights else None)
+    if weights:
+        check_tensors(path, vanilla, float32=False)
+    return config

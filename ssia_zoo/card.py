@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from timm.models import get_pretrained_cfg, is_model
+
+from ssia_zoo.comparison import compare
+from ssia_zoo.hub_config import HubConfig, Metrics
 
 RECONSTRUCTION = (
     "The SSIA loss used here is a reconstruction from the abstract of *Self-Supervised Implicit Attention: Guided "
@@ -22,6 +28,97 @@ CITATION = """```bibtex
   year    = {2022}
 }
 ```"""
+
+_MOST_LISTED_CLASSES = 20
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+def weight_card(config: HubConfig, repo_id: str | None) -> str:
+    """Make the README.md of a published weight; needs no network.
+
+    Nothing of where the weight has been published before is in it, so publishing it again changes nothing.
+
+    Args:
+        config: The weight.
+        repo_id: Repository that it goes to, ``org/name``; None if that is not known.
+
+    Returns:
+        Metadata and text.
+    """
+    training = config.training
+    base_model = str(training.get("model")) if training.get("pretrained") else None
+    data = _card_data(
+        name=config.name,
+        ssia=True,
+        datasets=[str(training.get("dataset")), config.dataset.source],
+        base_model=base_model,
+        license=config.license,
+        evaluated=EvalResult(
+            task_type="image-classification",
+            dataset_type=str(training.get("dataset")),
+            dataset_name=config.dataset.name,
+            dataset_split=config.metrics.split,
+            metric_type="accuracy",
+            metric_name="top-1",
+            metric_value=config.metrics.top1,
+        ),
+    )
+    text = f"""# {config.name}
+
+{config.description.rstrip(".")}.
+
+{_what_it_is(config.architecture)} {_start(base_model)}
+
+## Measured against its vanilla control
+
+{_comparison_text(config.metrics)}
+
+## Use
+
+{_usage(config, repo_id)}
+
+**Meant for** research on training methods, and as a starting point for fine-tuning on data like those below.
+**Not meant for** decisions about people, nor for use without measuring it on your own images first.
+
+**Limits.** {_limits(config)}
+
+## Classes and preprocessing
+
+{_classes(config.label_names)}
+
+| input (channels, height, width) | mean | std | interpolation | crop |
+|---|---|---|---|---|
+| {_numbers(config.input_size)} | {_numbers(config.mean)} | {_numbers(config.std)} | {config.interpolation} | \
+{config.crop_pct:g} |
+
+These are in `config.json`: timm's `create_transform(**resolve_model_data_config(model))` and transformers'
+`AutoImageProcessor` take them from there.
+
+## Training data and licence
+
+{config.dataset.name}, from {config.dataset.source}. Its licence: {config.dataset.license}; its terms ask you to:
+{config.dataset.terms}. The weight itself is under `{config.license}`, as far as the terms of the data allow.
+
+## Reproduce
+
+From a clone of SSIA Zoo; this trains the weight and its control for every seed above, then measures the published file:
+
+```bash
+for seed in {" ".join(str(run.seed) for run in config.metrics.runs)}; do for method in ssia vanilla; do
+    python train_hf.py --config {config.name} --method $method --seed $seed --output-dir runs/$method-$seed
+done; done
+ssia-zoo validate {config.name} --dataset {training.get("dataset")}
+```
+
+{_settings(training)}
+
+{_environment(config.environment)} Another machine or other versions round differently and give other last digits.
+
+## Citation
+
+{CITATION}
+"""
+    return _render(data, text)
 
 
 def training_card(
@@ -52,40 +149,35 @@ def training_card(
     Returns:
         Metadata and text; no licence is stated, as only the owner of a run can grant one.
     """
-    dataset = str(settings["dataset"])
-    is_hub_dataset = dataset.count("/") == 1 and not dataset.startswith((".", "/"))
-    name = f"{architecture}, {'SSIA-trained' if method == 'ssia' else 'trained'} on {dataset}"
-    data = ModelCardData(
-        library_name="timm",
-        pipeline_tag="image-classification",
-        tags=["image-classification", "timm", "transformers", *(["ssia"] if method == "ssia" else [])],
-        datasets=[dataset] if is_hub_dataset else None,
-        model_name=name,
-        base_model=base_model if base_model and "/" in base_model else None,
-        eval_results=[
-            EvalResult(
-                task_type="image-classification",
-                dataset_type=dataset,
-                dataset_name=dataset,
-                dataset_split=eval_name,
-                metric_type="accuracy",
-                metric_name="top-1",
-                metric_value=round(metrics["top1"], 2),
-            )
-        ],
+    dataset, ssia = str(settings["dataset"]), method == "ssia"
+    name = f"{architecture}, {'SSIA-trained' if ssia else 'trained'} on {dataset}"
+    data = _card_data(
+        name=name,
+        ssia=ssia,
+        datasets=[dataset],
+        # The settings' name tells a folder from a model of timm's; `base_model` has lost its prefix.
+        base_model=str(settings.get("model", base_model)) if base_model else None,
+        license=None,
+        evaluated=EvalResult(
+            task_type="image-classification",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=eval_name,
+            metric_type="accuracy",
+            metric_name="top-1",
+            metric_value=round(metrics["top1"], 2),
+        ),
     )
     how = (
-        f"Trained with the SSIA loss: signals of the network's own higher layers guide its lower layers, in training "
-        f"only. It *is* a timm `{architecture}`: same parameters, same speed. {RECONSTRUCTION}"
-        if method == "ssia"
+        _what_it_is(architecture)
+        if ssia
         else f"A timm `{architecture}` trained without the SSIA loss (`--method {method}`)."
     )
-    start = f"Fine-tuned from `{base_model}`." if base_model else "Trained from scratch."
     text = f"""# {name}
 
 {how}
 
-{start}
+{_start(base_model)}
 
 ## Measured
 
@@ -107,10 +199,9 @@ model = timm.create_model("hf-hub:{repo_id or "ORG/NAME"}", pretrained=True)  # 
 
 `train_hf.py --config settings.yaml --output-dir FOLDER`, with these settings:
 
-```yaml
-{_yaml(settings)}```
+{_settings(settings)}
 
-Environment: {", ".join(f"{key} {value}" for key, value in environment.items())}.
+{_environment(environment)}
 
 ## Limits
 
@@ -119,10 +210,130 @@ of the training data apply to it.
 
 ## Citation
 
-{CITATION if method == "ssia" else "timm: https://github.com/huggingface/pytorch-image-models"}
+{CITATION if ssia else "timm: https://github.com/huggingface/pytorch-image-models"}
 """
+    return _render(data, text)
+
+
+# --- Metadata ---------------------------------------------------------------------------------------------------------
+
+
+def _card_data(
+    *,
+    name: str,
+    ssia: bool,
+    datasets: Sequence[str],
+    base_model: str | None,
+    license: str | None,
+    evaluated: EvalResult,
+) -> ModelCardData:
+    """The Hub's metadata; of the data sets those alone that are on the Hub, as it refuses other names."""
+    on_hub = [dataset for dataset in dict.fromkeys(datasets) if _HUB_ID.fullmatch(dataset)]
+    return ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-classification",
+        license=license,
+        tags=["image-classification", "timm", "transformers", *(["ssia"] if ssia else [])],
+        datasets=on_hub or None,
+        base_model=_hub_model_id(base_model) if base_model else None,
+        model_name=name,
+        eval_results=[evaluated],
+    )
+
+
+def _hub_model_id(model: str) -> str | None:
+    """The Hub's id of a model as timm names it; None for a folder and for what is not on the Hub."""
+    source, _, name = model.rpartition(":")
+    if source == "local-dir":
+        return None
+    if not source and is_model(name):
+        name = getattr(get_pretrained_cfg(name, allow_unregistered=False), "hf_hub_id", None) or ""
+    name = name.split("@", 1)[0]
+    return name if _HUB_ID.fullmatch(name) else None
+
+
+def _render(data: ModelCardData, text: str) -> str:
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
 
 
-def _yaml(settings: dict[str, Any]) -> str:
-    return str(yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False))
+# --- Parts of the text ------------------------------------------------------------------------------------------------
+
+
+def _what_it_is(architecture: str) -> str:
+    return (
+        f"Trained with the SSIA loss: signals of the network's own higher layers guide its lower layers, in training "
+        f"only. It *is* a timm `{architecture}`: same parameters, same speed. {RECONSTRUCTION}"
+    )
+
+
+def _start(base_model: str | None) -> str:
+    return f"Fine-tuned from `{base_model}`." if base_model else "Trained from scratch."
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return f"```yaml\n{yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False)}```"
+
+
+def _environment(environment: Mapping[str, str]) -> str:
+    return f"Environment: {', '.join(f'{key} {value}' for key, value in environment.items())}."
+
+
+def _comparison_text(metrics: Metrics) -> str:
+    """The table of all seeds and what may be concluded from it."""
+    result, images = compare(metrics.runs), metrics.images
+    rows = [
+        f"| {run.seed}{' (this weight)' if run.seed == metrics.seed else ''} | {run.ssia:.2f} | {run.vanilla:.2f} | "
+        f"{run.ssia - run.vanilla:+.2f} |"
+        for run in metrics.runs
+    ]
+    rows.append(f"| mean | {result.ssia_mean:.2f} | {result.vanilla_mean:.2f} | {result.difference:+.2f} |")
+    if result.spread is not None:
+        rows.append(f"| standard deviation | {' | '.join(f'{value:.2f}' for value in result.spread)} |")
+    table = "\n".join(["| seed | SSIA, % | vanilla control, % | difference, points |", "|---|---|---|---|", *rows])
+    return f"""Top-1 on {images} images ({metrics.split}); one image is {100 / images:.2f} points. The control is
+the same training without the SSIA loss: same initial weights, data order, settings and budget. Every seed that was run
+is here, whichever is ahead.
+
+{table}
+
+{result.conclusion()}
+
+The published file, rounded to float16, scores {metrics.top1:.2f} % as plain timm loads it; the control of the same \
+seed {metrics.control_top1:.2f} %."""
+
+
+def _usage(config: HubConfig, repo_id: str | None) -> str:
+    timm_name = f"hf-hub:{repo_id}" if repo_id else "local-dir:FOLDER"
+    return f"""```python
+import timm
+
+model = timm.create_model("{timm_name}", pretrained=True).eval()
+```
+
+```python
+from transformers import pipeline
+
+pipeline("image-classification", model="{repo_id or "FOLDER"}")("image.png")
+```
+
+With SSIA Zoo installed, `import ssia_zoo, timm; timm.create_model("{config.name}", pretrained=True)` gives the same
+weights, and checks their sha256 first."""
+
+
+def _limits(config: HubConfig) -> str:
+    return (
+        f"It knows the {config.num_classes} classes below and nothing else: any image gets one of them. It was "
+        f"measured on {config.metrics.images} images of one data set ({config.metrics.split}), not on shifted, noisy "
+        f"or adversarial ones. What is skewed in its training data is skewed in it. Other sizes than "
+        f"{config.input_size[1]}×{config.input_size[2]} pixels were not measured."
+    )
+
+
+def _classes(names: Sequence[str]) -> str:
+    if len(names) > _MOST_LISTED_CLASSES:
+        return f"{len(names)} classes; `label_names` in `config.json` lists them in the order of the outputs."
+    return f"{len(names)} classes, in the order of the outputs: {', '.join(f'`{name}`' for name in names)}."
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)

@@ -1,112 +1,398 @@
-"""The command `ssia-zoo`."""
+"""The command `ssia-zoo`: what can be said on the command line; the work is done by the modules that commands import.
+
+Exit status: 0 done, 1 failed or not all could be done, 2 wrong command line, 130 stopped (Ctrl-C), 141 the reader of
+the output has gone (as `| head` does). What is not 0 or 141 comes with a line on stderr.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from ssia_zoo.errors import ConfigError, SSIAZooError
+from ssia_zoo._console import DONE, FAILED, UsageError, complain, print_json, run
+from ssia_zoo.errors import ConfigError, DataError
+
+# Modules that take seconds to import are imported by the commands that need them.
+
+_DESCRIPTION = """timm models trained with Self-Supervised Implicit Attention.
+
+Start with:
+  ssia-zoo list                           what is published
+  ssia-zoo predict cat.jpg --model NAME   what an image shows
+  ssia-zoo demo                           the whole path, in two minutes
+  ssia-zoo COMMAND --help                 flags and examples of a command
+
+A model is a published weight's name, any timm name, a folder that holds
+  config.json and model.safetensors, or hf-hub:org/name.
+
+Exit status:
+  0    done
+  1    failed, or some of it could not be done: a line on stderr says what
+  2    wrong command line
+  130  stopped by the user (Ctrl-C)
+  141  the reader of the output has gone, as `| head` does"""
+
+_Name = Annotated[str, tyro.conf.Positional]
 
 
-def demo(output_dir: Path = Path("runs"), epochs: int | None = None) -> None:
-    """Train with SSIA and without on scikit-learn's digits, publish into a folder, load from there: about 2 minutes.
+def list_weights(
+    pattern: Annotated[str | None, tyro.conf.Positional] = None, dataset: str | None = None, json: bool = False
+) -> int:
+    """List the published weights, each beside its control without SSIA.
+
+    For example:
+      ssia-zoo list
+      ssia-zoo list '*resnet*' --dataset cifar
+      ssia-zoo list --json | jq '.[].name'
 
     Args:
-        output_dir: a new numbered folder is made in it.
-        epochs: passes over the data; 12 if not given.
+        pattern: part of the name, or a pattern with * and ?.
+        dataset: part of the data set's name.
+        json: print one JSON document.
     """
-    from ssia_zoo.demo import run_demo
+    from ssia_zoo.listing import select_weights, summary, table
+    from ssia_zoo.registry import weights
 
-    if epochs is not None and epochs < 1:
-        raise ConfigError(f"--epochs is {epochs}; expected at least 1")
-    run_demo(output_dir, epochs)
+    chosen = select_weights(pattern, dataset)
+    if json:
+        print_json([summary(config) for config in chosen])
+    elif chosen:
+        print(table(chosen))
+    if not chosen:
+        complain(f"no published weight fits; `ssia-zoo list` without arguments shows all {len(weights())}")
+    return DONE if chosen else FAILED
 
 
-def publish(
-    folder: Annotated[Path, tyro.conf.Positional], repo_id: Annotated[str, tyro.conf.Positional], private: bool = False
-) -> None:
-    """Publish a folder that train_hf.py wrote: config.json, model.safetensors and README.md.
+def info(name: _Name, json: bool = False) -> None:
+    """Say all that is published of a weight: data and their terms, preprocessing, every seed, how to repeat it.
+
+    For example:
+      ssia-zoo info mobilenetv3_small_050_ssia
+      ssia-zoo info mobilenetv3_small_050_ssia.digits_r32 --json
 
     Args:
-        folder: the folder.
-        repo_id: repository on the Hugging Face Hub, org/name; created if it does not exist.
-        private: create it as a private one.
+        name: a published weight's name, with or without tag.
+        json: print one JSON document.
     """
-    from ssia_zoo.hub import publish as publish_folder
+    from ssia_zoo.listing import details, find_weight, page
 
-    print(publish_folder(folder, repo_id, private=private))
+    config = find_weight(name)
+    if json:
+        print_json(details(config))
+    else:
+        print(page(config))
+
+
+def predict(
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|FOLDER ...")],
+    model: str,
+    top: int = 5,
+    batch_size: int = 32,
+    json: bool = False,
+) -> int:
+    """Say what images show: the most probable classes, with the model's own preprocessing.
+
+    An image that cannot be read is named on stderr and left out; the exit status is then 1.
+
+    For example:
+      ssia-zoo predict cat.jpg --model resnet18
+      ssia-zoo predict photos/ more.png --model hf-hub:org/name --top 1
+      ssia-zoo predict photos/ --model runs/mine --json
+
+    Args:
+        images: image files, and folders whose images are taken at all levels.
+        model: weight's name, timm name, folder or hf-hub:org/name.
+        top: classes an image.
+        batch_size: images per step.
+        json: print one JSON document.
+    """
+    if not images:
+        raise UsageError("predict: no image is named; expected files or folders: ssia-zoo predict cat.jpg --model NAME")
+    from tqdm import tqdm
+
+    from ssia_zoo.inference import Classifier, find_images
+    from ssia_zoo.loading import load_model
+
+    skipped: list[dict[str, str]] = []
+
+    def skip(path: Path, reason: str) -> None:
+        skipped.append({"path": str(path), "reason": reason})
+        complain(f"skipped {path}: {reason}")
+
+    files = find_images(images, skip)
+    predicted = []
+    if files:
+        predictions = Classifier(load_model(model)).predict(files, skip, top=top, batch_size=batch_size)
+        # None: only where stderr is a terminal
+        for done in tqdm(predictions, "predict", len(files), unit=" images", disable=None, leave=False):
+            if json:
+                predicted.append({"path": str(done.path), "predictions": [asdict(guess) for guess in done.guesses]})
+            elif top == 1:
+                print(f"{done.path}  {done.guesses[0].probability:.2%}  {done.guesses[0].label}")
+            else:
+                print(done.path, *(f"{guess.probability:>9.2%}  {guess.label}" for guess in done.guesses), sep="\n")
+    if json:
+        print_json({"model": model, "images": predicted, "skipped": skipped})
+    return FAILED if skipped else DONE
+
+
+def explain(image: Annotated[Path, tyro.conf.Positional], model: str, out: Path, vs: str | None = None) -> None:
+    """Draw what a model sees in an image: where each stage is active, and what speaks for the predicted class.
+
+    For example:
+      ssia-zoo explain cat.jpg --model mobilenetv3_small_050_ssia --out cat.png
+      ssia-zoo explain cat.jpg --model runs/ssia --vs runs/vanilla --out both.png
+
+    Args:
+        image: image file.
+        model: weight's name, timm name, folder or hf-hub:org/name.
+        out: PNG to write; an existing one is replaced.
+        vs: another model, drawn below the first.
+    """
+    from ssia_zoo.explain import check_writable, draw
+    from ssia_zoo.explain import explain as look
+    from ssia_zoo.inference import Classifier, read_image
+    from ssia_zoo.loading import load_model
+
+    check_writable(out)
+    try:
+        picture = read_image(image)
+    except DataError as error:
+        raise DataError(f"{image}: {error}") from error
+    rows = [look(name, Classifier(load_model(name)), picture) for name in (model, vs) if name is not None]
+    draw(rows, image.name, out)
+    for row in rows:
+        print(f"{row.name}: {row.guess.label} {row.guess.probability:.2%}")
+    print(out)
+
+
+def fetch(name: _Name, out: Path | None = None) -> None:
+    """Print where a published weight's verified file lies, fetching it if need be; or copy it as a loadable folder.
+
+    For example:
+      ssia-zoo fetch mobilenetv3_small_050_ssia
+      ssia-zoo fetch mobilenetv3_small_050_ssia --out weights/m3     # then timm: local-dir:weights/m3
+
+    Args:
+        name: a published weight's name, with or without tag.
+        out: write config.json, model.safetensors (float32) and README.md into this folder.
+    """
+    from ssia_zoo.listing import find_weight
+    from ssia_zoo.registry import weight_path
+
+    config = find_weight(name)
+    if out is None:
+        print(weight_path(config))
+        return
+    from ssia_zoo.publish_all import write_weight_folder
+
+    print(write_weight_folder(config, out))
+
+
+def verify(target: _Name, dataset: str | None = None, json: bool = False) -> int:
+    """Check a weight, a folder or a Hub repository: files, hashes, tensors, and its top-1 where data is named.
+
+    For example:
+      ssia-zoo verify mobilenetv3_small_050_ssia --dataset digits
+      ssia-zoo verify runs/mine
+      ssia-zoo verify hf-hub:org/name --json
+
+    Args:
+        target: weight's name, folder or hf-hub:org/name.
+        dataset: recompute the published top-1 on it: Hub id, folder, or digits.
+        json: print one JSON document.
+    """
+    from ssia_zoo.data import DataConfig
+    from ssia_zoo.verify import verify as check
+
+    report = check(target, data=DataConfig(dataset=dataset) if dataset is not None else None)
+    if json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+    return DONE if report.ok else FAILED
 
 
 def validate(
-    model: Annotated[str, tyro.conf.Positional],
+    model: _Name,
     dataset: str,
+    train_split: str | None = None,
     eval_split: str | None = None,
+    holdout: float = 0.0,
     image_column: str | None = None,
     label_column: str | None = None,
+    image_size: int | None = None,
+    max_eval_images: int | None = None,
     batch_size: int = 128,
     workers: int = 2,
+    json: bool = False,
 ) -> None:
-    """Measure a published weight on a data set: top-1, top-5 and loss.
+    """Measure a model on a data set: top-1, top-5 and loss, with the model's own preprocessing.
+
+    For example:
+      ssia-zoo validate mobilenetv3_small_050_ssia --dataset digits
+      ssia-zoo validate runs/mine --dataset uoft-cs/cifar10 --batch-size 512 --json
 
     Args:
-        model: name such as mobilenetv3_small_050_ssia, any timm name, local-dir:FOLDER or hf-hub:org/name.
+        model: weight's name, timm name, folder or hf-hub:org/name.
         dataset: Hub id, folder of parquet files, image folder, or digits.
+        train_split: split that names the classes, and of which --holdout is a part; train if not given.
         eval_split: split to measure on; the first of validation, valid, val, dev, test if not given.
+        holdout: measure on this fraction of the training split, the same that training with this flag left out.
         image_column: column with the images.
         label_column: column with the classes.
+        image_size: height and width of the input; the model's own if not given.
+        max_eval_images: measure on this many images, chosen at random once and for all.
         batch_size: images per step.
         workers: processes that load images.
+        json: print one JSON document.
     """
-    import timm
-
     from ssia_zoo.data import DataConfig
+    from ssia_zoo.inference import check_image_size
+    from ssia_zoo.loading import load_model
     from ssia_zoo.validation import validate as measure
 
     data = DataConfig(
         dataset=dataset,
+        train_split=train_split,
         eval_split=eval_split,
+        holdout=holdout,
         image_column=image_column,
         label_column=label_column,
+        image_size=image_size,
+        max_eval_images=max_eval_images,
         batch_size=batch_size,
         workers=workers,
     )
-    try:
-        created = timm.create_model(model, pretrained=True)
-    except SSIAZooError:
-        raise
-    except Exception as error:  # timm raises every kind
-        raise ConfigError(f"{model}: cannot be loaded: {' '.join(str(error).split())}") from error
-    result = measure(created, data)
+    loaded = load_model(model)
+    if image_size is not None:
+        check_image_size(loaded, image_size)
+    result = measure(loaded, data)
+    if json:
+        print_json({"model": model, "dataset": dataset, **result, "images": round(result["images"])})
+        return
     print(
         f"{model} on {dataset}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f}, "
         f"{result['images']:.0f} images"
     )
 
 
+def publish(
+    folder: Annotated[Path | None, tyro.conf.Positional] = None,
+    repo_id: Annotated[str | None, tyro.conf.Positional] = None,
+    private: bool = False,
+    all: bool = False,
+    org: str | None = None,
+) -> None:
+    """Publish a folder that train_hf.py wrote, or all published weights, to the Hugging Face Hub.
+
+    For example:
+      ssia-zoo publish runs/mine your-name/my-model         # after `hf auth login`
+      ssia-zoo publish --all --org your-org --private
+
+    Args:
+        folder: folder with config.json, model.safetensors and README.md; nothing else of it is sent.
+        repo_id: repository, org/name; created if it does not exist.
+        private: create it as a private one.
+        all: publish each weight of `ssia-zoo list` into a repository of its own; needs --org.
+        org: user or organisation that --all publishes to.
+    """
+    if all != (org is not None):
+        raise UsageError("publish: --all and --org go together: ssia-zoo publish --all --org ORG")
+    if all == (folder is not None) or (folder is None) != (repo_id is None):
+        raise UsageError("publish: expected either FOLDER ORG/NAME or --all --org ORG")
+    if folder is not None and repo_id is not None:
+        from ssia_zoo.hub import publish as publish_folder
+
+        print(publish_folder(folder, repo_id, private=private))
+    elif org is not None:
+        from ssia_zoo.publish_all import publish_all
+
+        for done in publish_all(org, private=private):
+            print(done)
+
+
+def export() -> None:
+    """Export a model to another runtime, and check that it gives there what PyTorch gives."""
+    # Its flags and its work are `exporting.command`, which _parse_and_run takes in its place.
+
+
+def demo(output_dir: Path = Path("runs"), epochs: int | None = None) -> None:
+    """Train with SSIA and without on scikit-learn's digits, publish into a folder, load from there: about 2 minutes.
+
+    For example:
+      ssia-zoo demo
+      ssia-zoo demo --output-dir /tmp/runs --epochs 1
+
+    Args:
+        output_dir: a new numbered folder is made in it.
+        epochs: passes over the data; 12 if not given.
+    """
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"--epochs is {epochs}; expected at least 1")
+    from ssia_zoo.demo import run_demo
+
+    run_demo(output_dir, epochs)
+
+
+_COMMANDS: dict[str, Callable[..., int | None]] = {
+    "list": list_weights,
+    "info": info,
+    "predict": predict,
+    "explain": explain,
+    "fetch": fetch,
+    "verify": verify,
+    "validate": validate,
+    "publish": publish,
+    "export": export,
+    "demo": demo,
+}
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 
+    Args:
+        args: Words after `ssia-zoo`; those of the process if None.
+
     Returns:
-        Exit status: 0 done, 1 failed with a message, 130 stopped by the user (2, a wrong flag, exits at once).
+        Exit status, as this module's docstring lists them.
+
+    Raises:
+        SystemExit: With 0 after --help, with 2 at a wrong flag.
     """
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"demo": demo, "publish": publish, "validate": validate},
-            prog="ssia-zoo",
-            description="timm models trained with Self-Supervised Implicit Attention.",
-            args=args,
-        )
-    except SSIAZooError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+    words = list(sys.argv[1:] if args is None else args)
+    return run(lambda: _parse_and_run(words))
+
+
+def _parse_and_run(words: list[str]) -> int | None:
+    if words and words[0] in _COMMANDS:
+        command: Callable[..., int | None] = _COMMANDS[words[0]]
+        if command is export:
+            from ssia_zoo.exporting import command
+        config = (tyro.conf.FlagCreatePairsOff,)
+        status: int | None = tyro.cli(command, prog=f"ssia-zoo {words[0]}", args=words[1:], config=config)
+        return status
+    # No such command: tyro prints the help, or what was meant, and exits. A line a command is enough there.
+    tyro.extras.subcommand_cli_from_dict(
+        {name: _only_described(command) for name, command in _COMMANDS.items()},
+        prog="ssia-zoo",
+        description=_DESCRIPTION,
+        args=words,
+    )
+    return None
+
+
+def _only_described(command: Callable[..., object]) -> Callable[[], None]:
+    def nothing() -> None: ...
+
+    nothing.__doc__ = (command.__doc__ or "").partition("\n")[0]
+    return nothing
 
 
 if __name__ == "__main__":

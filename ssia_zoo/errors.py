@@ -25,3 +25,7 @@ class HubError(SSIAZooError, RuntimeError):
 
 class TrainingError(SSIAZooError, RuntimeError):
     """Training cannot go on, or its result cannot be used."""
+
+
+class ExportError(SSIAZooError, RuntimeError):
+    """A model cannot be exported to a target, or the artefact does not give what the model gives."""

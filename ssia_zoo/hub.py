@@ -1,34 +1,34 @@
-"""Everything by which bytes leave or enter the machine: publishing a folder of weights, and fetching a published file.
+"""Everything by which bytes leave or enter the machine: publishing a folder of weights, and fetching published files.
 
 A publishable folder is laid out as timm's repositories on the Hugging Face Hub are. Of whatever else lies in it
-(checkpoints, logs, curves) nothing is ever sent.
+(checkpoints, logs, curves) nothing is ever sent. Publishing is here, fetching in `_fetching`, the client they share in
+`_hub_client`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 import shlex
 import shutil
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub import CommitOperationAdd
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but not re-exported by its type hints
     build_hf_headers,
     get_session,
     hf_raise_for_status,
-    validate_repo_id,
 )
 
+from ssia_zoo._fetching import fetch, fetch_files
+from ssia_zoo._hub_client import hub_api, require_token
 from ssia_zoo._hub_errors import failure_reason, one_line
-from ssia_zoo._publishable import PUBLISHED_FILES, check_folder
-from ssia_zoo._version import __version__
-from ssia_zoo.errors import ConfigError, HubError, WeightError
+from ssia_zoo._publishable import PUBLISHED_FILES, check_extra, check_folder
+from ssia_zoo._verified import file_sha256
+from ssia_zoo.errors import ConfigError, HubError
 
 __all__ = [
     "PUBLISHED_FILES",
@@ -36,6 +36,7 @@ __all__ = [
     "check_access",
     "check_folder",
     "fetch",
+    "fetch_files",
     "file_sha256",
     "publish",
     "publish_to_folder",
@@ -57,6 +58,8 @@ def publish(
     token: str | None = None,
     endpoint: str | None = None,
     message: str = "Upload weights with ssia-zoo",
+    repeat: str | None = None,
+    extra: Sequence[str] = (),
 ) -> str:
     """Check a folder and push its published files to the Hub in one commit; the repository is created if need be.
 
@@ -67,6 +70,8 @@ def publish(
         token: Access token; by default the one of ``HF_TOKEN`` or ``hf auth login``.
         endpoint: Address of the Hub; by default ``HF_ENDPOINT`` or huggingface.co.
         message: The commit's title.
+        repeat: Command that the message of a failure names; by default the one that repeats this push.
+        extra: Files beyond the published ones, of those that `ssia_zoo.hub_onnx.add_onnx` adds.
 
     Returns:
         The commit's address.
@@ -77,8 +82,10 @@ def publish(
     """
     folder = Path(folder)
     check_folder(folder)
-    repeat = _repeat_command(folder, repo_id, private)
-    return _upload(folder, repo_id, private=private, token=token, endpoint=endpoint, message=message, repeat=repeat)
+    check_extra(folder, extra)
+    repeat = repeat or _repeat_command(folder, repo_id, private)
+    hub: dict[str, Any] = {"private": private, "token": token, "endpoint": endpoint}
+    return _upload(folder, repo_id, **hub, message=message, repeat=repeat, extra=extra)
 
 
 def publish_to_folder(folder: Path, destination: Path) -> Path:
@@ -119,8 +126,8 @@ def check_access(
         None if the token may write to the repository's namespace, else a line that says why it may not.
     """
     try:
-        token = _require_token(repo_id, token)
-        url = f"{_api(token, endpoint).endpoint}/api/whoami-v2"
+        token = require_token(repo_id, token)
+        url = f"{hub_api(token, endpoint).endpoint}/api/whoami-v2"
         answer = get_session().get(url, headers=build_hf_headers(token=token), timeout=_ACCESS_TIMEOUT)
         hf_raise_for_status(answer)
         problem = _missing_right(repo_id.split("/")[0], answer.json())
@@ -146,16 +153,25 @@ def _missing_right(namespace: str, account: dict[str, Any]) -> str | None:
 
 
 def _upload(
-    source: Path, repo_id: str, *, private: bool, token: str | None, endpoint: str | None, message: str, repeat: str
+    source: Path,
+    repo_id: str,
+    *,
+    private: bool,
+    token: str | None,
+    endpoint: str | None,
+    message: str,
+    repeat: str,
+    extra: Sequence[str] = (),
 ) -> str:
     """Push the published files of `source`, which has been checked; `repeat` ends the message of a failure."""
     try:
-        token = _require_token(repo_id, token)
-        api = _api(token, endpoint)
+        token = require_token(repo_id, token)
+        api = hub_api(token, endpoint)
         api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.model_info(repo_id).private:
             raise ValueError(f"{repo_id} exists and is public, asked was a private one: choose another name")
-        files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source / name) for name in PUBLISHED_FILES]
+        names = (*PUBLISHED_FILES, *extra)
+        files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source / name) for name in names]
         return str(api.create_commit(repo_id, files, commit_message=message).commit_url)
     except Exception as error:
         reason = failure_reason(error, repo_id, token=token, endpoint=endpoint)
@@ -270,86 +286,3 @@ class BackgroundPusher:
         _logger.warning(text)
         with self._lock:
             self._failures.append(text)
-
-
-def _api(token: str | None, endpoint: str | None) -> HfApi:
-    return HfApi(endpoint=endpoint, token=token, library_name="ssia-zoo", library_version=__version__)
-
-
-def _clean(token: str | None) -> str | None:
-    """The token without the line end that a file or a shell left on it; an empty one is none."""
-    token = (token or "").strip() or None
-    for candidate in (token, get_token()):
-        if candidate is not None and not re.fullmatch(r"[!-~]+", candidate):
-            # Sent on, it would be refused by the HTTP library with an error that quotes it.
-            raise ValueError("the token holds characters that no token has; log in anew with `hf auth login`")
-    return token
-
-
-def _check_repo_id(repo_id: str) -> None:
-    validate_repo_id(repo_id)
-    if "/" not in repo_id:  # the client would guess the user's own namespace
-        raise HFValidationError(repo_id)
-
-
-def _require_token(repo_id: str, token: str | None) -> str | None:
-    _check_repo_id(repo_id)
-    token = _clean(token)
-    if token is None and get_token() is None:
-        raise LocalTokenNotFoundError("no token")
-    return token
-
-
-# --- Fetching ---------------------------------------------------------------------------------------------------------
-
-
-def fetch(
-    repo_id: str,
-    filename: str,
-    *,
-    revision: str,
-    sha256: str,
-    token: str | None = None,
-    endpoint: str | None = None,
-    cache_dir: str | Path | None = None,
-) -> Path:
-    """Fetch one published weight file, or find it in the client's cache, and verify it.
-
-    Args:
-        repo_id: The repository, as ``org/name``.
-        filename: A plain name that ends with ``.safetensors``: no other format, no folder.
-        revision: The commit to which the file is pinned.
-        sha256: The file's expected sha256 in hexadecimal digits.
-        token: As in `publish`; needed for private repositories only.
-        endpoint: As in `publish`.
-        cache_dir: The client's cache; by default ``HF_HUB_CACHE``.
-
-    Raises:
-        WeightError: If the name is not such a name, or the file is not the expected one.
-        HubError: If the Hub is out of reach and the file not in the cache, or the Hub does not give it.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors", filename):
-        raise WeightError(f"refusing to fetch {filename!r}: expected the plain name of a .safetensors file")
-    problem = None
-    try:
-        token = _clean(token)
-        _check_repo_id(repo_id)
-        api = _api(token, endpoint)
-        path = Path(api.hf_hub_download(repo_id, filename, revision=revision, cache_dir=cache_dir))
-    except Exception as error:
-        problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
-    if problem is not None:  # raised here for the same reason as in _upload
-        raise HubError(f"cannot fetch {filename} of {repo_id} at revision {revision}: {problem}")
-    actual = file_sha256(path)
-    if actual != sha256.lower():
-        raise WeightError(
-            f"{filename} of {repo_id} has sha256 {actual[:12]}…, expected was {sha256[:12].lower()}…; it is damaged or "
-            f"not the published one: delete {path} and try again"
-        )
-    return path
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's content, in 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -106,13 +106,14 @@ def weight_path(config: HubConfig, cache_dir: str | Path | None = None) -> Path:
         WeightError: If the file is missing or its sha256 is not the published one.
         HubError: If it has to be fetched and the Hub does not give it.
     """
-    from ssia_zoo.hub import fetch, file_sha256  # only where bytes are asked for: importing us stays cheap
+    from ssia_zoo._verified import differing_sha256  # only where bytes are asked for: importing us stays cheap
+    from ssia_zoo.hub import fetch
 
     if config.file is not None:
         embedded = resource_dir("hub_configs") / config.file
         if not embedded.is_file():
             raise WeightError(f"{embedded} is missing; the installation is damaged: reinstall ssia-zoo")
-        if (actual := file_sha256(embedded)) != config.sha256:
+        if (actual := differing_sha256(embedded, str(config.sha256))) is not None:
             raise WeightError(
                 f"{embedded} is damaged: its sha256 is {actual[:12]}…, published was {str(config.sha256)[:12]}…; "
                 "reinstall ssia-zoo"

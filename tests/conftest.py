@@ -6,6 +6,7 @@ import os
 
 # Read by huggingface_hub at its import: no test may reach the real Hub or use Xet, which the test server lacks.
 os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # but for tests with a Hub of their own, by the fixture `hub`
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Small sums are quicker on one thread, and waiting threads would take the cores from the tests' child processes.

@@ -19,12 +19,13 @@ from timm.models import resolve_model_input_args
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import Tensor
 
+from ssia_zoo._hub_errors import one_line
 from ssia_zoo._images import global_randomness_kept, mix, seed_everything
 from ssia_zoo._version import __version__
 from ssia_zoo.errors import ConfigError, SSIAZooError
 from ssia_zoo.features import TimmModel
+from ssia_zoo.loading import create_checked, timm_name
 from ssia_zoo.model_folder import Preprocessing
-from ssia_zoo.registry import register, vanilla_architecture
 from ssia_zoo.training.config import TrainConfig
 
 Batch = tuple[Tensor, Tensor]
@@ -60,21 +61,21 @@ def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Prepr
         num_classes: Classes of the data.
 
     Raises:
-        ConfigError: If timm has no such model, it has no weights to fine-tune, or it cannot be made for this size.
+        ConfigError: If timm has no such model, or it cannot be made for this size.
+        WeightError, HubError: If its weights, to be fine-tuned, are not there or not sound.
     """
     arguments: dict[str, Any] = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
     try:
-        if config.model.split(".", 1)[0].endswith("_ssia") and ":" not in config.model:
-            register(vanilla_architecture(config.model))
+        source = timm_name(config.model, pretrained=config.pretrained)
         size = {"img_size": config.image_size} if config.image_size else None
-        img_size = resolve_model_input_args(config.model, size).get("img_size")  # for models of one fixed size
-        model = timm.create_model(
-            config.model, pretrained=config.pretrained, num_classes=num_classes, img_size=img_size, **arguments
+        img_size = resolve_model_input_args(source, size).get("img_size")  # for models of one fixed size
+        model = create_checked(
+            source, pretrained=config.pretrained, num_classes=num_classes, img_size=img_size, **arguments
         )
-    except SSIAZooError:
-        raise
-    except Exception as error:  # timm and the model itself raise every kind, down to AssertionError
-        raise ConfigError(f"--model {config.model}: {_reason(config.model, error)}") from error
+    except SSIAZooError as error:
+        raise type(error)(f"--model {config.model}: {error}") from error
+    except Exception as error:  # timm's resolving raises every kind
+        raise ConfigError(f"--model {config.model}: {type(error).__name__}: {one_line(error)}") from error
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     cfg = model.pretrained_cfg
@@ -107,14 +108,6 @@ def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim
     except (ValueError, TypeError) as error:
         raise ConfigError(f"--optimizer {config.optimizer} does not take these settings: {error}") from error
     return optimizer
-
-
-def _reason(name: str, error: Exception) -> str:
-    if "Unknown model" in str(error):
-        near = get_close_matches(name.split(".", 1)[0], timm.list_models(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists them"
-        return f"timm {timm.__version__} has no such model{hint}"
-    return f"cannot be created: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def seeded_mixup(config: TrainConfig, num_classes: int, process: int) -> Callable[[Batch, int], Batch] | None:

@@ -1,0 +1,101 @@
+"""Exports a model to ONNX, float32 or statically quantised to int8; checked by onnx, run by onnxruntime.
+
+python export/to_onnx.py resnet18 --out resnet18.onnx
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SUFFIX = ".onnx"
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+PRECISIONS = ("fp32", "int8")
+OPSET = 18
+NOTES = {"opset": OPSET}
+
+_LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf ends at 2 GiB, weights beyond that lie in a second file
+
+
+def convert(
+    model: torch.nn.Module, example: torch.Tensor, path: Path, precision: str, calibration: Sequence[np.ndarray]
+) -> None:
+    """Write the model to `path`; the batch is dynamic.
+
+    Args:
+        model: In evaluation mode.
+        example: Two images, 2 x channels x height x width.
+        path: File to write.
+        precision: One of PRECISIONS.
+        calibration: Batches of preprocessed images, for int8 alone.
+    """
+    import onnx
+
+    shapes = ({0: torch.export.Dim("batch")},)
+    program: Any = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        dynamic_shapes=shapes,
+        input_names=["pixel_values"],
+        output_names=["logits"],
+        opset_version=OPSET,
+        verbose=False,
+    )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, which tell the paths of the machine
+        node.doc_string = None
+    size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    program.save(path, external_data=size > _LARGEST_FILE)
+    if precision == "int8":
+        _quantise(path, calibration)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that runs the file in onnxruntime on the CPU: N x channels x height x width to N x classes."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["logits"], {"pixel_values": images})[0]
+
+
+def _quantise(path: Path, batches: Sequence[np.ndarray]) -> None:
+    """Replace a float file by one whose weights (per channel) and activations are 8-bit integers."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"pixel_values": batch}
+
+    prepared = path.with_name("prepared.onnx")
+    quant_pre_process(path, prepared, skip_symbolic_shape=True)  # dynamo's shapes are complete already
+    quantize_static(
+        prepared,
+        path,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+    )
+    prepared.unlink()
+
+
+if __name__ == "__main__":
+    from ssia_zoo.exporting import main
+
+    sys.exit(main("onnx"))

@@ -1,0 +1,67 @@
+"""Exports a model to OpenVINO IR (.xml and .bin): float32, float16 weights, or int8 by nncf; OpenVINO runs it.
+
+python export/to_openvino.py resnet18 --out resnet18.xml --precision fp16
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+SUFFIX = ".xml"
+PACKAGES = ("onnx", "onnxscript", "openvino")
+PACKAGES_INT8 = ("nncf",)
+PRECISIONS = ("fp32", "fp16", "int8")
+NOTES: dict[str, object] = {}
+
+
+def convert(
+    model: torch.nn.Module, example: torch.Tensor, path: Path, precision: str, calibration: Sequence[np.ndarray]
+) -> None:
+    """Write the model to `path` and its weights beside it; the batch is dynamic. See to_onnx.py for the arguments.
+
+    The way goes through ONNX: read from torch's graph, OpenVINO loses the image's size and the names.
+    """
+    import openvino
+
+    onnx_file = path.with_name("model.onnx")
+    _to_onnx().convert(model, example, onnx_file, "fp32", ())
+    converted = openvino.convert_model(onnx_file)
+    onnx_file.unlink()
+    if precision == "int8":
+        import nncf
+
+        data = nncf.Dataset(list(calibration))
+        with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+            converted = nncf.quantize(converted, data, subset_size=len(calibration))
+    openvino.save_model(converted, path, compress_to_fp16=precision == "fp16")
+
+
+def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that runs the file in OpenVINO on the CPU, in float32 where it is not quantised."""
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    return lambda images: compiled(images)[0]
+
+
+def _to_onnx() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ssia_zoo_to_onnx", Path(__file__).with_name("to_onnx.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    from ssia_zoo.exporting import main
+
+    sys.exit(main("openvino"))

@@ -1,0 +1,76 @@
+"""How every command ends: its exit status, one line for an error, one JSON document for `--json`."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ssia_zoo.errors import ConfigError, SSIAZooError
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
+
+
+class UsageError(ConfigError):
+    """Flags or arguments that do not go together; ends with status 2, as a flag that does not exist does."""
+
+
+def run(command: Callable[[], int | None]) -> int:
+    """Run a command and turn what it raises into an exit status and at most one line on stderr.
+
+    Args:
+        command: Returns its exit status, None for success.
+
+    Returns:
+        The exit status; see `ssia_zoo.cli` for their meanings.
+
+    Raises:
+        SystemExit: If the command raises it, after what was printed has left.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+    try:
+        try:
+            return command() or DONE
+        finally:
+            sys.stdout.flush()  # here, or a reader that has gone would show at the interpreter's end
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        return READER_GONE
+    except SSIAZooError as error:
+        complain(f"error: {error}")
+        return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+    except KeyboardInterrupt:
+        complain("stopped")
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get("SSIA_ZOO_DEBUG"):
+            traceback.print_exc()
+        name, hint = type(error).__name__, "SSIA_ZOO_DEBUG=1 shows where; please report it"
+        complain(f"error: {error or name}" if isinstance(error, OSError) else f"error: {name}: {error}; {hint}")
+        return FAILED
+
+
+def complain(message: str) -> None:
+    """Print one line on stderr."""
+    print(" ".join(message.split()), file=sys.stderr, flush=True)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout; numbers that JSON lacks (NaN, infinities) become null."""
+    print(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

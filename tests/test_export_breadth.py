@@ -1,0 +1,54 @@
+"""Models of many timm families export with parity."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ssia_zoo.exporting import export_model
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE = 64
+
+pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
+
+
+def load_by_path(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["test_vit", "test_convnext", "test_efficientnet", "test_nfnet", "mobilenetv3_small_050", "test_mambaout"],
+)
+def test_small_models_of_many_families_export_with_parity(name: str, tmp_path: Path) -> None:
+    model = load_by_path(ROOT / "benchmarks" / "export_breadth.py").shaken(name)
+    size = None if model.pretrained_cfg.get("fixed_input_size") else SIZE
+    result = export_model("onnx", model, name, tmp_path / "m.onnx", image_size=size)
+    assert result.manifest["parity"]["top1_agreement"] == 1
+
+
+def families() -> list[tuple[str, str]]:
+    path = ROOT / "benchmarks" / "results" / "smallest_models.json"
+    return list(json.loads(path.read_text())["models"].items()) if path.is_file() else []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("family", "name"), families())
+def test_the_smallest_model_of_every_family_exports_or_is_known_not_to(family: str, name: str) -> None:
+    breadth = load_by_path(ROOT / "benchmarks" / "export_breadth.py")
+    known = breadth.read_results().get((family, "onnx"))
+    outcome = breadth.run_child("onnx", name, timeout=900)
+    if known is not None and not known["ok"]:
+        pytest.xfail(known["reason"])
+    assert outcome["ok"], outcome
