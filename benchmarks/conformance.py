@@ -3,7 +3,7 @@
     python benchmarks/conformance.py --work runs/conformance
 
 downloads the sdist of the installed timm once, registers `<arch>_ssia` for each architecture of the table below, and
-runs the tests of a family in one child process; a second call resumes where the first stopped. Results are JSON lines,
+runs the tests of a family in one child process; a second call runs what is missing or failed. Results are JSON lines,
 a family each, in benchmarks/results/conformance.jsonl. Not covered by these tests: intermediate features and pretrained
 loading, which tests/test_features.py and tests/test_registry.py cover.
 """
@@ -59,7 +59,7 @@ class Arguments:
     work: Path = Path("runs/conformance")
     """where timm's sdist and the logs go"""
     results: Path = ROOT / "benchmarks" / "results" / "conformance.jsonl"
-    """JSON lines, a family each; families in it are not run again"""
+    """JSON lines, a family each; families that passed are not run again"""
     families: tuple[str, ...] = ()
     """only these"""
     timeout: int = 3600
@@ -78,7 +78,9 @@ def main(arguments: Arguments) -> int:
     if arguments.results.exists():
         done = {r["family"]: r for r in map(json.loads, arguments.results.read_text().splitlines())}
     for family, archs in sorted(families.items()):
-        if (arguments.families and family not in arguments.families) or done.get(family, {}).get("archs") == archs:
+        if arguments.families and family not in arguments.families:
+            continue
+        if done.get(family, {}).get("archs") == archs and not done[family]["failed"]:
             continue
         result = run_family(tests, arguments, family, archs)
         done[family] = result

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from ssia_zoo._console import DONE, FAILED, UsageError, complain, print_json, run
-from ssia_zoo.errors import ConfigError, DataError
+from ssia_zoo.errors import DataError
 
 # Modules that take seconds to import are imported by the commands that need them.
 
@@ -175,7 +175,6 @@ def fetch(name: _Name, out: Path | None = None) -> None:
     """Print where a published weight's verified file lies, fetching it if need be; or copy it as a loadable folder.
 
     For example:
-      ssia-zoo fetch mobilenetv3_small_050_ssia
       ssia-zoo fetch mobilenetv3_small_050_ssia --out weights/m3     # then timm: local-dir:weights/m3
 
     Args:
@@ -288,11 +287,13 @@ def publish(
     private: bool = False,
     all: bool = False,
     org: str | None = None,
+    with_: Annotated[Literal["onnx"] | None, tyro.conf.arg(name="with")] = None,
 ) -> None:
     """Publish a folder that train_hf.py wrote, or all published weights, to the Hugging Face Hub.
 
     For example:
       ssia-zoo publish runs/mine your-name/my-model         # after `hf auth login`
+      ssia-zoo publish runs/mine your-name/my-model --with onnx
       ssia-zoo publish --all --org your-org --private
 
     Args:
@@ -301,18 +302,22 @@ def publish(
         private: create it as a private one.
         all: publish each weight of `ssia-zoo list` into a repository of its own; needs --org.
         org: user or organisation that --all publishes to.
+        with_: onnx exports the model into FOLDER/onnx, checks it, and publishes it too (for transformers.js, optimum).
     """
     if all != (org is not None):
         raise UsageError("publish: --all and --org go together: ssia-zoo publish --all --org ORG")
     if all == (folder is not None) or (folder is None) != (repo_id is None):
         raise UsageError("publish: expected either FOLDER ORG/NAME or --all --org ORG")
+    if all and with_ is not None:
+        raise UsageError("publish: --with goes with a FOLDER, not with --all")
+    from ssia_zoo.hub import publish as publish_folder
+    from ssia_zoo.hub_onnx import add_onnx
+    from ssia_zoo.publish_all import publish_all
+
     if folder is not None and repo_id is not None:
-        from ssia_zoo.hub import publish as publish_folder
-
-        print(publish_folder(folder, repo_id, private=private))
+        extra = add_onnx(folder) if with_ == "onnx" else ()
+        print(publish_folder(folder, repo_id, private=private, extra=extra))
     elif org is not None:
-        from ssia_zoo.publish_all import publish_all
-
         for done in publish_all(org, private=private):
             print(done)
 
@@ -326,15 +331,12 @@ def demo(output_dir: Path = Path("runs"), epochs: int | None = None) -> None:
     """Train with SSIA and without on scikit-learn's digits, publish into a folder, load from there: about 2 minutes.
 
     For example:
-      ssia-zoo demo
-      ssia-zoo demo --output-dir /tmp/runs --epochs 1
+      ssia-zoo demo --output-dir runs --epochs 1
 
     Args:
         output_dir: a new numbered folder is made in it.
         epochs: passes over the data; 12 if not given.
     """
-    if epochs is not None and epochs < 1:
-        raise ConfigError(f"--epochs is {epochs}; expected at least 1")
     from ssia_zoo.demo import run_demo
 
     run_demo(output_dir, epochs)
@@ -379,12 +381,8 @@ def _parse_and_run(words: list[str]) -> int | None:
         status: int | None = tyro.cli(command, prog=f"ssia-zoo {words[0]}", args=words[1:], config=config)
         return status
     # No such command: tyro prints the help, or what was meant, and exits. A line a command is enough there.
-    tyro.extras.subcommand_cli_from_dict(
-        {name: _only_described(command) for name, command in _COMMANDS.items()},
-        prog="ssia-zoo",
-        description=_DESCRIPTION,
-        args=words,
-    )
+    described = {name: _only_described(command) for name, command in _COMMANDS.items()}
+    tyro.extras.subcommand_cli_from_dict(described, prog="ssia-zoo", description=_DESCRIPTION, args=words)
     return None
 
 

@@ -12,7 +12,7 @@ import torch
 
 from ssia_zoo.attention import draw_attention, stage_attention
 from ssia_zoo.data import DataConfig, digits, eval_transform
-from ssia_zoo.errors import SSIAZooError
+from ssia_zoo.errors import ConfigError, SSIAZooError
 from ssia_zoo.hub import publish_to_folder
 from ssia_zoo.training import TrainConfig, TrainResult, train
 from ssia_zoo.training.records import draw_curves, read_records
@@ -46,6 +46,8 @@ def run_demo(folder: Path, epochs: int | None = None) -> Path:
     Raises:
         SSIAZooError: If the folder cannot be written or training fails.
     """
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"--epochs is {epochs}; expected at least 1")
     root = _new_folder(folder)
     print(f"SSIA Zoo demo, writing to {root}")
     results = {}

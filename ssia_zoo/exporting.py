@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
-import timm
 import torch
 import tyro
 from torch import nn
@@ -28,7 +27,8 @@ from ssia_zoo._export_files import describe_files, input_contract, move_out, qui
 from ssia_zoo._export_images import batches, calibration_data, data_config, parity_images
 from ssia_zoo._export_parity import accuracy, compare, judge, judge_accuracy, reference
 from ssia_zoo._resources import resource_dir
-from ssia_zoo.errors import ConfigError, ExportError, SSIAZooError
+from ssia_zoo.errors import ConfigError, ExportError, SSIAZooError, WeightError
+from ssia_zoo.loading import load_model
 from ssia_zoo.registry import vanilla_architecture
 
 __all__ = ["TARGETS", "TOLERANCE", "ExportResult", "command", "export", "export_model", "load_artefact", "main"]
@@ -333,14 +333,12 @@ def _create(name: str, image_size: int | None, pretrained: bool) -> Any:
     if image_size is not None and image_size < 1:
         raise ConfigError(f"--image-size is {image_size}; expected at least 1 pixel")
     try:
-        model = timm.create_model(name, pretrained=pretrained)
+        model = load_model(name, pretrained=pretrained)
         if image_size is not None and model.pretrained_cfg.get("fixed_input_size"):
-            model = timm.create_model(name, pretrained=pretrained, img_size=image_size)
-    except SSIAZooError:
-        raise
-    except Exception as error:  # timm raises every kind
+            model = load_model(name, pretrained=pretrained, img_size=image_size)
+    except WeightError as error:
         hint = "; --no-pretrained exports it with random weights" if pretrained else ""
-        raise ConfigError(f"{name}: cannot be loaded: {_one_line(error)}{hint}") from error
+        raise WeightError(f"{error}{hint}") from error
     return model
 
 

@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 from publishable_folder import contents, edit_config
 
 from ssia_zoo._publishable import ONNX_FILES
+from ssia_zoo.cli import main
 from ssia_zoo.errors import ConfigError, ExportError, WeightError
 from ssia_zoo.hub import publish
 from ssia_zoo.hub_onnx import add_onnx
@@ -63,6 +64,13 @@ def test_transformers_preprocesses_as_timm_does_with_and_without_the_added_file(
     got = processor(image, return_tensors="pt")["pixel_values"][0]
     assert got.shape == expected.shape
     assert (got - expected).abs().max() < 1e-5
+
+
+def test_the_command_publishes_with_onnx(small: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    assert main(["publish", str(small), "alice/name", "--with", "onnx"]) == 0
+    assert "onnx/model.onnx" in HfApi(endpoint=hub.url, token="hf_good").list_repo_files("alice/name")
+    assert main(["publish", "--all", "--org", "alice", "--with", "onnx"]) == 2
 
 
 def test_publish_refuses_extra_files_that_add_onnx_does_not_write(folder: Path) -> None:

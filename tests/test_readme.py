@@ -70,6 +70,12 @@ def test_fine_tune_then_publish_then_load(clone: Path, hub: HubServer) -> None:
     bash(f"python -c '{script}; print(m.num_classes)'", clone, PYTHONPATH="", HF_HUB_OFFLINE="0")
 
 
+def test_use_and_export(clone: Path) -> None:
+    printed = bash(BLOCKS["use"], clone)
+    assert "digits_r32" in printed
+    assert (clone / "m.pt2").exists()
+
+
 def test_the_published_top1_is_recomputed_and_the_training_starts(clone: Path) -> None:
     validate, repeat = BLOCKS["weights"].strip().splitlines()
     weight = ssia_zoo.weights()["mobilenetv3_small_050_ssia.digits_r32"]
