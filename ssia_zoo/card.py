@@ -185,7 +185,7 @@ def training_card(
 |---|---|---|---|---|
 | {eval_name} | {eval_images} | {metrics["top1"]:.2f} | {metrics["top5"]:.2f} | {metrics["loss"]:.4f} |
 
-One run, seed {settings["seed"]}, the weights after the last epoch. One seed proves no gain over another method.
+One run, seed {settings["seed"]}, the weights after the last step. One seed proves no gain over another method.
 
 ## Use
 

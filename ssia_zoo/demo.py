@@ -54,7 +54,7 @@ def run_demo(folder: Path, epochs: int | None = None) -> Path:
     for method in ("vanilla", "ssia"):
         settings = {**vars(_SETTINGS), "method": method, "output_dir": str(root / method)}
         if epochs is not None:
-            settings |= {"epochs": epochs, "warmup_epochs": min(_SETTINGS.warmup_epochs, epochs / 2)}
+            settings |= {"epochs": epochs}
         results[method] = train(TrainConfig(**settings))
     published = publish_to_folder(results["ssia"].folder, root / "hub")
     model = timm.create_model(f"local-dir:{published}", pretrained=True)

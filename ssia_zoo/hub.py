@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but not re-exported by its type hints
     build_hf_headers,
     get_session,
@@ -118,25 +119,48 @@ def publish_to_folder(folder: Path, destination: Path) -> Path:
 
 
 def check_access(
-    repo_id: str, *, private: bool = False, token: str | None = None, endpoint: str | None = None
+    repo_id: str,
+    *,
+    folder: Path,
+    private: bool = False,
+    token: str | None = None,
+    endpoint: str | None = None,
 ) -> str | None:
     """Ask the Hub, before a long training, whether a later push can succeed; never raises.
 
+    Args:
+        repo_id: The repository, as ``org/name``.
+        folder: What will be pushed, for the command that repeats the push.
+        private: As in `publish`.
+        token: As in `publish`.
+        endpoint: As in `publish`.
+
     Returns:
-        None if the token may write to the repository's namespace, else a line that says why it may not.
+        None if the token may write to the repository's namespace, and the repository, if there is one, is private where
+        that was asked; else a line that says why not.
     """
     try:
         token = require_token(repo_id, token)
-        url = f"{hub_api(token, endpoint).endpoint}/api/whoami-v2"
+        api = hub_api(token, endpoint)
+        url = f"{api.endpoint}/api/whoami-v2"
         answer = get_session().get(url, headers=build_hf_headers(token=token), timeout=_ACCESS_TIMEOUT)
         hf_raise_for_status(answer)
         problem = _missing_right(repo_id.split("/")[0], answer.json())
+        if problem is None and private and _is_public(api, repo_id):
+            problem = f"{repo_id} exists and is public, asked was a private one"
     except Exception as error:
         problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
     if problem is None:
         return None
-    repeat = _repeat_command(Path("FOLDER"), repo_id, private)
+    repeat = _repeat_command(folder, repo_id, private)
     return f"a push to {repo_id} would fail: {problem}; training can go on, and push afterwards with: {repeat}"
+
+
+def _is_public(api: HfApi, repo_id: str) -> bool:
+    try:
+        return not api.model_info(repo_id, timeout=_ACCESS_TIMEOUT).private
+    except RepositoryNotFoundError:
+        return False
 
 
 def _missing_right(namespace: str, account: dict[str, Any]) -> str | None:
@@ -168,7 +192,7 @@ def _upload(
         token = require_token(repo_id, token)
         api = hub_api(token, endpoint)
         api.create_repo(repo_id, private=private, exist_ok=True)
-        if private and not api.model_info(repo_id).private:
+        if private and _is_public(api, repo_id):
             raise ValueError(f"{repo_id} exists and is public, asked was a private one: choose another name")
         names = (*PUBLISHED_FILES, *extra)
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source / name) for name in names]

@@ -22,6 +22,7 @@ from ssia_zoo.hub import BackgroundPusher
 
 SECRET = "hf_good"
 REPO = "org/model"
+FOLDER = Path("FOLDER")
 
 LOAD_WITH_VANILLA_TIMM = """
 import sys, timm
@@ -161,7 +162,7 @@ def test_no_error_holds_the_token(hub: HubServer, folder: Path, token: str, capl
     pusher = BackgroundPusher(folder, REPO, token=token)
     pusher.push("message")
     texts = [str(refused.value), str(unfetched.value), *pusher.close(), caplog.text]
-    texts.append(str(zoo_hub.check_access(REPO, token=token)))
+    texts.append(str(zoo_hub.check_access(REPO, folder=FOLDER, token=token)))
     assert len(texts) == 5
     for text in texts:
         assert token not in text
@@ -197,8 +198,8 @@ def test_nothing_unsound_reaches_the_hub(hub: HubServer, folder: Path) -> None:
 
 
 def test_access_is_granted_to_the_own_namespace_and_organizations(hub: HubServer) -> None:
-    assert zoo_hub.check_access(REPO, token=SECRET, endpoint=hub.url) is None
-    assert zoo_hub.check_access("alice/model", token=f"{SECRET}\n") is None
+    assert zoo_hub.check_access(REPO, folder=FOLDER, token=SECRET, endpoint=hub.url) is None
+    assert zoo_hub.check_access("alice/model", folder=FOLDER, token=f"{SECRET}\n") is None
     assert hub.requests == [("GET", "/api/whoami-v2")] * 2
 
 
@@ -215,15 +216,24 @@ def test_access_is_granted_to_the_own_namespace_and_organizations(hub: HubServer
 def test_missing_access_is_a_warning_in_one_line(
     hub: HubServer, token: str | None, repo_id: str, expected: str
 ) -> None:
-    text = zoo_hub.check_access(repo_id, token=token, private=True)
+    text = zoo_hub.check_access(repo_id, folder=FOLDER, token=token, private=True)
     assert text is not None
     assert expected in text
     assert "\n" not in text
     assert text.endswith(f"ssia-zoo publish FOLDER {repo_id} --private")
 
 
+def test_a_public_repository_where_a_private_one_was_asked_is_told_at_the_start(hub: HubServer, folder: Path) -> None:
+    assert zoo_hub.check_access(REPO, folder=folder, token=SECRET, private=True) is None
+    zoo_hub.publish(folder, REPO, token=SECRET)
+    text = zoo_hub.check_access(REPO, folder=folder, token=SECRET, private=True)
+    assert text is not None
+    assert "is public" in text
+    assert zoo_hub.check_access(REPO, folder=folder, token=SECRET) is None
+
+
 def test_an_unreachable_hub_is_a_warning_too(hub: HubServer) -> None:
-    text = zoo_hub.check_access(REPO, token=SECRET, endpoint="http://127.0.0.1:1")
+    text = zoo_hub.check_access(REPO, folder=FOLDER, token=SECRET, endpoint="http://127.0.0.1:1")
     assert text is not None
     assert "cannot be reached" in text
 

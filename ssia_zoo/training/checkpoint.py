@@ -6,9 +6,12 @@ run's own (schedule, moving average, position). They are pickles, trusted files 
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -16,6 +19,10 @@ from ssia_zoo.errors import TrainingError
 
 _PREFIX = "step_"
 _UNFINISHED = ".unfinished_"
+_MANIFEST = "manifest.json"
+
+
+_log = logging.getLogger(__name__)
 
 
 class Position:
@@ -39,7 +46,7 @@ class Position:
         vars(self).update(state)
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, keep: int) -> None:
+def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, keep: int, experiment: dict[str, Any]) -> None:
     """Write a checkpoint beside its final place, then rename it; every process must call this.
 
     Args:
@@ -47,8 +54,11 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, keep: int
         folder: The run's checkpoints.
         step: Optimizer steps done, the checkpoint's name.
         keep: Number of checkpoints to keep; older ones are deleted.
+        experiment: Settings that a run which resumes here must share.
     """
     unfinished, finished = folder / f"{_UNFINISHED}{step}", folder / f"{_PREFIX}{step:08d}"
+    if finished.exists():  # this step is saved already
+        return
     if accelerator.is_main_process:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -56,8 +66,8 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, keep: int
     accelerator.save_state(str(unfinished))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        if finished.exists():
-            shutil.rmtree(finished)
+        manifest = {"step": step, "processes": accelerator.num_processes, "experiment": experiment}
+        (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         os.replace(unfinished, finished)
         for old in list_checkpoints(folder)[:-keep]:
             shutil.rmtree(old)
@@ -82,8 +92,52 @@ def find_checkpoint(resume: str, folder: Path) -> Path | None:
     if resume == "auto":
         return next(reversed(list_checkpoints(folder)), None)
     path = Path(resume)
-    if not path.is_dir() or not any(path.glob("random_states_*.pkl")):
+    if not (path / _MANIFEST).is_file():
         raise TrainingError(
             f"--resume {resume}: is no checkpoint; expected a folder such as {folder}/step_00000100, or auto"
         )
     return path
+
+
+def check_checkpoint(checkpoint: Path, experiment: dict[str, Any], processes: int) -> None:
+    """Check that a checkpoint is of a run with the same settings, spread over as many processes.
+
+    Raises:
+        TrainingError: If not; names what differs.
+    """
+    try:
+        manifest = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
+        before, processes_before = manifest["experiment"], manifest["processes"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise TrainingError(f"{checkpoint} is damaged ({error}); delete it and resume from the one before") from error
+    decisive = {name: now for name, now in experiment.items() if name != "workers"}  # which change nothing
+    changed = [f"{name} ({before.get(name)} -> {now})" for name, now in decisive.items() if before.get(name) != now]
+    if processes_before != processes:
+        changed.append(f"processes ({processes_before} -> {processes})")
+    if changed:
+        raise TrainingError(f"--resume continues a run with its own settings; changed here: {', '.join(changed)}")
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
+    """Load what `save_checkpoint` saved.
+
+    Raises:
+        TrainingError: If it is damaged.
+    """
+    try:
+        accelerator.load_state(str(checkpoint))
+    except Exception as error:  # every part has its own reader, with errors of its own
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(
+            f"{checkpoint} cannot be loaded ({type(error).__name__}: {reason}); delete it to resume from the one before"
+        ) from error
+
+
+def set_aside_later(folder: Path, step: int) -> None:
+    """Rename checkpoints of later steps than the one that a run resumes from: they are of a branch that is left."""
+    for path in list_checkpoints(folder):
+        if int(path.name.removeprefix(_PREFIX)) > step:
+            aside = path.with_name(f"abandoned_{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(path, aside)
+            _log.info("%s is later than the checkpoint resumed from; renamed to %s", path.name, aside.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,21 +42,21 @@ class TrainConfig(DataConfig):
     ssia: SSIAConfig = field(default_factory=SSIAConfig)
 
     epochs: int = 30
-    """passes over the training split; learning rate and lambda are scheduled over them"""
+    """passes over the training split"""
     max_steps: int | None = None
-    """stop after this many optimizer steps, whatever the epochs"""
+    """stop after this many optimizer steps, if the epochs have not ended before; the learning rate's schedule stays"""
     optimizer: str = "adamw"
     """any of timm's optimizers"""
     lr: float = 1e-3
-    """peak learning rate"""
+    """peak learning rate; timm's cosine falls during the warm-up too, so that a short run stays below it"""
     momentum: float = 0.9
     """for optimizers that have it"""
     weight_decay: float = 0.05
     """not applied to biases, norms and what the model itself exempts"""
     schedule: Literal["cosine", "constant", "wsd"] = "cosine"
     """of the learning rate, after a warm-up: timm's cosine, constant, or warm-up-stable-decay"""
-    warmup_epochs: float = 1.0
-    """epochs over which the learning rate rises linearly from 0.1 % of its peak"""
+    warmup_epochs: float | None = None
+    """epochs over which the learning rate rises linearly from 0.1 % of its peak; 1 (half of --epochs, if fewer)"""
     min_lr: float = 0.0
     """learning rate at the end"""
     accumulation_steps: int = 1
@@ -120,6 +121,15 @@ _OUTPUT_FIELDS = (
 )
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that takes 1e-3 for a number, as JSON and everybody else does; PyYAML wants 1.0e-3."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
 def read_config(source: str) -> TrainConfig:
     """Read settings from a file.
 
@@ -135,7 +145,7 @@ def read_config(source: str) -> TrainConfig:
     if not path.exists() and path.name == source and published.is_file():
         path = published
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # JSON is YAML, but for its floats
     except OSError as error:
         raise ConfigError(
             f"--config {source}: cannot be read ({error.strerror}); expected a YAML or JSON file"
@@ -196,13 +206,21 @@ def check_config(config: TrainConfig) -> None:
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"{_flag(name)} is {value}; expected a number above 0")
     for name in ("weight_decay", "warmup_epochs", "min_lr", "mixup", "cutmix"):
-        if not 0 <= getattr(config, name) < float("inf"):
+        if not 0 <= (getattr(config, name) or 0) < float("inf"):
             raise ConfigError(f"{_flag(name)} is {getattr(config, name)}; expected a number of at least 0")
-    for name in ("smoothing", "ema", "drop_rate", "drop_path_rate"):
+    for name in ("momentum", "smoothing", "ema", "drop_rate", "drop_path_rate"):
         value = getattr(config, name)
         if value is not None and not 0 <= value < 1:
             raise ConfigError(f"{_flag(name)} is {value}; expected a number from 0 to below 1")
-    if config.warmup_epochs >= config.epochs and config.warmup_epochs > 0:
+    if not 0 <= config.seed < 2**31:
+        raise ConfigError(f"--seed is {config.seed}; expected a whole number from 0 to {2**31 - 1}")
+    if config.min_lr > config.lr:
+        raise ConfigError(f"--min-lr is {config.min_lr}; expected at most --lr {config.lr}")
+    if (config.mixup or config.cutmix) and config.batch_size % 2:
+        raise ConfigError(
+            f"--batch-size is {config.batch_size}; --mixup and --cutmix pair images: expected an even one"
+        )
+    if config.warmup_epochs and config.warmup_epochs >= config.epochs:
         raise ConfigError(f"--warmup-epochs is {config.warmup_epochs}; expected fewer than --epochs {config.epochs}")
     if config.push_to_hub and not config.hub_model_id:
         raise ConfigError("--push-to-hub needs --hub-model-id org/name")

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import set_seed, tqdm
-from timm.scheduler import create_scheduler_v2
 from timm.task import TrainingTask
 from timm.task.evaluator import ClassificationEvaluator
 from timm.utils.model import unwrap_model
@@ -22,11 +21,19 @@ from torch import Tensor
 from ssia_zoo.data import eval_loader, load_image_data, train_loader
 from ssia_zoo.errors import ConfigError, TrainingError
 from ssia_zoo.features import TimmModel, evaluating
-from ssia_zoo.training.checkpoint import Position, save_checkpoint
+from ssia_zoo.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.methods import create_task
 from ssia_zoo.training.output import RunFolder, flat_settings
-from ssia_zoo.training.setup import Batch, build_accelerator, build_model, build_optimizer, seeded_mixup, setup_logging
+from ssia_zoo.training.setup import (
+    Batch,
+    build_accelerator,
+    build_model,
+    build_optimizer,
+    build_scheduler,
+    seeded_mixup,
+    setup_logging,
+)
 
 _MAX_SKIPPED_IN_A_ROW = 20
 _RECORDS_PER_EPOCH = 10
@@ -71,6 +78,13 @@ def train(config: TrainConfig) -> TrainResult:
     accelerator = build_accelerator(config)
     setup_logging(accelerator)
     folder = RunFolder(config, accelerator)
+    try:
+        return _train(config, accelerator, folder, start)
+    finally:
+        folder.release()
+
+
+def _train(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, start: float) -> TrainResult:
     data = load_image_data(config)
     set_seed(config.seed)
     model, preprocessing = build_model(config, len(data.label_names))
@@ -93,23 +107,14 @@ def train(config: TrainConfig) -> TrainResult:
             f"{config.batch_size} x --accumulation-steps {config.accumulation_steps} x {accelerator.num_processes} "
             "processes; lower one of them"
         )
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        config.schedule,
-        num_epochs=config.epochs,
-        warmup_epochs=config.warmup_epochs,
-        warmup_lr=config.lr * 1e-3,
-        min_lr=config.min_lr,
-        step_on_epochs=False,
-        updates_per_epoch=steps_per_epoch,
-    )
+    scheduler = build_scheduler(config, optimizer, steps_per_epoch)
     position = Position()
     accelerator.register_for_checkpointing(position, scheduler)
     if config.ema is not None:
         accelerator.register_for_checkpointing(task.trainable_module_ema)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes, and is part of a checkpoint
     if folder.resume_from is not None:
-        accelerator.load_state(str(folder.resume_from))
+        load_checkpoint(accelerator, folder.resume_from)
         _log.info("resumed %s at step %d", folder.resume_from, position.step)
     folder.begin(position.step)
     if config.with_tracking:
@@ -131,16 +136,16 @@ def train(config: TrainConfig) -> TrainResult:
         metrics = evaluate(student, eval_batches, accelerator, config.channels_last)
         _report_epoch(run, metrics)
         if position.step % (config.checkpoint_every or 1) == 0 or position.step == total_steps:
-            save_checkpoint(accelerator, folder.checkpoints, position.step, config.keep_checkpoints)
+            _save_checkpoint(run)
         if config.push_every and position.epoch % config.push_every == 0 and position.step < total_steps:
             folder.save_model(student, metrics)
             folder.push(f"epoch {position.epoch}, step {position.step}: top-1 {metrics['top1']:.2f} %")
     if not metrics:  # resumed when all was done
         metrics = evaluate(student, eval_batches, accelerator, config.channels_last)
     folder.save_model(student, metrics)
+    _log.info("%s: top-1 %.2f %% on %s; %s", folder.path, metrics["top1"], data.eval_name, folder.path / "README.md")
     folder.finish()
     accelerator.end_training()
-    _log.info("%s: top-1 %.2f %% on %s; %s", folder.path, metrics["top1"], data.eval_name, folder.path / "README.md")
     return TrainResult(folder.path, metrics, time.monotonic() - start)
 
 
@@ -158,7 +163,7 @@ def _train_epoch(run: _Run, batches: Any) -> None:
         unit="step",
         leave=False,
     )
-    every = max(1, run.steps_per_epoch // _RECORDS_PER_EPOCH)
+    every = math.ceil(run.steps_per_epoch / _RECORDS_PER_EPOCH)
     sums: dict[str, Tensor] = {}
     counted, since = 0, time.monotonic()
     for images, labels in remaining:
@@ -181,48 +186,81 @@ def _train_epoch(run: _Run, batches: Any) -> None:
             position.batches += 1
             if not accelerator.sync_gradients:
                 continue
-            norm = _clipped_norm(accelerator, task.trainable_module, config.clip_grad)
+            norm = _clipped_norm(run)
             finite = math.isfinite(norm)  # equal in every process: gradients are averaged by now
             if finite or accelerator.scaler is not None:  # a scaler skips the step itself, and learns from it
                 run.optimizer.step()
             run.optimizer.zero_grad()
         run.skipped_in_a_row = 0 if finite else run.skipped_in_a_row + 1
         position.skipped += not finite
-        if run.skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
-            raise TrainingError(
-                f"gradients were not finite in {run.skipped_in_a_row} steps in a row, up to step {position.step}; "
-                f"lower --lr or set --clip-grad; the last good checkpoint is in {run.folder.checkpoints}"
-            )
+        if not finite:
+            _stop_if_hopeless(run)
         position.step += 1
+        learning_rate = max(group["lr"] for group in run.optimizer.param_groups)
         run.scheduler.step_update(position.step)
         task.update_ema(step=position.step)
         progress.update()
-        if position.step % every == 0 or position.step == run.total_steps:
+        ends = position.batches == usable or position.step == run.total_steps
+        if (position.batches // config.accumulation_steps) % every == 0 or ends:
             seconds = time.monotonic() - since
             values = {name: float(total) / counted for name, total in sums.items()}
             speed = counted * config.batch_size * accelerator.num_processes / seconds
             progress.set_postfix_str(f"loss {values['loss']:.3f}, {speed:.0f} images/s")
-            _record_training(run, values, speed)
+            _record_training(run, values, learning_rate, speed)
             sums, counted, since = {}, 0, time.monotonic()
         due = config.checkpoint_every and position.step % config.checkpoint_every == 0
         if due and position.batches < usable:  # at an epoch's end it waits for the evaluation
-            save_checkpoint(accelerator, run.folder.checkpoints, position.step, config.keep_checkpoints)
+            _save_checkpoint(run)
     progress.close()
     if position.batches >= usable:
         position.epoch, position.batches = position.epoch + 1, 0
 
 
-def _clipped_norm(accelerator: Accelerator, module: torch.nn.Module, limit: float | None) -> float:
-    """Total norm of the gradients, before they are clipped to `limit`."""
-    if limit is not None:
-        return float(accelerator.clip_grad_norm_(module.parameters(), limit))
-    return float(torch.nn.utils.get_total_norm(p.grad for p in module.parameters() if p.grad is not None))
+def _clipped_norm(run: _Run) -> float:
+    """Total norm of the gradients; student and heads are clipped apart, so that a control is clipped alike."""
+    if run.config.clip_grad is None:
+        gradients = (p.grad for p in run.task.trainable_module.parameters() if p.grad is not None)
+        return float(torch.nn.utils.get_total_norm(gradients))
+    run.accelerator.unscale_gradients()
+    student = list(unwrap_model(run.task.get_eval_model()).parameters())
+    of_student = {id(parameter) for parameter in student}
+    heads = [p for p in run.task.trainable_module.parameters() if id(p) not in of_student]
+    norms = [torch.nn.utils.clip_grad_norm_(part, run.config.clip_grad) for part in (student, heads) if part]
+    return float(torch.stack(norms).norm())
 
 
-def _record_training(run: _Run, values: dict[str, float], images_per_second: float) -> None:
+def _is_finite(module: torch.nn.Module) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values())
+
+
+def _stop_if_hopeless(run: _Run) -> None:
+    """Give up on a run whose steps are skipped without end, or whose running statistics a bad batch has spoiled."""
+    checkpoints = f"the last good checkpoint, if there is one, is in {run.folder.checkpoints}"
+    if run.skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
+        raise TrainingError(
+            f"gradients were not finite in {run.skipped_in_a_row} steps in a row, up to step {run.position.step}; "
+            f"lower --lr or set --clip-grad; {checkpoints}"
+        )
+    if not all(bool(torch.isfinite(buffer).all()) for buffer in run.task.trainable_module.buffers()):
+        raise TrainingError(
+            f"a batch at step {run.position.step} was not finite and spoiled the model's running statistics; look for "
+            f"a bad image, or lower --lr; {checkpoints}"
+        )
+
+
+def _save_checkpoint(run: _Run) -> None:
+    """Save the run's state, unless it is spoiled: a checkpoint is there to go back to."""
+    if not _is_finite(run.task.trainable_module):
+        _log.warning("step %d: weights are not finite; no checkpoint is written", run.position.step)
+        return
+    keep, experiment = run.config.keep_checkpoints, run.folder.config.experiment()
+    save_checkpoint(run.accelerator, run.folder.checkpoints, run.position.step, keep, experiment)
+
+
+def _record_training(run: _Run, values: dict[str, float], learning_rate: float, images_per_second: float) -> None:
     position = run.position
     values.setdefault("task_loss", values["loss"])
-    values["lr"] = max(group["lr"] for group in run.optimizer.param_groups)
+    values["lr"] = learning_rate
     if run.config.method == "ssia":
         values["lambda"] = run.config.ssia.weight_at((position.step - 1) / run.total_steps)
     run.folder.record(
@@ -242,8 +280,9 @@ def _report_epoch(run: _Run, metrics: dict[str, float]) -> None:
     run.folder.record("eval", epoch=position.step / run.steps_per_epoch, step=position.step, **metrics)
     if run.config.with_tracking:
         run.accelerator.log({f"eval/{name}": value for name, value in metrics.items()}, step=position.step)
+    epoch = math.ceil(position.step / run.steps_per_epoch)
     skipped = f", {position.skipped} steps skipped as not finite" if position.skipped else ""
-    values = (position.epoch, run.config.epochs, metrics["top1"], metrics["loss"], skipped)
+    values = (epoch, run.config.epochs, metrics["top1"], metrics["loss"], skipped)
     _log.info("epoch %d/%d: top-1 %.2f %%, loss %.4f%s", *values)
 
 
@@ -260,6 +299,9 @@ def evaluate(model: TimmModel, batches: Any, accelerator: Accelerator, channels_
         "top1" and "top5" in percent, and "loss", the mean cross-entropy.
     """
     evaluator = ClassificationEvaluator(device=accelerator.device)
+    if accelerator.num_processes > 1:  # batch statistics are each process's own; the main process's are saved
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
     with evaluating(model), torch.inference_mode():
         for images, labels in batches:
             if channels_last:

@@ -9,22 +9,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 
 from ssia_zoo.card import training_card
 from ssia_zoo.data import ImageData
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.features import TimmModel
-from ssia_zoo.hub import BackgroundPusher, check_access, publish
+from ssia_zoo.hub import BackgroundPusher, check_access
 from ssia_zoo.model_folder import Preprocessing, write_model_folder
 from ssia_zoo.registry import vanilla_architecture
-from ssia_zoo.training.checkpoint import find_checkpoint
+from ssia_zoo.training.checkpoint import check_checkpoint, find_checkpoint, set_aside_later
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.records import Records, draw_curves, read_records
 from ssia_zoo.training.setup import describe_environment
 
 _log = logging.getLogger(__name__)
+
+_SETTINGS = "train_config.yaml"
+_PUSH_SECONDS = 1800.0  # a Hub that accepts a connection and then is silent must not hold the run for ever
 
 
 class RunFolder:
@@ -45,41 +48,54 @@ class RunFolder:
         self.is_main = accelerator.is_main_process
         self._environment = describe_environment(accelerator)
         self._pusher: BackgroundPusher | None = None
+        self._lock = FileLock(self.path / ".lock", timeout=0)
         if self.is_main:
-            self._check_free()
+            self._claim()
         accelerator.wait_for_everyone()
-        self.resume_from = find_checkpoint(config.resume, self.checkpoints) if config.resume else None
-        if self.is_main:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._write("train_config.yaml", config.to_yaml())
-            self._connect()
+        try:
+            self.resume_from = find_checkpoint(config.resume, self.checkpoints) if config.resume else None
+            if self.resume_from is not None:
+                check_checkpoint(self.resume_from, config.experiment(), accelerator.num_processes)
+            if self.is_main:
+                self._connect()
+        except BaseException:
+            self.release()
+            raise
 
-    def _check_free(self) -> None:
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise TrainingError(f"--output-dir {self.path}: is a file; expected a folder")
-        settings = self.path / "train_config.yaml"
-        if not settings.exists():
-            if any(self.path.iterdir()):
-                raise TrainingError(f"--output-dir {self.path}: is not empty and holds no run; choose a new folder")
-            return
-        if not self.config.resume:
+    def _claim(self) -> None:
+        """Make the folder if need be, and see that it is free."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout as error:
+            raise TrainingError(
+                f"--output-dir {self.path}: another run writes there; wait or choose a new folder"
+            ) from error
+        except OSError as error:
+            raise TrainingError(
+                f"--output-dir {self.path}: cannot be written ({error.strerror}); choose another"
+            ) from error
+        others = [path for path in self.path.iterdir() if path.name != ".lock"]
+        holds_run = (self.path / _SETTINGS).exists()
+        if (others and not holds_run) or (holds_run and not self.config.resume):
+            self.release()
             raise TrainingError(
                 f"--output-dir {self.path}: holds a run; continue it with --resume auto, or choose a new folder"
+                if holds_run
+                else f"--output-dir {self.path}: is not empty and holds no run; choose a new folder"
             )
-        before = yaml.safe_load(settings.read_text(encoding="utf-8"))
-        now = self.config.experiment()
-        changed = [name for name in now if before.get(name) != now[name] and name != "workers"]
-        if changed:
-            changes = ", ".join(f"{name} ({before.get(name)} -> {now[name]})" for name in changed)
-            raise TrainingError(f"--resume continues a run with its own settings; changed here: {changes}")
+
+    def release(self) -> None:
+        """Let others write to the folder."""
+        if self._lock.is_locked:
+            self._lock.release()
+            (self.path / ".lock").unlink(missing_ok=True)
 
     def _connect(self) -> None:
         """Check the Hub early: a wrong token is better known before the training than after it."""
         if not (self.config.push_to_hub and self.config.hub_model_id):
             return
-        warning = check_access(self.config.hub_model_id, private=self.config.hub_private)
+        warning = check_access(self.config.hub_model_id, private=self.config.hub_private, folder=self.path)
         if warning:
             _log.warning("%s", warning)
         if self.config.push_every:
@@ -91,8 +107,10 @@ class RunFolder:
         self._preprocessing = preprocessing
 
     def begin(self, step: int) -> None:
-        """Start the metrics, or take them up again at a checkpoint's step."""
+        """Write the settings; start the metrics, or take them up again at a checkpoint's step."""
         if self.is_main:
+            self._write(_SETTINGS, self.config.to_yaml())
+            set_aside_later(self.checkpoints, step)
             self._records = Records(self.path / "metrics.jsonl", resumed_at=step)
 
     def record(self, kind: str, **values: Any) -> None:
@@ -147,14 +165,12 @@ class RunFolder:
         """Publish the result, if asked; the Hub's failures are told and never raised: the run itself is done."""
         if not (self.is_main and self.config.push_to_hub and self.config.hub_model_id):
             return
-        if self._pusher is not None:
-            self._pusher.close()
-        try:
-            url = publish(self.path, self.config.hub_model_id, private=self.config.hub_private)
-        except Exception as error:  # whatever goes wrong there, the weights are here
-            _log.warning("not published: %s", error)
-        else:
-            _log.info("published: %s", url)
+        if self._pusher is None:
+            self._pusher = BackgroundPusher(self.path, self.config.hub_model_id, private=self.config.hub_private)
+        self._pusher.push("Upload the weights of a finished run")
+        failures = self._pusher.close(timeout=_PUSH_SECONDS)
+        if not failures:
+            _log.info("published: %s", self.config.hub_model_id)
 
     def _write(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}"
@@ -165,7 +181,8 @@ class RunFolder:
 def _public_name(name: str) -> str:
     """A name as others may read it: of a folder on this machine only the last part."""
     prefix, path = ("local-dir:", name[10:]) if name.startswith("local-dir:") else ("", name)
-    return prefix + Path(path).resolve().name if prefix or Path(path).is_dir() else name
+    folder = Path(path).expanduser()
+    return prefix + folder.resolve().name if prefix or folder.is_dir() else name
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from accelerate.tracking import get_available_trackers
 from timm.data import Mixup
 from timm.models import resolve_model_input_args
 from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 
 from ssia_zoo._hub_errors import one_line
 from ssia_zoo._images import global_randomness_kept, mix, seed_everything
 from ssia_zoo._version import __version__
 from ssia_zoo.errors import ConfigError, SSIAZooError
-from ssia_zoo.features import TimmModel
+from ssia_zoo.features import TimmModel, evaluating
 from ssia_zoo.loading import create_checked, timm_name
 from ssia_zoo.model_folder import Preprocessing
 from ssia_zoo.training.config import TrainConfig
@@ -44,13 +45,19 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         )
     if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise ConfigError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or no")
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.accumulation_steps,
         log_with=config.tracker if config.with_tracking else None,
         project_dir=config.output_dir,
         dynamo_backend="inductor" if config.compile else "no",
     )
+    if accelerator.gradient_accumulation_steps != config.accumulation_steps:
+        raise ConfigError(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={accelerator.gradient_accumulation_steps} is set and replaces "
+            f"--accumulation-steps {config.accumulation_steps}; unset it, or give both the same value"
+        )
+    return accelerator
 
 
 def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Preprocessing]:
@@ -83,6 +90,7 @@ def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Prepr
     height, width = (config.image_size, config.image_size) if config.image_size else own_size
     if height != width or channels != 3:
         raise ConfigError(f"--model {config.model} takes {channels}x{height}x{width}; expected square RGB images")
+    _try_size(model, config.model, height)
     return model, Preprocessing(
         input_size=(3, height, width),
         mean=tuple(cfg["mean"]),
@@ -90,6 +98,16 @@ def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Prepr
         interpolation=config.interpolation,
         crop_pct=config.crop_pct,
     )
+
+
+def _try_size(model: TimmModel, name: str, size: int) -> None:
+    """Run one blank image, so that a size which the model cannot take is known before the data is read."""
+    try:
+        with evaluating(model), torch.no_grad():
+            model(torch.zeros(1, 3, size, size))
+    except Exception as error:  # timm asserts; layers raise what they like
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--model {name} cannot take images of size {size}x{size}: {reason}") from error
 
 
 def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim.Optimizer:
@@ -108,6 +126,29 @@ def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim
     except (ValueError, TypeError) as error:
         raise ConfigError(f"--optimizer {config.optimizer} does not take these settings: {error}") from error
     return optimizer
+
+
+def build_scheduler(config: TrainConfig, optimizer: Any, steps_per_epoch: int) -> Any:
+    """Make timm's learning rate schedule, which moves after every optimizer step.
+
+    Raises:
+        ConfigError: If timm cannot make it for so few steps.
+    """
+    warmup = min(1.0, config.epochs / 2) if config.warmup_epochs is None else config.warmup_epochs
+    try:
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            config.schedule,
+            num_epochs=config.epochs,
+            warmup_epochs=warmup,
+            warmup_lr=config.lr * 1e-3,
+            min_lr=config.min_lr,
+            step_on_epochs=False,
+            updates_per_epoch=steps_per_epoch,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--schedule {config.schedule} cannot be made: {' '.join(str(error).split())}") from error
+    return scheduler
 
 
 def seeded_mixup(config: TrainConfig, num_classes: int, process: int) -> Callable[[Batch, int], Batch] | None:

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from ssia_zoo.training import parse_config, train
+from ssia_zoo.training.loop import TrainResult
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "train_hf.py"
@@ -61,3 +66,16 @@ def run(*command: object, timeout: float = 240) -> subprocess.CompletedProcess[s
 def train_in_a_process(**settings: object) -> subprocess.CompletedProcess[str]:
     """`python train_hf.py`."""
     return run(sys.executable, TRAIN, *flags(**settings))
+
+
+def small_run(folder: Path, **settings: object) -> TrainResult:
+    return train(parse_config(flags(output_dir=folder, **settings)))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

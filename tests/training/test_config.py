@@ -60,6 +60,17 @@ def test_a_fault_in_a_file_names_file_and_field(tmp_path: Path, content: str, na
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["lr: 1e-5", '{"lr": 1e-05}', "lr: 1.0e-5", "{lr: .1e-4}"])
+def test_small_numbers_are_numbers_in_yaml_and_json(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(text)
+    assert read_config(str(file)).lr == pytest.approx(1e-5)
+
+
+def test_one_epoch_needs_no_word_about_warm_up() -> None:
+    assert parse_config([*REQUIRED, "--epochs", "1"]).warmup_epochs is None
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         parse_config(["--config", "nowhere.yaml"])
@@ -84,6 +95,10 @@ def test_what_is_required_is_named(missing: str) -> None:
         ["--accumulation-steps", "0"],
         ["--max-steps", "0"],
         ["--warmup-epochs", "30"],
+        ["--min-lr", "1"],
+        ["--seed", "-1"],
+        ["--momentum", "nan"],
+        ["--batch-size", "15", "--mixup", "0.2"],
         ["--hub-model-id", "org/name"],
         ["--push-to-hub"],
     ],
