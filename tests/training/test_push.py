@@ -62,3 +62,19 @@ def test_a_run_never_fails_because_of_the_hub(
     if trouble != "dies while uploading":  # that one looks well at the start
         assert "training can go on" in warnings[0]
     assert "hf_" not in caplog.text.replace("train_hf", "").replace("hf_home", ""), "no token in a log"
+
+
+def test_a_hub_that_never_answers_does_not_hold_the_run(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    monkeypatch.setattr("ssia_zoo.hub._ACCESS_TIMEOUT", 0.2)
+    monkeypatch.setattr("ssia_zoo.training.output._PUSH_SECONDS", 0.5)
+    hub.delay = 3600.0
+    try:
+        with caplog.at_level(logging.INFO, logger="ssia_zoo"):
+            result = pushed_run(tmp_path / "run")
+    finally:
+        hub.delay = 0.0
+    assert (result.folder / "model.safetensors").exists()
+    assert f"repeat with: ssia-zoo publish {result.folder} org/name" in caplog.text
