@@ -49,7 +49,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def run(python: Path, *arguments: str, cwd: Path) -> str:
+def run(python: Path | str, *arguments: str, cwd: Path) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
     command = [str(python), *arguments]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
@@ -84,8 +84,14 @@ def test_the_wheel_works_from_inside_a_clone_too(installed: Path) -> None:
 
 def test_the_commands_of_the_wheel_start(installed: Path, tmp_path: Path) -> None:
     command = installed.parent / "ssia-zoo"
-    assert "demo" in run(command, "--help", cwd=tmp_path)
+    assert "demo" in run(str(command), "--help", cwd=tmp_path)
     assert "--dataset" in run(installed, "-m", "train_hf", "--help", cwd=tmp_path)
+
+
+def test_the_wheel_exports(installed: Path, tmp_path: Path) -> None:
+    command = str(installed.parent / "ssia-zoo")
+    run(command, "export", "torch-export", "mobilenetv3_small_050_ssia", "--out", "m.pt2", cwd=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"m.pt2", "m.pt2.json"}
 
 
 def test_a_checkout_finds_the_same_folders() -> None:
