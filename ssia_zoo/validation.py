@@ -38,5 +38,6 @@ def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
             f"{config.dataset} has {len(data.label_names)} classes and the model {model.num_classes}; they must agree"
         )
     accelerator = Accelerator()
-    model, batches = accelerator.prepare(model, eval_loader(data, config, mean=cfg["mean"], std=cfg["std"]))
-    return {**evaluate(model, batches, accelerator), "images": float(len(data.eval))}
+    batches = accelerator.prepare(eval_loader(data, config, mean=cfg["mean"], std=cfg["std"]))
+    model = model.to(accelerator.device)  # not prepared: a process that trains in bf16 would lend it its autocast
+    return {**evaluate(model, batches, accelerator, autocast=False), "images": float(len(data.eval))}

@@ -24,6 +24,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from publishable_folder import make_folder
 
+from ssia_zoo import registry
+
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
 
 
@@ -57,6 +59,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         close_session()
         yield server
     close_session()
+
+
+@pytest.fixture(autouse=True)
+def published_weights_kept() -> Iterator[None]:
+    """What a test registers as published is not published for the next one."""
+    before = dict(registry._weights)
+    yield
+    registry._weights.clear()
+    registry._weights.update(before)
 
 
 @pytest.fixture

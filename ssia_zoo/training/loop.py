@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class TrainResult:
     folder: Path
     """config.json, model.safetensors, README.md, train_config.yaml, metrics.jsonl, curves.png, checkpoints/"""
     metrics: dict[str, float]
-    """"top1" and "top5" in percent and "loss", of the saved weights on the evaluation split"""
+    """"top1" and "top5" in percent and "loss", of the saved weights on the evaluation split, in float32"""
     seconds: float
 
 
@@ -140,8 +141,9 @@ def _train(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, sta
         if config.push_every and position.epoch % config.push_every == 0 and position.step < total_steps:
             folder.save_model(student, metrics)
             folder.push(f"epoch {position.epoch}, step {position.step}: top-1 {metrics['top1']:.2f} %")
-    if not metrics:  # resumed when all was done
-        metrics = evaluate(student, eval_batches, accelerator, config.channels_last)
+    accelerator.unwrap_model(task.trainable_module, keep_fp32_wrapper=False)  # takes Accelerate's autocast off
+    if not metrics or config.mixed_precision != "no":  # what is stated of the saved weights is measured in float32
+        metrics = evaluate(student, eval_batches, accelerator, config.channels_last, autocast=False)
     folder.save_model(student, metrics)
     _log.info("%s: top-1 %.2f %% on %s; %s", folder.path, metrics["top1"], data.eval_name, folder.path / "README.md")
     folder.finish()
@@ -286,7 +288,9 @@ def _report_epoch(run: _Run, metrics: dict[str, float]) -> None:
     _log.info("epoch %d/%d: top-1 %.2f %%, loss %.4f%s", *values)
 
 
-def evaluate(model: TimmModel, batches: Any, accelerator: Accelerator, channels_last: bool = False) -> dict[str, float]:
+def evaluate(
+    model: TimmModel, batches: Any, accelerator: Accelerator, channels_last: bool = False, autocast: bool = True
+) -> dict[str, float]:
     """Measure a model on all images of a prepared loader, each counted once whatever the number of processes.
 
     Args:
@@ -294,6 +298,7 @@ def evaluate(model: TimmModel, batches: Any, accelerator: Accelerator, channels_
         batches: Loader of images [B, C, H, W] and labels [B], prepared by `accelerator`.
         accelerator: Gives precision and processes.
         channels_last: Whether to lay images out that way.
+        autocast: Whether to run in the accelerator's mixed precision, as in training; else in float32.
 
     Returns:
         "top1" and "top5" in percent, and "loss", the mean cross-entropy.
@@ -306,7 +311,7 @@ def evaluate(model: TimmModel, batches: Any, accelerator: Accelerator, channels_
         for images, labels in batches:
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            with accelerator.autocast():
+            with accelerator.autocast() if autocast else nullcontext():
                 logits = model(images)
             evaluator.update(*accelerator.gather_for_metrics((logits.float(), labels)))
     return dict(evaluator.compute())

@@ -56,6 +56,17 @@ def test_the_folder_is_a_vanilla_model_that_scores_what_the_run_reported(tmp_pat
     assert validate(model, data)["top1"] == pytest.approx(result.metrics["top1"])
 
 
+@pytest.mark.parametrize("method", ["ssia", "vanilla"])
+def test_what_is_stated_is_measured_in_float32_whatever_the_training(tmp_path: Path, method: str) -> None:
+    result = small_run(tmp_path / "run", method=method, mixed_precision="bf16", channels_last=True)
+    model = timm.create_model(f"local-dir:{result.folder}", pretrained=True)
+    measured = validate(model, DataConfig(dataset="digits", max_eval_images=40, workers=0))
+    assert measured["loss"] == pytest.approx(result.metrics["loss"], rel=1e-5)
+    in_training = read_records(result.folder / "metrics.jsonl")[-1]
+    assert in_training["kind"] == "eval"
+    assert in_training["loss"] != pytest.approx(result.metrics["loss"], rel=1e-5), "or the test could not fail"
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
     for name, settings in {"a": {}, "b": {"workers": 2}, "c": {"seed": 1}}.items():
         small_run(tmp_path / name, **settings)
