@@ -4,7 +4,14 @@ from __future__ import annotations
 
 
 class SSIAZooError(Exception):
-    """Base of every error that is the user's to mend; the command line prints it without a traceback."""
+    """Base of every error that is the user's to mend; the command line prints it without a traceback.
+
+    Args:
+        message: One line; line ends in what it quotes (names and values from files) become spaces.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 class ConfigError(SSIAZooError, ValueError):

@@ -108,7 +108,11 @@ def test_ctrl_c_ends_with_130_and_one_line(monkeypatch: pytest.MonkeyPatch, caps
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setitem(cli._COMMANDS, "demo", stopped)
-    assert main(["demo"]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        assert main(["demo"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "stopped\n"
 
 
