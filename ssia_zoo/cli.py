@@ -198,7 +198,6 @@ def verify(target: _Name, dataset: str | None = None, json: bool = False) -> int
 
     For example:
       ssia-zoo verify mobilenetv3_small_050_ssia --dataset digits
-      ssia-zoo verify runs/mine
       ssia-zoo verify hf-hub:org/name --json
 
     Args:
@@ -310,14 +309,18 @@ def publish(
         raise UsageError("publish: expected either FOLDER ORG/NAME or --all --org ORG")
     if all and with_ is not None:
         raise UsageError("publish: --with goes with a FOLDER, not with --all")
-    from ssia_zoo.hub import publish as publish_folder
-    from ssia_zoo.hub_onnx import add_onnx
-    from ssia_zoo.publish_all import publish_all
-
     if folder is not None and repo_id is not None:
-        extra = add_onnx(folder) if with_ == "onnx" else ()
+        from ssia_zoo.hub import publish as publish_folder
+
+        extra: Sequence[str] = ()
+        if with_ == "onnx":
+            from ssia_zoo.hub_onnx import add_onnx
+
+            extra = add_onnx(folder)
         print(publish_folder(folder, repo_id, private=private, extra=extra))
     elif org is not None:
+        from ssia_zoo.publish_all import publish_all
+
         for done in publish_all(org, private=private):
             print(done)
 
@@ -331,7 +334,7 @@ def demo(output_dir: Path = Path("runs"), epochs: int | None = None) -> None:
     """Train with SSIA and without on scikit-learn's digits, publish into a folder, load from there: about 2 minutes.
 
     For example:
-      ssia-zoo demo --output-dir runs --epochs 1
+      ssia-zoo demo --epochs 1
 
     Args:
         output_dir: a new numbered folder is made in it.
@@ -381,7 +384,7 @@ def _parse_and_run(words: list[str]) -> int | None:
         status: int | None = tyro.cli(command, prog=f"ssia-zoo {words[0]}", args=words[1:], config=config)
         return status
     # No such command: tyro prints the help, or what was meant, and exits. A line a command is enough there.
-    described = {name: _only_described(command) for name, command in _COMMANDS.items()}
+    described = {name: _only_described(each) for name, each in _COMMANDS.items()}
     tyro.extras.subcommand_cli_from_dict(described, prog="ssia-zoo", description=_DESCRIPTION, args=words)
     return None
 

@@ -24,10 +24,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # a full disk, a folder that went away
-        print(
-            f"error: {' '.join(str(error).split())}; the last checkpoint is whole, --resume auto takes it",
-            file=sys.stderr,
-        )
+        reason = " ".join(str(error).split())
+        print(f"error: {reason}; --resume auto continues from the last checkpoint, if there is one", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command with --resume auto continues from the last checkpoint", file=sys.stderr)
