@@ -93,7 +93,7 @@ def _values(config: dict[str, Any]) -> list[tuple[str, Any, Callable[[Any], bool
     return [
         ("num_classes", classes, lambda v: 0 <= v <= 10_000_000, "a number of classes"),
         ("label_names", config.get("label_names"), lambda v: _are_names(v, classes), f"{classes} names"),
-        ("model_args", config.get("model_args"), _are_arguments, "arguments of a timm model"),
+        ("model_args", config.get("model_args"), are_arguments, "arguments of a timm model"),
         ("pretrained_cfg.input_size", size, _is_size, "three positive numbers: channels, height, width"),
         ("pretrained_cfg.mean", cfg.get("mean"), lambda v: _are_numbers(v, channels), "a number per channel"),
         ("pretrained_cfg.std", cfg.get("std"), lambda v: _are_numbers(v, channels, above=0), "a positive one each"),
@@ -117,7 +117,8 @@ def _are_numbers(value: Any, count: int, above: float = -1e6, most: float = 1e6)
     return all(isinstance(v, int | float) and not isinstance(v, bool) and above < v <= most for v in value)
 
 
-def _are_arguments(value: Any) -> bool:
+def are_arguments(value: Any) -> bool:
+    """Whether a value can stand as the `model_args` of a config.json that `read_model_config` accepts."""
     if not isinstance(value, dict) or any(key.startswith("pretrained") or key in _NOT_ARGUMENTS for key in value):
         return False
     waiting = list(value.values())

@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import dacite
 import tyro
 import yaml
 
+from ssia_zoo._model_files import are_arguments
 from ssia_zoo._resources import resource_dir
 from ssia_zoo.data import DataConfig
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.ssia import SSIAConfig
+
+
+def _read_pairs(words: list[str]) -> dict[str, Any]:
+    """Read `key=value` words; a value that is no Python literal is a string, as in timm's train.py."""
+    pairs = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not (key and equals):
+            raise ValueError(f"{word}: expected key=value, such as depths=[2,2,2,2]")  # tyro says it and exits
+        try:
+            pairs[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            pairs[key] = text
+    return pairs
+
+
+Pairs = Annotated[
+    dict[str, Any],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[KEY=VALUE ...]",
+        instance_from_str=_read_pairs,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda pairs: [f"{key}={value!r}" for key, value in pairs.items()],
+    ),
+]
+"""Arguments as `key=value` words on the command line and as a mapping in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +66,9 @@ class TrainConfig(DataConfig):
     """folder for everything the run writes; required"""
     pretrained: bool = False
     """start from the model's published weights (fine-tune) instead of from scratch"""
+    model_kwargs: Pairs = field(default_factory=dict)
+    """arguments of the architecture, such as `depths=[2,2,2,2]` or `block_args={'attn_layer':'cbam'}`; recorded in
+    config.json, so that plain timm builds the same model"""
     method: str = "ssia"
     """training objective: ssia or vanilla"""
     ssia: SSIAConfig = field(default_factory=SSIAConfig)
@@ -79,12 +111,14 @@ class TrainConfig(DataConfig):
     seed: int = 0
     """of the initial weights, the data order and the augmentation"""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """autocast; bf16 with --channels-last is several times faster than fp32 on recent CPUs, too"""
+    """autocast; on a CPU without bf16 instructions (AVX512-BF16, AMX, Arm's BF16) bf16 is many times slower than no"""
     channels_last: bool = False
     """memory format that suits convolutions"""
     compile: bool = False
     """compile the model with torch.compile"""
 
+    val_interval: int = 1
+    """epochs between evaluations, one more at the end; 0: only at the end, so that a test split is looked at once"""
     resume: str | None = None
     """continue a stopped run: `auto` takes the newest checkpoint of --output-dir, or give a checkpoint's path"""
     checkpoint_every: int | None = None
@@ -117,7 +151,7 @@ class TrainConfig(DataConfig):
 
 _OUTPUT_FIELDS = (
     *("output_dir", "resume", "checkpoint_every", "keep_checkpoints", "with_tracking", "tracker"),
-    *("push_to_hub", "hub_model_id", "hub_private", "push_every"),
+    *("push_to_hub", "hub_model_id", "hub_private", "push_every", "val_interval"),
 )
 
 
@@ -201,6 +235,11 @@ def check_config(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ConfigError(f"{_flag(name)} is {value}; expected at least 1")
+    if config.val_interval < 0:
+        raise ConfigError(f"--val-interval is {config.val_interval}; expected epochs, or 0 for the end alone")
+    if config.push_every and not config.val_interval:
+        raise ConfigError("--push-every states what it publishes scores; with --val-interval 0 leave it out")
+    _check_model_kwargs(config.model_kwargs)
     for name in ("lr", "clip_grad"):
         value = getattr(config, name)
         if value is not None and not 0 < value < float("inf"):
@@ -226,6 +265,31 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError("--push-to-hub needs --hub-model-id org/name")
     if not config.push_to_hub and (config.hub_model_id or config.push_every or config.hub_private):
         raise ConfigError("--hub-model-id, --hub-private and --push-every do nothing without --push-to-hub")
+
+
+def _check_model_kwargs(kwargs: dict[str, Any]) -> None:
+    elsewhere = {
+        "num_classes": "the data's classes are taken",
+        "in_chans": "images are RGB",
+        "img_size": "use --image-size",
+        "drop_rate": "use --drop-rate",
+        "drop_path_rate": "use --drop-path-rate",
+    }
+    for name, value in kwargs.items():
+        if name in elsewhere:
+            raise ConfigError(f"--model-kwargs {name}={value}: {elsewhere[name]}; leave it out")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"--model-kwargs {name}={value!r}: config.json cannot hold it ({error}); expected numbers, strings, "
+                "true or false, and lists or mappings of them"
+            ) from error
+        if not are_arguments({name: value}):
+            raise ConfigError(
+                f"--model-kwargs {name}={value!r}: is no argument of an architecture, or holds a number that is out "
+                "of range; leave it out"
+            )
 
 
 def _flag(name: str) -> str:

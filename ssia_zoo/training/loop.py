@@ -134,8 +134,11 @@ def _train(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, sta
     metrics: dict[str, float] = {}
     while position.step < total_steps:
         _train_epoch(run, batches)
-        metrics = evaluate(student, eval_batches, accelerator, config.channels_last)
-        _report_epoch(run, metrics)
+        metrics = {}
+        intervals = (config.val_interval, config.push_every)  # what is pushed states what it scores
+        if position.step == total_steps or any(n and position.epoch % n == 0 for n in intervals):
+            metrics = evaluate(student, eval_batches, accelerator, config.channels_last)
+            _report_epoch(run, metrics)
         if position.step % (config.checkpoint_every or 1) == 0 or position.step == total_steps:
             _save_checkpoint(run)
         if config.push_every and position.epoch % config.push_every == 0 and position.step < total_steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -30,6 +31,9 @@ from ssia_zoo.model_folder import Preprocessing
 from ssia_zoo.training.config import TrainConfig
 
 Batch = tuple[Tensor, Tensor]
+_log = logging.getLogger(__name__)
+
+BF16_IS_SLOW = "this CPU has no bf16 instructions: --mixed-precision bf16 is many times slower here than no"
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
@@ -45,6 +49,10 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         )
     if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise ConfigError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or no")
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
+    native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    if config.mixed_precision == "bf16" and not torch.accelerator.is_available() and capabilities and not native:
+        _log.warning(BF16_IS_SLOW)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.accumulation_steps,
@@ -72,6 +80,7 @@ def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Prepr
         WeightError, HubError: If its weights, to be fine-tuned, are not there or not sound.
     """
     arguments: dict[str, Any] = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
+    arguments |= json.loads(json.dumps(config.model_kwargs))  # as config.json will hold them; the model may change its
     try:
         source = timm_name(config.model, pretrained=config.pretrained)
         size = {"img_size": config.image_size} if config.image_size else None

@@ -71,6 +71,41 @@ def test_one_epoch_needs_no_word_about_warm_up() -> None:
     assert parse_config([*REQUIRED, "--epochs", "1"]).warmup_epochs is None
 
 
+@pytest.mark.parametrize("by", ["flags", "file"])
+def test_arguments_of_the_architecture_come_as_pairs_or_from_a_file(tmp_path: Path, by: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("model_kwargs: {block_args: {attn_layer: cbam}, stem_width: 16, avg_down: true}")
+    pairs = ["--model-kwargs", "block_args={'attn_layer':'cbam'}", "stem_width=16", "avg_down=True"]
+    config = parse_config([*REQUIRED, *(pairs if by == "flags" else ["--config", str(file)])])
+    assert config.model_kwargs == {"block_args": {"attn_layer": "cbam"}, "stem_width": 16, "avg_down": True}
+    file.write_text(config.to_yaml())
+    assert read_config(str(file)) == config
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("num_classes=10", "classes"),
+        ("img_size=64", "--image-size"),
+        ("norm_layer=b'x'", "config.json cannot hold it"),
+        ("scale=1e400", "config.json cannot hold it"),
+        ("checkpoint_path=x.pt", "no argument of an architecture"),
+        ("pretrained_cfg_overlay={'file':'x'}", "no argument of an architecture"),
+    ],
+)
+def test_an_argument_that_cannot_be_recorded_or_is_set_elsewhere_is_refused(word: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        parse_config([*REQUIRED, "--model-kwargs", word])
+    assert word.split("=")[0] in str(caught.value)
+
+
+def test_a_word_that_is_no_pair_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_config([*REQUIRED, "--model-kwargs", "depths"])
+    assert caught.value.code == 2
+    assert "depths: expected key=value" in capsys.readouterr().err
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         parse_config(["--config", "nowhere.yaml"])
@@ -94,6 +129,8 @@ def test_what_is_required_is_named(missing: str) -> None:
         ["--smoothing", "1"],
         ["--accumulation-steps", "0"],
         ["--max-steps", "0"],
+        ["--val-interval", "-1"],
+        ["--push-every", "1", "--val-interval", "0", "--push-to-hub", "--hub-model-id", "org/name"],
         ["--warmup-epochs", "30"],
         ["--min-lr", "1"],
         ["--seed", "-1"],

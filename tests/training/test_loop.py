@@ -19,6 +19,7 @@ from ssia_zoo.errors import ConfigError, SSIAZooError, TrainingError
 from ssia_zoo.training import main
 from ssia_zoo.training.checkpoint import list_checkpoints
 from ssia_zoo.training.records import read_records
+from ssia_zoo.training.setup import BF16_IS_SLOW
 from ssia_zoo.validation import validate
 
 
@@ -123,6 +124,38 @@ def test_fine_tuning_starts_from_the_weights_asked_for(tmp_path: Path) -> None:
     torch.testing.assert_close(weights(tmp_path / "again")["conv_stem.weight"], tuned["conv_stem.weight"])
 
 
+def test_arguments_of_the_architecture_reach_whoever_builds_the_published_model(tmp_path: Path) -> None:
+    result = small_run(tmp_path / "run", model_kwargs="block_args={'attn_layer':'cbam'}", max_steps=1)
+    assert json.loads((result.folder / "config.json").read_text())["model_args"]["block_args"] == {"attn_layer": "cbam"}
+    model = timm.create_model(f"local-dir:{result.folder}", pretrained=True)
+    assert type(model.layer1[0].se).__name__ == "CbamModule"
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in weights(result.folder).items())
+    small_run(tmp_path / "again", model=f"local-dir:{result.folder}", pretrained=True, max_steps=1)
+    again = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert again["model_args"]["block_args"] == {"attn_layer": "cbam"}, "who fine-tunes it need not repeat them"
+
+
+@pytest.mark.parametrize(("interval", "epochs"), [(2, [2, 3]), (0, [3])])
+def test_evaluation_comes_at_the_interval_and_at_the_end(tmp_path: Path, interval: int, epochs: list[int]) -> None:
+    result = small_run(tmp_path / "run", val_interval=interval, epochs=3, keep_checkpoints=3)
+    records = read_records(result.folder / "metrics.jsonl")
+    assert [r["epoch"] for r in records if r["kind"] == "eval"] == epochs
+    assert len(list_checkpoints(result.folder / "checkpoints")) == 3, "a checkpoint is saved each epoch"
+    assert set(result.metrics) == {"loss", "top1", "top5"}
+    small_run(tmp_path / "each", epochs=3)
+    assert same_weights(tmp_path / "run", tmp_path / "each")
+
+
+@pytest.mark.parametrize(("native", "said"), [(False, 1), (True, 0)])
+def test_bf16_on_a_cpu_without_it_is_told_to_be_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, native: bool, said: int
+) -> None:
+    machine = {"architecture": "x86_64", "avx2": True, "avx512_bf16": native}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: machine)
+    small_run(tmp_path / "run", mixed_precision="bf16", max_steps=1)
+    assert [record.getMessage() for record in caplog.records].count(BF16_IS_SLOW) == said
+
+
 def test_a_folder_with_a_run_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     small_run(tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
@@ -154,6 +187,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
         ({"batch_size": 1000}, "--batch-size"),
         ({"accumulation_steps": 100}, "--accumulation-steps"),
         ({"mixed_precision": "fp16"}, "GPU"),
+        ({"model_kwargs": "no_such=1"}, "no_such"),
         ({"resume": "nowhere"}, "nowhere"),
         ({"dataset": "./nowhere"}, "nowhere"),
         ({"with_tracking": True, "tracker": "nonesuch"}, "nonesuch"),
