@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from ssia_zoo.data import DataConfig, eval_loader, load_image_data
 from ssia_zoo.errors import DataError
 from ssia_zoo.features import TimmModel
-from ssia_zoo.training.loop import evaluate
+from ssia_zoo.training.evaluation import evaluate
 
 
 def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:

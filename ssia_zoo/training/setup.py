@@ -1,4 +1,4 @@
-"""What a run is made of before its first step: Accelerator, model, preprocessing, mixup."""
+"""What a run stands on: the Accelerator, the model and its preprocessing, the machine."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Callable
-from difflib import get_close_matches
-from typing import Any, cast
+from typing import Any
 
 import accelerate
 import timm
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from timm.data import Mixup
 from timm.models import resolve_model_input_args
-from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import create_scheduler_v2
-from torch import Tensor
 
 from ssia_zoo._hub_errors import one_line
-from ssia_zoo._images import global_randomness_kept, mix, seed_everything
 from ssia_zoo._version import __version__
 from ssia_zoo.errors import ConfigError, SSIAZooError
 from ssia_zoo.features import TimmModel, evaluating
@@ -30,7 +23,6 @@ from ssia_zoo.loading import create_checked, timm_name
 from ssia_zoo.model_folder import Preprocessing
 from ssia_zoo.training.config import TrainConfig
 
-Batch = tuple[Tensor, Tensor]
 _log = logging.getLogger(__name__)
 
 BF16_IS_SLOW = "this CPU has no bf16 instructions: --mixed-precision bf16 is many times slower here than no"
@@ -117,77 +109,6 @@ def _try_size(model: TimmModel, name: str, size: int) -> None:
     except Exception as error:  # timm asserts; layers raise what they like
         reason = " ".join(str(error).split())
         raise ConfigError(f"--model {name} cannot take images of size {size}x{size}: {reason}") from error
-
-
-def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim.Optimizer:
-    """Make timm's optimizer over student and heads, without weight decay where timm and the model want none.
-
-    Raises:
-        ConfigError: If timm has no such optimizer, or it does not take these settings.
-    """
-    if config.optimizer not in list_optimizers():
-        near = get_close_matches(config.optimizer, list_optimizers(), n=3)
-        raise ConfigError(f"--optimizer is {config.optimizer!r}; did you mean {', '.join(near) or 'adamw or sgd'}?")
-    try:
-        optimizer: torch.optim.Optimizer = create_optimizer_v2(
-            module, config.optimizer, config.lr, config.weight_decay, momentum=config.momentum
-        )
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"--optimizer {config.optimizer} does not take these settings: {error}") from error
-    return optimizer
-
-
-def build_scheduler(config: TrainConfig, optimizer: Any, steps_per_epoch: int) -> Any:
-    """Make timm's learning rate schedule, which moves after every optimizer step.
-
-    Raises:
-        ConfigError: If timm cannot make it for so few steps.
-    """
-    warmup = min(1.0, config.epochs / 2) if config.warmup_epochs is None else config.warmup_epochs
-    try:
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            config.schedule,
-            num_epochs=config.epochs,
-            warmup_epochs=warmup,
-            warmup_lr=config.lr * 1e-3,
-            min_lr=config.min_lr,
-            step_on_epochs=False,
-            updates_per_epoch=steps_per_epoch,
-        )
-    except ValueError as error:
-        raise ConfigError(f"--schedule {config.schedule} cannot be made: {' '.join(str(error).split())}") from error
-    return scheduler
-
-
-def seeded_mixup(config: TrainConfig, num_classes: int, process: int) -> Callable[[Batch, int], Batch] | None:
-    """Make timm's mixup and cutmix, drawn from the seed and the step alone, so that a resumed run repeats it.
-
-    Args:
-        config: Settings.
-        num_classes: Classes of the data.
-        process: Rank of this process; each mixes its own way.
-
-    Returns:
-        A function of a batch and the number of batches before it, or None if both are off.
-    """
-    if not (config.mixup or config.cutmix):
-        return None
-    mixup = Mixup(
-        mixup_alpha=config.mixup,
-        cutmix_alpha=config.cutmix,
-        label_smoothing=config.smoothing,
-        num_classes=num_classes,
-    )
-
-    def apply(batch: Batch, index: int) -> Batch:
-        images, labels = batch
-        even = len(images) // 2 * 2  # timm's mixup pairs images
-        with global_randomness_kept():
-            seed_everything(mix(config.seed, index, process))
-            return cast(Batch, mixup(images[:even], labels[:even]))
-
-    return apply
 
 
 def describe_environment(accelerator: Accelerator) -> dict[str, str]:

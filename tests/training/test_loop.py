@@ -225,7 +225,7 @@ def test_a_bad_batch_that_spoils_running_statistics_stops_the_run(
 
         return spoil
 
-    monkeypatch.setattr("ssia_zoo.training.loop.seeded_mixup", spoiling)
+    monkeypatch.setattr("ssia_zoo.training.run.build_mixing", spoiling)
     with pytest.raises(TrainingError, match=r"step 8 .*running statistics"):
         small_run(tmp_path / "run")
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step_00000006"]

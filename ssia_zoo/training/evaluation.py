@@ -1,0 +1,41 @@
+"""Evaluation of a model on all images of a split."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from timm.task.evaluator import ClassificationEvaluator
+
+from ssia_zoo.features import TimmModel, evaluating
+
+
+def evaluate(
+    model: TimmModel, batches: Any, accelerator: Accelerator, channels_last: bool = False, autocast: bool = True
+) -> dict[str, float]:
+    """Measure a model on all images of a prepared loader, each counted once whatever the number of processes.
+
+    Args:
+        model: A timm classifier; its modes are put back afterwards.
+        batches: Loader of images [B, C, H, W] and labels [B], prepared by `accelerator`.
+        accelerator: Gives precision and processes.
+        channels_last: Whether to lay images out that way.
+        autocast: Whether to run in the accelerator's mixed precision, as in training; else in float32.
+
+    Returns:
+        "top1" and "top5" in percent, and "loss", the mean cross-entropy.
+    """
+    evaluator = ClassificationEvaluator(device=accelerator.device)
+    if accelerator.num_processes > 1:  # batch statistics are each process's own; the main process's are saved
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+    with evaluating(model), torch.inference_mode():
+        for images, labels in batches:
+            if channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            with accelerator.autocast() if autocast else nullcontext():
+                logits = model(images)
+            evaluator.update(*accelerator.gather_for_metrics((logits.float(), labels)))
+    return dict(evaluator.compute())

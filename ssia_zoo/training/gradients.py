@@ -1,0 +1,62 @@
+"""The end of an optimizer step: gradients clipped, applied if they are finite, and counted if they are not."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from timm.utils.model import unwrap_model
+
+from ssia_zoo.errors import TrainingError
+from ssia_zoo.training.run import Run
+
+_MAX_SKIPPED_IN_A_ROW = 20
+
+
+def optimizer_step(run: Run) -> None:
+    """Clip the gradients and step, or skip the step and count it where they are not finite.
+
+    Raises:
+        TrainingError: If steps are skipped without end, or running statistics are spoiled.
+    """
+    finite = math.isfinite(_clipped_norm(run))  # equal in every process: gradients are averaged by now
+    if finite or run.accelerator.scaler is not None:  # a scaler skips the step itself, and learns from it
+        run.optimizer.step()
+    run.optimizer.zero_grad()
+    run.skipped_in_a_row = 0 if finite else run.skipped_in_a_row + 1
+    run.position.skipped += not finite
+    if not finite:
+        _stop_if_hopeless(run)
+
+
+def is_finite(module: torch.nn.Module) -> bool:
+    """Whether a module's parameters and buffers hold no NaN and no infinity."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values())
+
+
+def _clipped_norm(run: Run) -> float:
+    """Total norm of the gradients; student and heads are clipped apart, so that a control is clipped alike."""
+    if run.config.clip_grad is None:
+        gradients = (p.grad for p in run.task.trainable_module.parameters() if p.grad is not None)
+        return float(torch.nn.utils.get_total_norm(gradients))
+    run.accelerator.unscale_gradients()
+    student = list(unwrap_model(run.task.get_eval_model()).parameters())
+    of_student = {id(parameter) for parameter in student}
+    heads = [p for p in run.task.trainable_module.parameters() if id(p) not in of_student]
+    norms = [torch.nn.utils.clip_grad_norm_(part, run.config.clip_grad) for part in (student, heads) if part]
+    return float(torch.stack(norms).norm())
+
+
+def _stop_if_hopeless(run: Run) -> None:
+    """Give up on a run whose steps are skipped without end, or whose running statistics a bad batch has spoiled."""
+    checkpoints = f"the last good checkpoint, if there is one, is in {run.folder.checkpoints}"
+    if run.skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
+        raise TrainingError(
+            f"gradients were not finite in {run.skipped_in_a_row} steps in a row, up to step {run.position.step}; "
+            f"lower --lr or set --clip-grad; {checkpoints}"
+        )
+    if not all(bool(torch.isfinite(buffer).all()) for buffer in run.task.trainable_module.buffers()):
+        raise TrainingError(
+            f"a batch at step {run.position.step} was not finite and spoiled the model's running statistics; look for "
+            f"a bad image, or lower --lr; {checkpoints}"
+        )

@@ -1,0 +1,119 @@
+"""A run put together: data, model, task, optimizer and schedule, each process's share prepared by Accelerate."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from timm.task import TrainingTask
+from timm.utils.model import unwrap_model
+
+from ssia_zoo.data import ImageData, eval_loader, load_image_data, train_loader
+from ssia_zoo.errors import ConfigError
+from ssia_zoo.features import TimmModel
+from ssia_zoo.training.checkpoint import Position, load_checkpoint
+from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.methods import create_task
+from ssia_zoo.training.mixing import Mixing, build_mixing
+from ssia_zoo.training.optimization import build_optimizer, build_scheduler
+from ssia_zoo.training.output import RunFolder, flat_settings
+from ssia_zoo.training.setup import build_model
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """The parts that an epoch needs."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    data: ImageData
+    task: TrainingTask
+    batches: Any
+    eval_batches: Any
+    optimizer: Any
+    scheduler: Any
+    mixing: Mixing | None
+    folder: RunFolder
+    position: Position
+    steps_per_epoch: int
+    total_steps: int
+    skipped_in_a_row: int = 0
+
+    @property
+    def student(self) -> TimmModel:
+        """What is evaluated and saved: the bare model, or its moving average."""
+        return unwrap_model(self.task.get_eval_model(ema=self.config.ema is not None))
+
+
+def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder) -> Run:
+    """Build all parts of a run, at its beginning or where its checkpoint left it.
+
+    Raises:
+        SSIAZooError: If a setting, the data, the model or a checkpoint cannot be used.
+    """
+    data = load_image_data(config)
+    set_seed(config.seed)
+    model, preprocessing = build_model(config, len(data.label_names))
+    config = replace(config, image_size=preprocessing.input_size[1])
+    folder.describe(data, preprocessing)
+    task = create_task(model, config, preprocessing.input_size).to(accelerator.device)
+    if config.ema is not None:
+        task.setup_ema(config.ema, use_warmup=True)
+    optimizer: Any = build_optimizer(config, task.trainable_module)
+    statistics = {"mean": preprocessing.mean, "std": preprocessing.std}
+    task.trainable_module, optimizer, batches, eval_batches = accelerator.prepare(
+        task.trainable_module,
+        optimizer,
+        train_loader(data, config, seed=config.seed, **statistics),
+        eval_loader(data, config, **statistics),
+    )
+    steps_per_epoch = _steps_per_epoch(config, len(data.train), len(batches), accelerator.num_processes)
+    scheduler = build_scheduler(config, optimizer, steps_per_epoch)
+    position = Position()
+    accelerator.register_for_checkpointing(position, scheduler)
+    if config.ema is not None:
+        accelerator.register_for_checkpointing(task.trainable_module_ema)
+    set_seed(config.seed, device_specific=True)  # dropout differs between processes, and is part of a checkpoint
+    if folder.resume_from is not None:
+        load_checkpoint(accelerator, folder.resume_from)
+        _log.info("resumed %s at step %d", folder.resume_from, position.step)
+    folder.begin(position.step)
+    if config.with_tracking:
+        accelerator.init_trackers("ssia_zoo", config=flat_settings(config))
+    total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
+    _log.info(
+        "%s, %s: %d images, %d classes, global batch %d, %d steps on %d x %s",
+        *(config.model, config.method, len(data.train), len(data.label_names)),
+        config.batch_size * config.accumulation_steps * accelerator.num_processes,
+        *(total_steps, accelerator.num_processes, accelerator.device.type),
+    )
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        data=data,
+        task=task,
+        batches=batches,
+        eval_batches=eval_batches,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        mixing=build_mixing(config, len(data.label_names), accelerator.process_index),
+        folder=folder,
+        position=position,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+
+
+def _steps_per_epoch(config: TrainConfig, images: int, batches: int, processes: int) -> int:
+    steps = batches // config.accumulation_steps
+    if steps < 1:
+        raise ConfigError(
+            f"{images} training images are fewer than one optimizer step takes: --batch-size {config.batch_size} x "
+            f"--accumulation-steps {config.accumulation_steps} x {processes} processes; lower one of them"
+        )
+    return steps
