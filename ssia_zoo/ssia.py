@@ -28,12 +28,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssia_zoo.auxiliary import AuxiliaryLoss, Schedule, StageShape, at_least_float32, check_schedule, scheduled
 from ssia_zoo.errors import ConfigError
 
 _EPS = 1e-6
-
-StageShape = tuple[int, int, int]
-"""Channels, height and width of one stage's feature map."""
+_GRID = 2  # positions a side
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class SSIAConfig:
     """width of the training-only heads, in channels"""
     weight: float = 1.0
     """lambda, the weight of the whole SSIA loss beside the task loss"""
-    schedule: Literal["constant", "warmup", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     """lambda over training: constant; warmup: rises linearly, then stays; cosine: after a warm-up, falls to 0"""
     warmup: float = 0.1
     """share of training over which lambda rises linearly from 0, for the schedules warmup and cosine"""
@@ -69,7 +68,8 @@ class SSIAConfig:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"ssia.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
-        for name in ("semantic", "channel", "spatial", "weight"):
+        check_schedule("ssia", self.weight, self.schedule, self.warmup)
+        for name in ("semantic", "channel", "spatial"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"ssia.{name} is {value}; expected a finite number >= 0")
@@ -81,8 +81,6 @@ class SSIAConfig:
             raise ConfigError(f"ssia.temperature is {self.temperature}; expected a finite number > 0")
         if self.hidden < 1:
             raise ConfigError(f"ssia.hidden is {self.hidden}; expected at least 1 channel")
-        if not 0 <= self.warmup <= 1:
-            raise ConfigError(f"ssia.warmup is {self.warmup}; expected a share of training from 0 to 1")
 
     def weight_at(self, progress: float) -> float:
         """Lambda at a point of training.
@@ -90,19 +88,12 @@ class SSIAConfig:
         Args:
             progress: Share of optimizer steps done, from 0 to 1.
         """
-        rise = min(1.0, progress / self.warmup) if self.warmup > 0 else 1.0
-        if self.schedule == "constant":
-            return self.weight
-        if self.schedule == "warmup":
-            return self.weight * rise
-        fall = (progress - self.warmup) / (1 - self.warmup) if self.warmup < 1 else 0.0
-        return self.weight * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, fall))))
+        return scheduled(self.weight, self.schedule, self.warmup, progress)
 
 
 _CHOICES = {
     "pairs": ("deepest", "adjacent"),
     "pooling": ("average", "attention"),
-    "schedule": ("constant", "warmup", "cosine"),
 }
 
 
@@ -115,7 +106,7 @@ def spatial_attention(feature: Tensor) -> Tensor:
     Returns:
         Attention [B, H * W] in at least float32; each row sums to 1. Uniform where the energy is.
     """
-    energy = _at_least_float32(feature).square().mean(dim=1).flatten(1)
+    energy = at_least_float32(feature).square().mean(dim=1).flatten(1)
     centred = energy - energy.mean(dim=1, keepdim=True)
     deviation = centred.square().mean(dim=1, keepdim=True).sqrt()
     return torch.softmax(centred / (deviation + _EPS), dim=1)
@@ -130,7 +121,7 @@ def channel_signal(feature: Tensor) -> Tensor:
     Returns:
         Signal [B, C] in at least float32, of mean 0 and variance 1 per image.
     """
-    pooled = _at_least_float32(feature).mean(dim=(2, 3))
+    pooled = at_least_float32(feature).mean(dim=(2, 3))
     return F.layer_norm(pooled, pooled.shape[1:], eps=_EPS)
 
 
@@ -162,19 +153,37 @@ class Head(nn.Module):
         Returns:
             Prediction [B, out_features], or [B, H * W, out_features] without `pool`.
         """
-        x = self.project(_at_least_float32(F.adaptive_avg_pool2d(feature, grid)))
+        out: Tensor = self.predict(self.embed(feature, grid, pool))
+        return out
+
+    def embed(self, feature: Tensor, grid: tuple[int, int], pool: Tensor | None) -> Tensor:
+        """What `forward` predicts from: [B, hidden], or [B, H * W, hidden] without `pool`."""
+        x = self.project(at_least_float32(F.adaptive_avg_pool2d(feature, grid)))
         x = F.gelu(self.norm(x.flatten(2).transpose(1, 2)))
         if pool is not None:
             x = torch.einsum("bpc,bp->bc", x, pool)
-        out: Tensor = self.predict(x)
-        return out
+        return x
 
 
-class SSIALoss(nn.Module):
+def even_grid(feature: Tensor) -> tuple[tuple[int, int], Tensor]:
+    """Where the heads work that see few positions and pool them evenly: cheap, and not yet fully pooled.
+
+    Args:
+        feature: Feature map [B, C, H, W].
+
+    Returns:
+        A grid of at most 2x2 and even weights over its positions [B, H * W], as `Head` takes them.
+    """
+    height, width = min(_GRID, feature.shape[2]), min(_GRID, feature.shape[3])
+    positions = height * width
+    dtype = torch.promote_types(feature.dtype, torch.float32)
+    return (height, width), feature.new_full((feature.shape[0], positions), 1 / positions, dtype=dtype)
+
+
+class SSIALoss(AuxiliaryLoss):
     """The SSIA loss over the stages of one network; holds the training-only heads.
 
-    Building it leaves the global random state as it was, so that a network trained with weight 0 is the network
-    trained without it. A pair whose higher stage has a single position has no spatial signal and skips it.
+    A pair whose higher stage has a single position has no spatial signal and skips it.
 
     Args:
         shapes: Channels, height, width of each stage's map at the training size, lowest stage first; K >= 2 stages.
@@ -193,17 +202,11 @@ class SSIALoss(nn.Module):
         ['semantic', 'ssia']
     """
 
-    _GRID = 2  # the semantic and channel heads see this many positions a side: cheap, and not yet fully pooled
+    name = "ssia"
 
     def __init__(self, shapes: Sequence[StageShape], num_classes: int, config: SSIAConfig | None = None) -> None:
-        super().__init__()
+        super().__init__(shapes, num_classes)
         self.config = config or SSIAConfig()
-        self.shapes = [_checked_shape(i, shape) for i, shape in enumerate(shapes)]
-        self.num_classes = num_classes
-        if len(self.shapes) < 2:
-            raise ConfigError(f"SSIA needs at least 2 stages, a lower and a higher one; got {len(self.shapes)}")
-        if num_classes < 1:
-            raise ConfigError(f"SSIA needs a classifier; got num_classes={num_classes}")
         deepest = len(self.shapes) - 1
         self.pairs = [(low, deepest if self.config.pairs == "deepest" else low + 1) for low in range(deepest)]
         with torch.random.fork_rng(devices=[]):
@@ -241,7 +244,7 @@ class SSIALoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             terms: dict[str, Tensor] = {}
             if self.semantic:
-                terms["semantic"] = self._semantic(features, _at_least_float32(logits.detach()))
+                terms["semantic"] = self._semantic(features, at_least_float32(logits.detach()))
             if self.channel:
                 terms["channel"] = self._channel(features)
             if self.spatial:
@@ -258,7 +261,7 @@ class SSIALoss(nn.Module):
                 grid = _size(features[high])
                 pool = spatial_attention(features[high].detach())
             else:
-                grid, pool = self._even_grid(features[low], target)
+                grid, pool = even_grid(features[low])
             prediction = torch.log_softmax(head(features[low], grid, pool) / temperature, dim=1)
             losses.append(F.kl_div(prediction, target, reduction="batchmean", log_target=True))
         return temperature**2 * torch.stack(losses).mean()
@@ -267,7 +270,7 @@ class SSIALoss(nn.Module):
         losses = []
         for head, (low, high) in zip(self.channel, self._active("channel"), strict=True):
             target = channel_signal(features[high].detach())
-            grid, pool = self._even_grid(features[low], target)
+            grid, pool = even_grid(features[low])
             losses.append(F.mse_loss(head(features[low], grid, pool), target))
         return torch.stack(losses).mean()
 
@@ -279,22 +282,6 @@ class SSIALoss(nn.Module):
             losses.append(F.kl_div(torch.log_softmax(scores, dim=1), target, reduction="batchmean"))
         return torch.stack(losses).mean()
 
-    def _even_grid(self, feature: Tensor, like: Tensor) -> tuple[tuple[int, int], Tensor]:
-        height, width = _size(feature)
-        grid = (min(self._GRID, height), min(self._GRID, width))
-        positions = grid[0] * grid[1]
-        return grid, like.new_full((feature.shape[0], positions), 1 / positions)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
 
 def _size(feature: Tensor) -> tuple[int, int]:
     return feature.shape[2], feature.shape[3]
-
-
-def _checked_shape(stage: int, shape: Sequence[int]) -> StageShape:
-    if len(shape) != 3 or min(shape) < 1:
-        raise ConfigError(f"shape of stage {stage} is {tuple(shape)}; expected positive (channels, height, width)")
-    return shape[0], shape[1], shape[2]

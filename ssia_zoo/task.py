@@ -1,8 +1,9 @@
-"""`SSIATask`: a timm training task that adds the SSIA loss to any timm classifier."""
+"""timm training tasks that add an auxiliary objective to any timm classifier: `SSIATask`, and its base for rivals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,63 +14,65 @@ from timm.task.distillation import FeatureDistillationTrainableModule
 from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
+from ssia_zoo.auxiliary import AuxiliaryLoss, StageShape
 from ssia_zoo.features import TimmModel, forward_stages, stage_indices, stage_shapes
 from ssia_zoo.ssia import SSIAConfig, SSIALoss
 
+Criterion = Callable[[Tensor, Any], Tensor]
 
-class SSIATrainableModule(FeatureDistillationTrainableModule):  # type: ignore[misc]  # timm has no types
+
+class AuxiliaryTrainableModule(FeatureDistillationTrainableModule):  # type: ignore[misc]  # timm has no types
     """Student and training-only heads in one module, so that DDP synchronises all of it.
 
     timm's module for feature distillation brings what optimizers ask for (`no_weight_decay`, `group_matcher`); here its
-    projection is the SSIA loss with its heads.
+    projection is the auxiliary objective with its heads.
 
     Args:
         student: A timm classifier.
-        loss: The SSIA loss for the student's stages.
+        loss: The auxiliary objective for the student's stages.
         indices: The student's stages, as given by `stage_indices`.
+        criterion: Task loss, of logits and targets; for objectives that use labels.
     """
 
-    def __init__(self, student: TimmModel, loss: SSIALoss, indices: list[int]) -> None:
+    def __init__(self, student: TimmModel, loss: AuxiliaryLoss, indices: list[int], criterion: Criterion) -> None:
         super().__init__(student, projection=loss)
         self.indices = indices
+        self.criterion = criterion if loss.uses_labels else None
 
-    def forward(self, input: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, input: Tensor, target: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the student once.
 
         Args:
             input: Images [B, C, H, W].
+            target: Labels [B], or whatever the criterion takes; only for objectives that use labels.
 
         Returns:
-            Logits [B, num_classes] and the scalar terms of `SSIALoss.forward`.
+            Logits [B, num_classes] and the objective's scalar terms.
         """
         logits, features = forward_stages(self.student, input, self.indices)
-        return logits, self.projection(features, logits)
+        if self.criterion is None:
+            return logits, self.projection(features, logits)
+        return logits, self.projection(features, logits, lambda prediction: self.criterion(prediction, target))
 
 
-class SSIATask(TrainingTask):  # type: ignore[misc]  # timm has no types
-    """Classification with the SSIA loss: loss = task loss + lambda(t) * SSIA loss.
+class AuxiliaryTask(TrainingTask):  # type: ignore[misc]  # timm has no types
+    """Classification with an auxiliary objective: loss = task loss + lambda(t) * objective.
 
     `task.trainable_module` is what is optimized and wrapped for distributed training; `task.get_eval_model()` is the
     bare student, whose state_dict is that of the vanilla model.
 
     Args:
         model: Any timm classifier; it is trained in place.
-        config: Choices of the SSIA loss.
+        objective: Makes the objective from the stages' shapes and the class count.
+        weight_at: Lambda as a function of the share of optimizer steps done, from 0 to 1.
         input_size: Channels, height, width of the training images; the model's own if None.
         criterion: Task loss; made from `criterion_kwargs` by timm's `create_classification_loss` if None.
         criterion_kwargs: For example `{"smoothing": 0.1}`.
         device: Where the loss is computed; the model's device if None.
 
     Raises:
-        ConfigError: If the model has no classifier or fewer than two stages, cannot take images of this size, or no
-            stage can give the signals asked for.
-
-    Examples:
-        >>> import timm, torch
-        >>> task = SSIATask(timm.create_model("test_resnet", num_classes=10), input_size=(3, 64, 64))
-        >>> result = task(torch.randn(2, 3, 64, 64), torch.tensor([1, 2]))
-        >>> sorted(result)
-        ['loss', 'output', 'semantic', 'ssia', 'task_loss']
+        ConfigError: If the model has no classifier or fewer than two stages, cannot take images of this size, or the
+            objective cannot be applied to it.
     """
 
     trainable_module: Any
@@ -79,22 +82,25 @@ class SSIATask(TrainingTask):  # type: ignore[misc]  # timm has no types
     def __init__(
         self,
         model: TimmModel,
-        config: SSIAConfig | None = None,
+        objective: Callable[[Sequence[StageShape], int], AuxiliaryLoss],
+        weight_at: Callable[[float], float],
         *,
         input_size: tuple[int, int, int] | None = None,
-        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        criterion: Criterion | None = None,
         criterion_kwargs: dict[str, Any] | None = None,
         device: torch.device | None = None,
     ) -> None:
         device = device or next(model.parameters()).device
         super().__init__(device=device, verbose=False)
-        self.config = config or SSIAConfig()
+        self.weight_at = weight_at
         self.progress = 0.0
         indices = stage_indices(model)
         shapes = stage_shapes(model, indices, input_size or get_model_input_config(model)["input_size"])
-        loss = SSIALoss(shapes, int(model.num_classes), self.config).to(device)
-        self.trainable_module = SSIATrainableModule(model, loss, indices)
+        loss = objective(shapes, int(model.num_classes)).to(device)
+        self.objective_name = loss.name
         self.criterion = resolve_classification_loss(criterion, device, criterion_kwargs=criterion_kwargs)
+        self.trainable_module = AuxiliaryTrainableModule(model, loss, indices, self.criterion)
+        self._uses_labels = loss.uses_labels
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Compute the training loss.
@@ -104,15 +110,15 @@ class SSIATask(TrainingTask):  # type: ignore[misc]  # timm has no types
             target: Labels [B], or whatever the criterion takes.
 
         Returns:
-            "loss" to train on, "output" (logits [B, num_classes]), and the parts: "task_loss", "ssia" (without lambda)
-            and each of its signals.
+            "loss" to train on, "output" (logits [B, num_classes]), and the parts: "task_loss" and the objective's
+            terms, among them the whole of it under its name, without lambda.
         """
-        logits, terms = self.trainable_module(input)
+        logits, terms = self.trainable_module(*((input, target) if self._uses_labels else (input,)))
         task_loss = self.criterion(logits, target)
-        loss = task_loss + self.config.weight_at(self.progress) * terms["ssia"]
+        loss = task_loss + self.weight_at(self.progress) * terms[self.objective_name]
         return {"loss": loss, "output": logits, "task_loss": task_loss, **terms}
 
-    def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> SSIATask:
+    def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> AuxiliaryTask:
         """Wrap student and heads in DDP; for loops other than Accelerate's, which wraps `trainable_module` itself."""
         ddp = nn.parallel.DistributedDataParallel
         self.trainable_module = ddp(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
@@ -132,12 +138,12 @@ class SSIATask(TrainingTask):  # type: ignore[misc]  # timm has no types
         """The bare student (or its EMA copy): what is evaluated, saved and published."""
         resolved = super().get_eval_model(module=module, ema=ema)
         unwrapped = unwrap_model(resolved)
-        return unwrapped.student if isinstance(unwrapped, SSIATrainableModule) else resolved
+        return unwrapped.student if isinstance(unwrapped, AuxiliaryTrainableModule) else resolved
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
         """State of the training-only heads, which is no part of the student's."""
         module = module if module is not None else self.get_trainable_module(ema=ema)
-        return {} if module is None else {"ssia": unwrap_model(module).projection.state_dict()}
+        return {} if module is None else {self.objective_name: unwrap_model(module).projection.state_dict()}
 
     def load_task_state(
         self,
@@ -149,7 +155,7 @@ class SSIATask(TrainingTask):  # type: ignore[misc]  # timm has no types
         """Load what `get_task_state` gave."""
         module = module if module is not None else self.get_trainable_module(ema=ema)
         if state and module is not None:
-            unwrap_model(module).projection.load_state_dict(state["ssia"], strict=strict)
+            unwrap_model(module).projection.load_state_dict(state[self.objective_name], strict=strict)
 
     def get_clip_parameters(self, exclude_head: bool = False) -> Iterator[nn.Parameter]:
         """Parameters whose gradients are clipped: the student's (without its classifier, if asked) and the heads'."""
@@ -159,3 +165,29 @@ class SSIATask(TrainingTask):  # type: ignore[misc]  # timm has no types
 
     def _module(self) -> Any:
         return unwrap_model(self.trainable_module)
+
+
+class SSIATask(AuxiliaryTask):
+    """Classification with the SSIA loss: loss = task loss + lambda(t) * SSIA loss.
+
+    Args:
+        model: Any timm classifier; it is trained in place.
+        config: Choices of the SSIA loss.
+        **kwargs: As `AuxiliaryTask` takes them: `input_size`, `criterion`, `criterion_kwargs`, `device`.
+
+    Raises:
+        ConfigError: If the model has no classifier or fewer than two stages, cannot take images of this size, or no
+            stage can give the signals asked for.
+
+    Examples:
+        >>> import timm, torch
+        >>> task = SSIATask(timm.create_model("test_resnet", num_classes=10), input_size=(3, 64, 64))
+        >>> result = task(torch.randn(2, 3, 64, 64), torch.tensor([1, 2]))
+        >>> sorted(result)
+        ['loss', 'output', 'semantic', 'ssia', 'task_loss']
+    """
+
+    def __init__(self, model: TimmModel, config: SSIAConfig | None = None, **kwargs: Any) -> None:
+        config = config or SSIAConfig()
+        super().__init__(model, partial(SSIALoss, config=config), config.weight_at, **kwargs)
+        self.config = config

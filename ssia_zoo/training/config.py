@@ -17,6 +17,7 @@ import yaml
 
 from ssia_zoo._model_files import are_arguments
 from ssia_zoo._resources import resource_dir
+from ssia_zoo.baselines import RivalConfig
 from ssia_zoo.data import DataConfig
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.ssia import SSIAConfig
@@ -70,8 +71,9 @@ class TrainConfig(DataConfig):
     """arguments of the architecture, such as `depths=[2,2,2,2]` or `block_args={'attn_layer':'cbam'}`; recorded in
     config.json, so that plain timm builds the same model"""
     method: str = "ssia"
-    """training objective: ssia or vanilla"""
+    """training objective: ssia, vanilla, or a rival of docs/rivals.md: sad, at, dsn, byot, dks"""
     ssia: SSIAConfig = field(default_factory=SSIAConfig)
+    rival: RivalConfig = field(default_factory=RivalConfig)
 
     epochs: int = 30
     """passes over the training split"""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from timm.task import ClassificationTask, TrainingTask
 
+from ssia_zoo.baselines import DSNLoss
+from ssia_zoo.baselines.rival import RivalLoss
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.features import TimmModel
-from ssia_zoo.task import SSIATask
+from ssia_zoo.task import AuxiliaryTask, SSIATask
 from ssia_zoo.training.config import TrainConfig
 
 InputSize = tuple[int, int, int]
@@ -26,7 +29,19 @@ def _ssia(model: TimmModel, config: TrainConfig, input_size: InputSize, criterio
     return SSIATask(model, config.ssia, input_size=input_size, criterion_kwargs=criterion)
 
 
-METHODS: dict[str, Method] = {"ssia": _ssia, "vanilla": _vanilla}
+def _rival(loss: type[RivalLoss]) -> Method:
+    def method(model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any]) -> TrainingTask:
+        weight_at = partial(config.rival.weight_at, default=loss.default_weight)
+        return AuxiliaryTask(model, loss, weight_at, input_size=input_size, criterion_kwargs=criterion)
+
+    return method
+
+
+METHODS: dict[str, Method] = {
+    "ssia": _ssia,
+    "vanilla": _vanilla,
+    "dsn": _rival(DSNLoss),
+}
 
 
 def create_task(model: TimmModel, config: TrainConfig, input_size: InputSize) -> TrainingTask:

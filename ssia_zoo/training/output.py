@@ -188,5 +188,6 @@ def _public_name(name: str) -> str:
 def flat_settings(config: TrainConfig) -> dict[str, Any]:
     """Settings as trackers take them: one level, plain values."""
     settings = asdict(config)
-    settings |= {f"ssia.{name}": value for name, value in settings.pop("ssia").items()}
+    for group in ("ssia", "rival"):
+        settings |= {f"{group}.{name}": value for name, value in settings.pop(group).items()}
     return {k: v if isinstance(v, int | float | str | bool) else json.dumps(v) for k, v in settings.items()}

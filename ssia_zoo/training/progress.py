@@ -9,6 +9,7 @@ import time
 from accelerate.utils import tqdm
 from torch import Tensor
 
+from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.run import Run
 
 _RECORDS_PER_EPOCH = 10
@@ -64,8 +65,8 @@ def _record_training(run: Run, values: dict[str, float], images_per_second: floa
     position = run.position
     values.setdefault("task_loss", values["loss"])
     values["lr"] = max(group["lr"] for group in run.optimizer.param_groups)
-    if run.config.method == "ssia":
-        values["lambda"] = run.config.ssia.weight_at((position.step - 1) / run.total_steps)
+    if isinstance(run.task, AuxiliaryTask):
+        values["lambda"] = run.task.weight_at((position.step - 1) / run.total_steps)
     run.folder.record(
         "train",
         epoch=position.epoch + position.batches / (run.steps_per_epoch * run.config.accumulation_steps),
