@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ssia_zoo.auxiliary import StageShape
@@ -15,8 +14,6 @@ from ssia_zoo.ssia import Head, even_grid
 class StageClassifiers(nn.Module):
     """A classifier on each stage but the deepest: the head of SSIA's semantic signal, at its cost.
 
-    Building them leaves the global random state as it was.
-
     Args:
         shapes: Channels, height, width of each stage's map, lowest stage first.
         num_classes: Width of the logits.
@@ -25,8 +22,7 @@ class StageClassifiers(nn.Module):
 
     def __init__(self, shapes: Sequence[StageShape], num_classes: int, hidden: int) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            self.heads = nn.ModuleList(Head(shape[0], hidden, num_classes) for shape in shapes[:-1])
+        self.heads = nn.ModuleList(Head(shape[0], hidden, num_classes) for shape in shapes[:-1])
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Classify from each lower stage.

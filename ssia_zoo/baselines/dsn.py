@@ -42,13 +42,14 @@ class DSNLoss(RivalLoss):
 
     name = "dsn"
     uses_labels = True
-    default_weight = 1.0  # a stage's labels count as much as the final ones
     source = "Deeply-Supervised Nets (arXiv 1409.5185)"
+    default_weight = 1.0  # a stage's labels count as much as the final ones; the source's weight decays
 
     def __init__(self, shapes: Sequence[StageShape], num_classes: int, settings: DSNSettings | None = None) -> None:
         super().__init__(shapes, num_classes)
         self.settings = settings or DSNSettings()
-        self.classifiers = StageClassifiers(self.shapes, num_classes, self.settings.hidden)
+        with torch.random.fork_rng(devices=[]):
+            self.classifiers = StageClassifiers(self.shapes, num_classes, self.settings.hidden)
 
     def forward(self, features: Sequence[Tensor], logits: Tensor, label_loss: LabelLoss) -> dict[str, Tensor]:
         """Compute the objective.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from ssia_zoo.auxiliary import AuxiliaryLoss, Schedule, check_schedule, scheduled
+from ssia_zoo.auxiliary import AuxiliaryLoss, Schedule, StageShape, check_schedule, scheduled
 from ssia_zoo.errors import ConfigError
 
 
@@ -61,3 +62,18 @@ class RivalSettings:
             value = getattr(self, field.name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{type(self).__name__}.{field.name} is {value}; expected a finite number > 0")
+
+
+def spatial_pairs(name: str, shapes: Sequence[StageShape], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Keep the pairs (lower, higher stage) whose maps both say where: those with more than one position.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    kept = [pair for pair in pairs if all(shapes[stage][1] * shapes[stage][2] > 1 for stage in pair)]
+    if not kept:
+        raise ConfigError(
+            f"{name} has no signal: every supervising stage has one position (shapes {list(shapes)}); use larger "
+            "images or another --method"
+        )
+    return kept

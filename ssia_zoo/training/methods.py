@@ -9,8 +9,7 @@ from typing import Any
 
 from timm.task import ClassificationTask, TrainingTask
 
-from ssia_zoo.baselines import DSNLoss
-from ssia_zoo.baselines.rival import RivalLoss
+from ssia_zoo.baselines import ATLoss, BYOTLoss, DKSLoss, DSNLoss, RivalLoss, SADLoss
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.features import TimmModel
 from ssia_zoo.task import AuxiliaryTask, SSIATask
@@ -40,7 +39,11 @@ def _rival(loss: type[RivalLoss]) -> Method:
 METHODS: dict[str, Method] = {
     "ssia": _ssia,
     "vanilla": _vanilla,
+    "sad": _rival(SADLoss),
+    "at": _rival(ATLoss),
     "dsn": _rival(DSNLoss),
+    "byot": _rival(BYOTLoss),
+    "dks": _rival(DKSLoss),
 }
 
 
