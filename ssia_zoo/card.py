@@ -132,6 +132,7 @@ def training_card(
     environment: dict[str, str],
     base_model: str | None,
     repo_id: str | None,
+    objective: str | None = None,
 ) -> str:
     """Make the README.md of a training run.
 
@@ -145,6 +146,7 @@ def training_card(
         environment: Versions and machine.
         base_model: What was fine-tuned, or None.
         repo_id: Repository that it goes to, if known.
+        objective: Source of a rival's objective that it was trained with, or None.
 
     Returns:
         Metadata and text; no licence is stated, as only the owner of a run can grant one.
@@ -171,7 +173,7 @@ def training_card(
     how = (
         _what_it_is(architecture)
         if ssia
-        else f"A timm `{architecture}` trained without the SSIA loss (`--method {method}`)."
+        else f"A timm `{architecture}` trained {_without_ssia(objective)} (`--method {method}`)."
     )
     text = f"""# {name}
 
@@ -264,6 +266,12 @@ def _what_it_is(architecture: str) -> str:
         f"Trained with the SSIA loss: signals of the network's own higher layers guide its lower layers, in training "
         f"only. It *is* a timm `{architecture}`: same parameters, same speed. {RECONSTRUCTION}"
     )
+
+
+def _without_ssia(objective: str | None) -> str:
+    if objective is None:
+        return "without the SSIA loss"
+    return f"without the SSIA loss, with another auxiliary objective in training only: {objective}"
 
 
 def _start(base_model: str | None) -> str:

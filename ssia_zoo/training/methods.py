@@ -36,14 +36,11 @@ def _rival(loss: type[RivalLoss]) -> Method:
     return method
 
 
+RIVALS: dict[str, type[RivalLoss]] = {loss.name: loss for loss in (SADLoss, ATLoss, DSNLoss, BYOTLoss, DKSLoss)}
 METHODS: dict[str, Method] = {
     "ssia": _ssia,
     "vanilla": _vanilla,
-    "sad": _rival(SADLoss),
-    "at": _rival(ATLoss),
-    "dsn": _rival(DSNLoss),
-    "byot": _rival(BYOTLoss),
-    "dks": _rival(DKSLoss),
+    **{name: _rival(loss) for name, loss in RIVALS.items()},
 }
 
 

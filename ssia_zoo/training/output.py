@@ -21,6 +21,7 @@ from ssia_zoo.model_folder import Preprocessing, write_model_folder
 from ssia_zoo.registry import vanilla_architecture
 from ssia_zoo.training.checkpoint import check_checkpoint, find_checkpoint, set_aside_later
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.methods import RIVALS
 from ssia_zoo.training.records import Records, draw_curves, read_records
 from ssia_zoo.training.setup import describe_environment
 
@@ -126,7 +127,10 @@ class RunFolder:
         if not self.is_main:
             return
         config, data = self.config, self._data
-        settings = {**config.experiment(), "dataset": _public_name(config.dataset), "model": _public_name(config.model)}
+        rival = RIVALS.get(config.method)
+        unused = {"ssia", "rival"} - {"rival" if rival else config.method}
+        settings = {name: value for name, value in config.experiment().items() if name not in unused}
+        settings |= {"dataset": _public_name(config.dataset), "model": _public_name(config.model)}
         architecture = vanilla_architecture(str(student.pretrained_cfg["architecture"]))
         results = {name: float(value) for name, value in metrics.items()}
         write_model_folder(
@@ -146,6 +150,7 @@ class RunFolder:
             card=training_card(
                 architecture=architecture,
                 method=config.method,
+                objective=rival.source if rival else None,
                 settings=settings,
                 metrics=results,
                 eval_name=data.eval_name,
