@@ -1,0 +1,159 @@
+"""Training objectives by name: every rival through the whole loop, and what is said of its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from conftest import same_weights, small_run, weights
+from huggingface_hub import ModelCard
+from timm.task import ClassificationTask
+from torch import Tensor
+
+from ssia_zoo.baselines import RivalConfig
+from ssia_zoo.errors import ConfigError
+from ssia_zoo.task import AuxiliaryTask
+from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.methods import RIVALS, create_task
+from ssia_zoo.training.records import read_records
+
+SIZE = (3, 64, 64)
+CLASSES = 5
+SHORT = {"image_size": 64, "max_train_images": 32, "epochs": 1}
+
+each_rival = pytest.mark.parametrize("name", RIVALS)
+with_labels = pytest.mark.parametrize("name", [name for name, loss in RIVALS.items() if loss.uses_labels])
+
+
+def make_task(name: str, arch: str = "test_resnet", **settings: Any) -> AuxiliaryTask:
+    torch.manual_seed(0)
+    size = {"img_size": SIZE[1]} if arch == "test_vit" else {}
+    model = timm.create_model(arch, num_classes=CLASSES, drop_path_rate=0.2, **size)
+    task = create_task(model, TrainConfig(method=name, **settings), SIZE)
+    assert isinstance(task, AuxiliaryTask)
+    return task
+
+
+def make_batch(seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(4, *SIZE, generator=generator), torch.randint(CLASSES, (4,), generator=generator)
+
+
+@pytest.fixture
+def seen_by_heads() -> Callable[[AuxiliaryTask, Tensor], list[Tensor]]:
+    def predictions(task: AuxiliaryTask, images: Tensor) -> list[Tensor]:
+        module = task.trainable_module
+        maps = module.student.forward_intermediates(images, indices=module.indices, intermediates_only=True)
+        return module.projection.classifiers(maps)[0]
+
+    return predictions
+
+
+def slow_but(quick: str, *others: str) -> list[Any]:
+    return [quick, *(pytest.param(other, marks=pytest.mark.slow) for other in others)]
+
+
+@pytest.mark.parametrize("model", slow_but("test_resnet", "test_vit", "test_convnext", "mobilenetv3_small_050"))
+@each_rival
+def test_a_rival_trains_through_the_whole_loop_to_a_vanilla_model_not_called_ssia(
+    tmp_path: Path, name: str, model: str
+) -> None:
+    result = small_run(tmp_path / "run", method=name, model=model, **SHORT, max_steps=1)
+    record = read_records(result.folder / "metrics.jsonl")[0]
+    assert record["lambda"] == RIVALS[name].default_weight
+    assert record["loss"] == pytest.approx(record["task_loss"] + record["lambda"] * record[name], rel=1e-5)
+    loaded = timm.create_model(f"local-dir:{result.folder}", pretrained=True)
+    assert loaded.state_dict().keys() == weights(result.folder).keys()
+
+    card = (result.folder / "README.md").read_text()
+    assert f"without the SSIA loss, with another auxiliary objective in training only: {RIVALS[name].source}" in card
+    assert "reconstruction" not in card
+    assert "ssia" not in ModelCard(card).data.tags
+    described = json.loads((result.folder / "config.json").read_text())["ssia"]
+    assert described["method"] == name
+    assert described["training"]["rival"] == {"weight": None, "schedule": "constant", "warmup": 0.1}
+    assert "ssia" not in described["training"]
+
+
+@pytest.mark.parametrize("name", slow_but("dks", "sad", "at", "dsn", "byot"))
+def test_lambda_zero_is_vanilla_to_the_bit_through_the_whole_loop(tmp_path: Path, name: str) -> None:
+    short = {**SHORT, "clip_grad": 1.0}
+    small_run(tmp_path / "zero", method=name, **short, **{"rival.weight": 0.0})
+    small_run(tmp_path / "own", method=name, **short)
+    small_run(tmp_path / "vanilla", method="vanilla", **short)
+    assert same_weights(tmp_path / "zero", tmp_path / "vanilla")
+    assert not same_weights(tmp_path / "own", tmp_path / "vanilla")
+
+
+@each_rival
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
+def test_lambda_zero_trains_as_timms_own_task_to_the_bit(name: str, arch: str) -> None:
+    def train(task: Any) -> dict[str, Tensor]:
+        optimizer = torch.optim.SGD(task.trainable_module.parameters(), lr=0.05, momentum=0.9)
+        torch.manual_seed(5)  # for dropped paths
+        for step in range(3):
+            optimizer.zero_grad()
+            task(*make_batch(step))["loss"].backward()
+            optimizer.step()
+        state: dict[str, Tensor] = task.get_eval_model().state_dict()
+        return state
+
+    torch.manual_seed(0)
+    size = {"img_size": SIZE[1]} if arch == "test_vit" else {}
+    vanilla = ClassificationTask(timm.create_model(arch, num_classes=CLASSES, drop_path_rate=0.2, **size))
+    zero = make_task(name, arch, rival=RivalConfig(weight=0.0))
+    expected, actual = train(vanilla), train(zero)
+    assert all(torch.equal(actual[key], value) for key, value in expected.items())
+
+
+@with_labels
+@pytest.mark.parametrize("settings", [{"smoothing": 0.1}, {"mixup": 0.2}], ids=lambda settings: "-".join(settings))
+def test_heads_learn_by_the_tasks_own_criterion(
+    name: str, settings: dict[str, float], seen_by_heads: Callable[[AuxiliaryTask, Tensor], list[Tensor]]
+) -> None:
+    task = make_task(name, **settings).eval()
+    images, labels = make_batch()
+    target = labels if "smoothing" in settings else torch.softmax(images[:, 0, 0, :CLASSES], dim=1)  # mixed labels
+    result = task(images, target)
+    smoothing = settings.get("smoothing", 0.0)
+    expected = sum(F.cross_entropy(z, target, label_smoothing=smoothing) for z in seen_by_heads(task, images))
+    torch.testing.assert_close(result["dsn" if name == "dsn" else "labels"], expected)
+    torch.testing.assert_close(
+        result["task_loss"], F.cross_entropy(result["output"], target, label_smoothing=smoothing)
+    )
+
+
+@each_rival
+def test_a_rivals_heads_are_task_state_under_its_name(name: str) -> None:
+    task, other = make_task(name), make_task(name)
+    state = task.get_task_state()
+    assert state.keys() == {name}
+    for value in other.trainable_module.projection.parameters():
+        value.data.zero_()
+    other.load_task_state(state)
+    assert all(torch.equal(state[name][key], value) for key, value in other.get_task_state()[name].items())
+    vanilla = timm.create_model("test_resnet", num_classes=CLASSES).state_dict()
+    assert task.get_checkpoint_state()["state_dict"].keys() == vanilla.keys()
+
+
+@each_rival
+def test_the_training_step_compiles_without_a_graph_break(name: str) -> None:
+    torch.compiler.reset()
+    task = make_task(name).eval()
+    images, labels = make_batch()
+    arguments = (images, labels) if RIVALS[name].uses_labels else (images,)
+    expected = task.trainable_module(*arguments)[1][name]
+    compiled = torch.compile(task.trainable_module, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*arguments)[1][name], expected)
+    torch.compiler.reset()
+
+
+def test_a_deepest_map_without_positions_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^AT has no signal: [^\n]*larger images[^\n]*$"):
+        small_run(tmp_path / "run", method="at")  # 32 pixels are one position of test_resnet's last stage
