@@ -1,0 +1,210 @@
+"""The arena: method x architecture x data x seed, each run by train_hf.py, paired by seed; and the tables of docs/.
+
+    python benchmarks/accuracy.py run benchmarks/plans/PLAN.yaml --data-root DATA --jobs 2    # resumes where it stopped
+    python benchmarks/accuracy.py report                                  # tables and plots from every recorded run
+
+A plan names seeds, settings in common, and three lists: data (with the classes and images to keep), archs, methods; every
+combination is a run. The same seed gives each method the same initial student weights, data order and augmentation. The
+score is that of the weights after the last step. A plan evaluates on `validation` (a part of the training split, for
+choosing) or on `test` (the official one, for the last word): runs of the latter look at it once, when they have ended.
+Results are appended to results/accuracy.jsonl, a line a run, with every setting; a combination that has a line is not
+run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import tyro
+import yaml
+
+from ssia_zoo.training.records import read_records
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: what it is called in tables, and every setting that decides its outcome."""
+
+    data: str
+    arch: str
+    method: str
+    seed: int
+    subset: Settings
+    settings: Settings
+
+    @property
+    def key(self) -> str:
+        """Names the run by its settings: equal ones are run once, whatever the plan calls them."""
+        decisive = json.dumps({"subset": self.subset, **self.settings}, sort_keys=True)
+        return hashlib.sha256(decisive.encode()).hexdigest()[:16]
+
+
+def cells(plan: Settings) -> Iterator[Cell]:
+    """The plan's runs; seed by seed, so that whatever is finished is a comparison."""
+    common = {"eval_split": plan["evaluate"], **plan["common"]}
+    for seed in plan["seeds"]:
+        for (data, subset), (arch, model), (method, objective) in product(
+            *(plan[part].items() for part in ("data", "archs", "methods"))
+        ):
+            subset = dict(subset)
+            settings = {**common, **subset.pop("settings", {}), **model, **objective, "seed": seed}
+            yield Cell(data, arch, method, seed, subset, settings)
+
+
+def make_subset(source: Path, subset: Settings, target: Path) -> None:
+    """Write splits train, validation and test of some classes as parquet; the choice depends on the numbers alone.
+
+    Args:
+        source: Folder of parquet files as `datasets` reads it, with a training split and an official one to test on.
+        subset: `dataset` (its name), `classes`, `train_per_class`, `validation_per_class`: images of the training split.
+        target: Folder to write.
+    """
+    splits = datasets.load_dataset(str(source))
+    official = "test" if "test" in splits else "validation"
+    (label,) = (n for n, f in splits["train"].features.items() if isinstance(f, datasets.ClassLabel))
+    names = splits["train"].features[label].names
+    kept = np.sort(np.random.RandomState(0).permutation(len(names))[: subset["classes"]])
+    renumbered = {int(old): new for new, old in enumerate(kept)}
+    feature = datasets.ClassLabel(names=[names[old] for old in kept])
+    train, ends = _rows_by_class(splits["train"][label], kept), subset["train_per_class"]
+    chosen = {
+        "train": ("train", [rows[:ends] for rows in train]),
+        "validation": ("train", [rows[ends : ends + subset["validation_per_class"]] for rows in train]),
+        "test": (official, _rows_by_class(splits[official][label], kept)),
+    }
+    temporary = target.with_name(f"{target.name}.unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, (split, rows) in chosen.items():
+        part = splits[split].select(np.sort(np.concatenate(rows)))
+        labels = [renumbered[old] for old in part[label]]
+        part = part.remove_columns(label).add_column(label, labels, feature=feature)
+        part.to_parquet(str(temporary / f"{name}.parquet"))
+    temporary.rename(target)
+
+
+def _rows_by_class(labels: list[int], kept: np.ndarray) -> list[np.ndarray]:
+    random = np.random.RandomState(0)
+    return [random.permutation(np.flatnonzero(np.asarray(labels) == c)) for c in kept]
+
+
+def run_cell(cell: Cell, folder: Path, data: Path) -> Settings:
+    """Train one model in a process of its own, on one thread, and describe the result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "cell.yaml"
+    config.write_text(yaml.safe_dump({**cell.settings, "dataset": str(data)}), encoding="utf-8")
+    command = [sys.executable, ROOT / "train_hf.py", "--config", config, "--output-dir", folder / "run"]
+    start = time.monotonic()
+    done = subprocess.run(
+        [*map(str, command), "--resume", "auto"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{cell.data} {cell.arch} {cell.method} seed {cell.seed}: {done.stderr[-2000:]}")
+    described = json.loads((folder / "run" / "config.json").read_text(encoding="utf-8"))["ssia"]
+    last = [record for record in read_records(folder / "run" / "metrics.jsonl") if record["kind"] == "train"][-1]
+    return {
+        "data": cell.data,
+        "arch": cell.arch,
+        "method": cell.method,
+        "seed": cell.seed,
+        "evaluated_on": cell.settings["eval_split"],
+        "images": described["evaluated_images"],
+        **{name: round(value, 4) for name, value in described["metrics"].items()},
+        "train_task_loss": round(last["task_loss"], 4),
+        "seconds": round(time.monotonic() - start, 1),
+        "key": cell.key,
+        "subset": cell.subset,
+        "settings": cell.settings,
+        "environment": {**described["environment"], "machine": platform.platform(), "threads": 1},
+    }
+
+
+def read_results() -> list[Settings]:
+    """Every recorded run, oldest first."""
+    if not RESULTS.exists():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run what of a plan has no result yet."""
+
+    plan: tyro.conf.Positional[Path]
+    """YAML file"""
+    data_root: Path
+    """folder that holds the data sets' folders of parquet files"""
+    work: Path = Path("runs/arena")
+    """where subsets and unfinished runs are kept"""
+    jobs: int = 1
+    """runs at once, each on one thread"""
+
+
+def run(arguments: Run) -> None:
+    """Run the plan; a run that fails is told at the end and holds up no other."""
+    plan = yaml.safe_load(arguments.plan.read_text(encoding="utf-8"))
+    known = {result["key"] for result in read_results()}
+    waiting = [cell for cell in cells(plan) if cell.key not in known]
+    folders: dict[str, Path] = {}
+    for cell in waiting:
+        name = "_".join(map(str, cell.subset.values()))
+        folders[cell.key] = arguments.work / "data" / name
+        if not folders[cell.key].exists():
+            make_subset(arguments.data_root / cell.subset["dataset"], cell.subset, folders[cell.key])
+    failures = []
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        futures = [pool.submit(run_cell, c, arguments.work / c.key, folders[c.key]) for c in waiting]
+        for number, future in enumerate(as_completed(futures), start=1):
+            if error := future.exception():
+                failures.append(str(error))
+                print(f"failed: {error}", file=sys.stderr, flush=True)
+                continue
+            result = {"plan": arguments.plan.stem, **future.result()}
+            with RESULTS.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(result) + "\n")
+            shutil.rmtree(arguments.work / result["key"])
+            words = (result[name] for name in ("data", "arch", "method", "seed", "top1", "seconds"))
+            print(f"{number}/{len(waiting)}", *words, flush=True)
+    if failures:
+        sys.exit(f"{len(failures)} of {len(waiting)} runs failed; the same command runs them again")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the tables and plots of docs/accuracy.md from every recorded run."""
+
+
+def main(arguments: Run | Report) -> None:
+    if isinstance(arguments, Run):
+        run(arguments)
+    else:
+        from accuracy_report import write_report
+
+        write_report(read_results())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Run | Report))  # type: ignore[arg-type]  # tyro takes unions
