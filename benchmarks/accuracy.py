@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py run benchmarks/plans/PLAN.yaml --data-root DATA --jobs 2    # resumes where it stopped
     python benchmarks/accuracy.py report                                  # tables and plots from every recorded run
 
-A plan names seeds, settings in common, and three lists: data (with the classes and images to keep), archs, methods; every
-combination is a run. The same seed gives each method the same initial student weights, data order and augmentation. The
+A plan names seeds, settings in common, and three lists: data (with the classes and images to keep), archs, methods;
+every combination is a run. The same seed gives each method the same initial student weights, data order and augmentation. The
 score is that of the weights after the last step. A plan evaluates on `validation` (a part of the training split, for
 choosing) or on `test` (the official one, for the last word): runs of the latter look at it once, when they have ended.
 Results are appended to results/accuracy.jsonl, a line a run, with every setting; a combination that has a line is not
@@ -75,7 +75,8 @@ def make_subset(source: Path, subset: Settings, target: Path) -> None:
 
     Args:
         source: Folder of parquet files as `datasets` reads it, with a training split and an official one to test on.
-        subset: `dataset` (its name), `classes`, `train_per_class`, `validation_per_class`: images of the training split.
+        subset: `dataset` (its name), `classes`, and images of its training split: `train_per_class`,
+            `validation_per_class`.
         target: Folder to write.
     """
     splits = datasets.load_dataset(str(source))

@@ -1,0 +1,132 @@
+"""Tables and plots of docs/accuracy.md from the arena's recorded runs."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ssia_zoo.comparison import Comparison, compare
+from ssia_zoo.hub_config import PairedRun
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs" / "accuracy.md"
+IMAGES = ROOT / "docs" / "images"
+CONTROL = "vanilla"
+START, END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
+
+Result = dict[str, Any]
+Group = dict[str, dict[int, Result]]
+"""Results by method and seed."""
+
+
+def write_report(results: list[Result]) -> None:
+    """Replace the generated part of docs/accuracy.md, and draw a plot for each plan."""
+    plans: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        plans[result["plan"]].append(result)
+    parts = [section(name, runs) for name, runs in plans.items()]
+    for name, runs in plans.items():
+        draw(name, runs)
+    text = DOCS.read_text(encoding="utf-8")
+    generated = f"{START}\n\n" + "\n".join(parts) + f"\n{END}"
+    DOCS.write_text(
+        re.sub(f"{START}.*{END}", lambda _: generated, text, flags=re.DOTALL), encoding="utf-8", newline="\n"
+    )
+
+
+def groups(runs: list[Result]) -> dict[tuple[str, str], Group]:
+    """Runs by (data, arch), then method, then seed."""
+    found: dict[tuple[str, str], Group] = defaultdict(lambda: defaultdict(dict))
+    for run in runs:
+        found[run["data"], run["arch"]][run["method"]][run["seed"]] = run
+    return found
+
+
+def paired(group: Group, method: str) -> Comparison | None:
+    """A method against the control over the seeds that both have run."""
+    common = sorted(group[method].keys() & group.get(CONTROL, {}).keys())
+    if not common:
+        return None
+    return compare(
+        [PairedRun(seed=s, ssia=group[method][s]["top1"], vanilla=group[CONTROL][s]["top1"]) for s in common]
+    )
+
+
+def section(plan: str, runs: list[Result]) -> str:
+    """One plan's tables, a table for each data set and architecture."""
+    lines = [f"### `{plan}`", ""]
+    on = {"validation": "a part of the training split", "test": "the official test split"}[runs[0]["evaluated_on"]]
+    lines += [f"`benchmarks/plans/{plan}.yaml`: {len(runs)} runs, top-1 in percent on {on}.", ""]
+    for (data, arch), group in groups(runs).items():
+        images = next(iter(next(iter(group.values())).values()))["images"]
+        lines += [
+            f"`{arch}` on `{data}` ({images:,} images to evaluate on)",
+            "",
+            "| method | mean | every seed | minus vanilla, paired | 95 % interval | training loss |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [row(group, method) for method in group] + [""]
+    if len(groups(runs)) > 1:
+        lines += pooled(runs)
+    return "\n".join(lines)
+
+
+def row(group: Group, method: str) -> str:
+    """A method's line: every seed in order."""
+    results = [group[method][seed] for seed in sorted(group[method])]
+    mean = sum(r["top1"] for r in results) / len(results)
+    loss = sum(r["train_task_loss"] for r in results) / len(results)
+    seeds = " / ".join(f"{r['top1']:.2f}" for r in results)
+    comparison = paired(group, method) if method != CONTROL else None
+    difference = f"{comparison.difference:+.2f}" if comparison else "–"
+    interval = comparison.interval if comparison else None
+    between = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else "–"
+    return f"| {method} | {mean:.2f} | {seeds} | {difference} | {between} | {loss:.3f} |"
+
+
+def pooled(runs: list[Result]) -> list[str]:
+    """Each method's mean difference over all cells, with how many of them it leads."""
+    lines = [
+        "Over all of them: the mean of the cells' paired differences, and in how many cells it is above zero.",
+        "",
+        "| method | mean difference | cells above zero |",
+        "|---|---|---|",
+    ]
+    differences: dict[str, list[float]] = defaultdict(list)
+    for group in groups(runs).values():
+        for method in group:
+            comparison = paired(group, method) if method != CONTROL else None
+            if comparison:
+                differences[method].append(comparison.difference)
+    for method, values in differences.items():
+        above = sum(value > 0 for value in values)
+        lines.append(f"| {method} | {sum(values) / len(values):+.2f} | {above} of {len(values)} |")
+    return [*lines, ""]
+
+
+def draw(plan: str, runs: list[Result]) -> None:
+    """Paired differences with their intervals, a panel for each data set and architecture."""
+    found = {key: [m for m in group if m != CONTROL and paired(group, m)] for key, group in groups(runs).items()}
+    found = {key: methods for key, methods in found.items() if methods}
+    if not found:
+        return
+    height = 0.6 + 0.28 * max(map(len, found.values()))
+    figure = Figure(figsize=(9, 0.4 + height * ((len(found) + 1) // 2)), layout="constrained")
+    axes = figure.subplots((len(found) + 1) // 2, 2, squeeze=False, sharex=True).flat
+    for panel, ((data, arch), methods) in zip(axes, found.items(), strict=False):
+        for place, method in enumerate(reversed(methods)):
+            comparison = paired(groups(runs)[data, arch], method)
+            low, high = comparison.interval or (comparison.difference,) * 2
+            panel.plot([low, high], [place, place], color="tab:blue")
+            panel.plot(comparison.difference, place, "o", color="tab:blue")
+        panel.axvline(0, color="gray", linewidth=0.8)
+        panel.set_yticks(range(len(methods)), list(reversed(methods)), fontsize=8)
+        panel.set_title(f"{arch}, {data}", fontsize=9)
+    for panel in list(axes)[len(found) :]:
+        panel.set_axis_off()
+    figure.supxlabel("top-1 minus vanilla's, points; paired by seed, 95 % interval", fontsize=9)
+    figure.savefig(IMAGES / f"accuracy_{plan}.png", dpi=110)
