@@ -4,11 +4,11 @@
     python benchmarks/accuracy.py report                                  # tables and plots from every recorded run
 
 A plan names seeds, settings in common, and three lists: data (with the classes and images to keep), archs, methods;
-every combination is a run. The same seed gives each method the same initial student weights, data order and augmentation. The
-score is that of the weights after the last step. A plan evaluates on `validation` (a part of the training split, for
-choosing) or on `test` (the official one, for the last word): runs of the latter look at it once, when they have ended.
-Results are appended to results/accuracy.jsonl, a line a run, with every setting; a combination that has a line is not
-run again.
+every combination is a run. The same seed gives each method the same initial student weights, data order and
+augmentation. The score is that of the weights after the last step. A plan evaluates on `validation` (a part of the
+training split, for choosing) or on `test` (the official one, for the last word): runs of the latter look at it once,
+when they have ended. Results are appended to results/accuracy.jsonl, a line a run, with every setting; a combination
+that has a line is not run again.
 """
 
 from __future__ import annotations

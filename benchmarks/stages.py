@@ -4,9 +4,9 @@
     python benchmarks/stages.py report                                                   # draws and writes the table
 
 Trains each method with the same seed and keeps a checkpoint of every epoch. At some of them, a linear probe
-(scikit-learn's logistic regression on the standardised, position-averaged features of a stage, fitted on training images
-without augmentation) is scored on images that neither network nor probe was trained on; agreement is the share of those
-images to which the stage's probe and the network itself give the same class.
+(scikit-learn's logistic regression on the standardised, position-averaged features of a stage, fitted on training
+images without augmentation) is scored on images that neither network nor probe was trained on; agreement is the share
+of those images to which the stage's probe and the network itself give the same class.
 """
 
 from __future__ import annotations
