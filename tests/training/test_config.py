@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
+from conftest import ROOT
 
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.training.config import TrainConfig, parse_config, read_config
+from ssia_zoo.training.config import TrainConfig, check_config, parse_config, read_config
 
 REQUIRED = ["--model", "resnet18", "--dataset", "digits", "--output-dir", "runs/x"]
 
@@ -166,3 +169,15 @@ def test_the_experiment_is_all_but_where_it_goes() -> None:
     other = parse_config([*REQUIRED[:-1], "elsewhere", "--checkpoint-every", "5"])
     assert one.experiment() == other.experiment()
     assert parse_config([*REQUIRED, "--seed", "1"]).experiment() != one.experiment()
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((ROOT / "hub_configs" / "recipes").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_recipe_is_a_run_that_could_start(recipe: Path) -> None:
+    config = read_config(str(recipe))
+    check_config(replace(config, output_dir="unused"))
+    assert config.model == recipe.stem.split("_ssia.")[0]
+    assert timm.is_model(config.model)
+    published = (ROOT / "hub_configs" / f"{recipe.stem}.json").exists()
+    assert published != recipe.read_text(encoding="utf-8").startswith("# NOT YET RUN"), "says so until it has been run"
