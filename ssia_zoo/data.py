@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -95,6 +95,10 @@ class DataConfig:
     """timm's policy, such as "rand-m9-mstd0.5-inc1" or "augmix-m3-w3"; it replaces colour jitter."""
     random_erase: float = 0.0
     """Probability that a random rectangle is erased."""
+    random_erase_mode: Literal["const", "rand", "pixel"] = "const"
+    """What erased pixels become: the mean colour, one random colour, or a random colour each."""
+    random_erase_count: int = 1
+    """Most rectangles an image, of which a random number is erased; their area is shared out."""
     crop_padding: int = 0
     """Pad by this many pixels (reflected) and crop at random, as is usual for CIFAR, not a random resized crop."""
     interpolation: str = "bicubic"
@@ -119,6 +123,7 @@ class DataConfig:
             ("vflip", lambda v: 0 <= v <= 1, "a probability"),
             ("color_jitter", lambda v: v >= 0, "0 or more"),
             ("random_erase", lambda v: 0 <= v <= 1, "a probability"),
+            ("random_erase_count", lambda v: v >= 1, "at least 1 rectangle"),
             ("crop_padding", lambda v: 0 <= v < (self.image_size or v + 1), "0 or more, less than the image size"),
             ("interpolation", lambda v: v in INTERPOLATIONS, "one of " + ", ".join(INTERPOLATIONS)),
             ("crop_pct", lambda v: 0 < v <= 1, "a fraction above 0 and up to 1"),
@@ -196,6 +201,8 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
             mean=tuple(mean),
             std=tuple(std),
             re_prob=config.random_erase,
+            re_mode=config.random_erase_mode,
+            re_count=config.random_erase_count,
         )
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         raise ConfigError(

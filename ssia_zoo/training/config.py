@@ -15,12 +15,12 @@ import dacite
 import tyro
 import yaml
 
-from ssia_zoo._model_files import are_arguments
 from ssia_zoo._resources import resource_dir
 from ssia_zoo.baselines import RivalConfig
 from ssia_zoo.data import DataConfig
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.ssia import SSIAConfig
+from ssia_zoo.training.checks import check_config
 
 
 def _read_pairs(words: list[str]) -> dict[str, Any]:
@@ -83,28 +83,62 @@ class TrainConfig(DataConfig):
     """any of timm's optimizers"""
     lr: float = 1e-3
     """peak learning rate; timm's cosine falls during the warm-up too, so that a short run stays below it"""
+    lr_base: float | None = None
+    """peak learning rate for a global batch of --lr-base-size; if given, --lr is computed from it"""
+    lr_base_size: int = 256
+    """global batch (batch size x accumulation steps x processes) that --lr-base is meant for"""
+    lr_base_scale: Literal["linear", "sqrt"] | None = None
+    """how --lr grows with the global batch; if not given, as timm: sqrt for ada… and lamb, else linear"""
     momentum: float = 0.9
     """for optimizers that have it"""
     weight_decay: float = 0.05
     """not applied to biases, norms and what the model itself exempts"""
-    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
-    """of the learning rate, after a warm-up: timm's cosine, constant, or warm-up-stable-decay"""
+    layer_decay: float | None = None
+    """factor of the learning rate from each layer to the one below it, as for fine-tuning"""
+    schedule: Literal["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant"] = "cosine"
+    """of the learning rate, after a warm-up, by timm; wsd is warm-up-stable-decay"""
+    decay_epochs: float | None = None
+    """step: epochs between decays (90); wsd and rsqrt: length of the decay, in epochs or as a fraction (0.2)"""
+    decay_milestones: tuple[int, ...] = ()
+    """multistep: epochs at which the learning rate decays"""
+    decay_rate: float = 0.1
+    """step and multistep: factor of each decay; poly: the power, as in timm"""
     warmup_epochs: float | None = None
-    """epochs over which the learning rate rises linearly from 0.1 % of its peak; 1 (half of --epochs, if fewer)"""
+    """epochs over which the learning rate rises linearly; 1 (half of --epochs, if fewer)"""
+    warmup_lr: float | None = None
+    """learning rate at the start of the warm-up; 0.1 % of its peak if not given"""
     min_lr: float = 0.0
     """learning rate at the end"""
     accumulation_steps: int = 1
     """batches whose gradients make one optimizer step"""
     clip_grad: float | None = None
-    """clip gradients to this norm"""
+    """clip gradients to this norm or value, or by this factor"""
+    clip_mode: Literal["norm", "value", "agc"] = "norm"
+    """what --clip-grad limits: the norm of all gradients, each value, or each unit's norm by its weights' (agc)"""
     ema: float | None = None
     """decay of an exponential moving average of the weights, which then is what is evaluated and saved"""
+    ema_warmup: bool = True
+    """let the average start short, and lengthen as timm's use_warmup does"""
     smoothing: float = 0.0
     """label smoothing"""
+    bce_loss: bool = False
+    """binary cross-entropy a class, not softmax cross-entropy"""
+    bce_target_thresh: float | None = None
+    """with --bce-loss: targets above this count as 1 and the others as 0"""
+    bce_sum: bool = False
+    """with --bce-loss: sum over the classes, not their mean"""
     mixup: float = 0.0
     """mixup alpha"""
     cutmix: float = 0.0
     """cutmix alpha"""
+    mixup_prob: float = 1.0
+    """probability that a batch (pair, element) is mixed at all"""
+    mixup_switch_prob: float = 0.5
+    """probability of cutmix where both are on"""
+    mixup_mode: Literal["batch", "pair", "elem"] = "batch"
+    """what shares one mixing: the batch, each pair of images, or each image alone"""
+    mixup_off_epoch: int = 0
+    """mix no more after this many epochs; 0: mix to the end"""
     drop_rate: float | None = None
     """dropout before the classifier; the model's own if not given"""
     drop_path_rate: float | None = None
@@ -118,7 +152,13 @@ class TrainConfig(DataConfig):
     """memory format that suits convolutions"""
     compile: bool = False
     """compile the model with torch.compile"""
+    grad_checkpointing: bool = False
+    """compute activations again in the backward pass: less memory, more time"""
+    sync_bn: bool = False
+    """BatchNorm over the batches of all processes; needs GPUs"""
 
+    eval_only: bool = False
+    """train nothing: evaluate the weights of --model and write metrics.json"""
     val_interval: int = 1
     """epochs between evaluations, one more at the end; 0: only at the end, so that a test split is looked at once"""
     resume: str | None = None
@@ -213,86 +253,3 @@ def parse_config(args: Sequence[str]) -> TrainConfig:
     config = tyro.cli(TrainConfig, args=rest, default=default, prog="train_hf.py", description=description)
     check_config(config)
     return config
-
-
-def check_config(config: TrainConfig) -> None:
-    """Check what no type can say.
-
-    Raises:
-        ConfigError: Names the flag, its value and what was expected.
-    """
-    required = {"model": "a timm model", "dataset": "a Hub id, a folder, or digits", "output_dir": "a folder"}
-    for name, meaning in required.items():
-        if not getattr(config, name):
-            raise ConfigError(f"{_flag(name)} is missing; expected {meaning}")
-    for name in (
-        "epochs",
-        "batch_size",
-        "accumulation_steps",
-        "keep_checkpoints",
-        "max_steps",
-        "checkpoint_every",
-        "push_every",
-    ):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"{_flag(name)} is {value}; expected at least 1")
-    if config.val_interval < 0:
-        raise ConfigError(f"--val-interval is {config.val_interval}; expected epochs, or 0 for the end alone")
-    if config.push_every and not config.val_interval:
-        raise ConfigError("--push-every states what it publishes scores; with --val-interval 0 leave it out")
-    _check_model_kwargs(config.model_kwargs)
-    for name in ("lr", "clip_grad"):
-        value = getattr(config, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"{_flag(name)} is {value}; expected a number above 0")
-    for name in ("weight_decay", "warmup_epochs", "min_lr", "mixup", "cutmix"):
-        if not 0 <= (getattr(config, name) or 0) < float("inf"):
-            raise ConfigError(f"{_flag(name)} is {getattr(config, name)}; expected a number of at least 0")
-    for name in ("momentum", "smoothing", "ema", "drop_rate", "drop_path_rate"):
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < 1:
-            raise ConfigError(f"{_flag(name)} is {value}; expected a number from 0 to below 1")
-    if not 0 <= config.seed < 2**31:
-        raise ConfigError(f"--seed is {config.seed}; expected a whole number from 0 to {2**31 - 1}")
-    if config.min_lr > config.lr:
-        raise ConfigError(f"--min-lr is {config.min_lr}; expected at most --lr {config.lr}")
-    if (config.mixup or config.cutmix) and config.batch_size % 2:
-        raise ConfigError(
-            f"--batch-size is {config.batch_size}; --mixup and --cutmix pair images: expected an even one"
-        )
-    if config.warmup_epochs and config.warmup_epochs >= config.epochs:
-        raise ConfigError(f"--warmup-epochs is {config.warmup_epochs}; expected fewer than --epochs {config.epochs}")
-    if config.push_to_hub and not config.hub_model_id:
-        raise ConfigError("--push-to-hub needs --hub-model-id org/name")
-    if not config.push_to_hub and (config.hub_model_id or config.push_every or config.hub_private):
-        raise ConfigError("--hub-model-id, --hub-private and --push-every do nothing without --push-to-hub")
-
-
-def _check_model_kwargs(kwargs: dict[str, Any]) -> None:
-    elsewhere = {
-        "num_classes": "the data's classes are taken",
-        "in_chans": "images are RGB",
-        "img_size": "use --image-size",
-        "drop_rate": "use --drop-rate",
-        "drop_path_rate": "use --drop-path-rate",
-    }
-    for name, value in kwargs.items():
-        if name in elsewhere:
-            raise ConfigError(f"--model-kwargs {name}={value}: {elsewhere[name]}; leave it out")
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"--model-kwargs {name}={value!r}: config.json cannot hold it ({error}); expected numbers, strings, "
-                "true or false, and lists or mappings of them"
-            ) from error
-        if not are_arguments({name: value}):
-            raise ConfigError(
-                f"--model-kwargs {name}={value!r}: is no argument of an architecture, or holds a number that is out "
-                "of range; leave it out"
-            )
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

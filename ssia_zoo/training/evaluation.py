@@ -1,8 +1,11 @@
-"""Evaluation of a model on all images of a split."""
+"""Evaluation of a model on all images of a split, during a run or alone."""
 
 from __future__ import annotations
 
+import json
+import logging
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +13,10 @@ from accelerate import Accelerator
 from timm.task.evaluator import ClassificationEvaluator
 
 from ssia_zoo.features import TimmModel, evaluating
+from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.setup import create_model
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -39,3 +46,27 @@ def evaluate(
                 logits = model(images)
             evaluator.update(*accelerator.gather_for_metrics((logits.float(), labels)))
     return dict(evaluator.compute())
+
+
+def evaluate_only(config: TrainConfig, accelerator: Accelerator) -> dict[str, float]:
+    """Measure the weights of `--model` on the evaluation split, in float32, and write them to metrics.json.
+
+    Returns:
+        As `evaluate`.
+
+    Raises:
+        SSIAZooError: If the model, its weights or the data cannot be used.
+    """
+    from ssia_zoo.validation import validate  # which imports this module
+
+    metrics = validate(create_model(config), config)
+    images = int(metrics.pop("images"))
+    if accelerator.is_main_process:
+        path = Path(config.output_dir) / "metrics.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**metrics, "images": images}, indent=2) + "\n", encoding="utf-8")
+        _log.info(
+            "%s on %s, %d images: top-1 %.2f %%, top-5 %.2f %%, loss %.4f; %s",
+            *(config.model, config.dataset, images, metrics["top1"], metrics["top5"], metrics["loss"], path),
+        )
+    return metrics

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
+from timm.utils import dispatch_clip_grad
 from timm.utils.model import unwrap_model
 
 from ssia_zoo.errors import TrainingError
@@ -35,16 +37,28 @@ def is_finite(module: torch.nn.Module) -> bool:
 
 
 def _clipped_norm(run: Run) -> float:
-    """Total norm of the gradients; student and heads are clipped apart, so that a control is clipped alike."""
-    if run.config.clip_grad is None:
-        gradients = (p.grad for p in run.task.trainable_module.parameters() if p.grad is not None)
-        return float(torch.nn.utils.get_total_norm(gradients))
+    """Total norm of the gradients before they are clipped.
+
+    Student and heads are clipped apart, so that a control is clipped alike; AGC leaves the classifier out, as in timm.
+    """
+    value, mode, module = run.config.clip_grad, run.config.clip_mode, run.task.trainable_module
+    if value is None:
+        return _norm(module.parameters())
     run.accelerator.unscale_gradients()
     student = list(unwrap_model(run.task.get_eval_model()).parameters())
     of_student = {id(parameter) for parameter in student}
-    heads = [p for p in run.task.trainable_module.parameters() if id(p) not in of_student]
-    norms = [torch.nn.utils.clip_grad_norm_(part, run.config.clip_grad) for part in (student, heads) if part]
-    return float(torch.stack(norms).norm())
+    heads = [parameter for parameter in module.parameters() if id(parameter) not in of_student]
+    parts = [part for part in (student, heads) if part]
+    if mode == "norm":
+        return float(torch.stack([torch.nn.utils.clip_grad_norm_(part, value) for part in parts]).norm())
+    norm = _norm(module.parameters())
+    for part in parts:
+        dispatch_clip_grad(part[:-2] if mode == "agc" and part is student else part, value, mode=mode)
+    return norm
+
+
+def _norm(parameters: Iterable[torch.nn.Parameter]) -> float:
+    return float(torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None))
 
 
 def _stop_if_hopeless(run: Run) -> None:

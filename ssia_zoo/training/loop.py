@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import skip_first_batches
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ssia_zoo.training.checkpoint import save_checkpoint
 from ssia_zoo.training.config import TrainConfig
-from ssia_zoo.training.evaluation import evaluate
+from ssia_zoo.training.evaluation import evaluate, evaluate_only
 from ssia_zoo.training.gradients import is_finite, optimizer_step
+from ssia_zoo.training.optimization import with_scaled_lr
 from ssia_zoo.training.output import RunFolder
-from ssia_zoo.training.progress import Progress, report_evaluation
+from ssia_zoo.training.progress import Progress, report_evaluation, summarize
 from ssia_zoo.training.run import Run, prepare_run
 from ssia_zoo.training.setup import build_accelerator, setup_logging
 
@@ -42,20 +45,26 @@ def train(config: TrainConfig) -> TrainResult:
     start = time.monotonic()
     accelerator = build_accelerator(config)
     setup_logging(accelerator)
+    if config.eval_only:
+        metrics = evaluate_only(config, accelerator)
+        return TrainResult(Path(config.output_dir), metrics, time.monotonic() - start)
+    config = with_scaled_lr(config, accelerator.num_processes)
     folder = RunFolder(config, accelerator)
     try:
         run = prepare_run(config, accelerator, folder)
-        metrics = _train(run)
+        with closing(Progress(run)) as progress, logging_redirect_tqdm():
+            metrics = _train(run, progress)
+        summarize(run, metrics, progress, time.monotonic() - start)
     finally:
         folder.release()
     return TrainResult(folder.path, metrics, time.monotonic() - start)
 
 
-def _train(run: Run) -> dict[str, float]:
+def _train(run: Run, progress: Progress) -> dict[str, float]:
     config, position, accelerator = run.config, run.position, run.accelerator
     metrics: dict[str, float] = {}
     while position.step < run.total_steps:
-        _train_epoch(run)
+        _train_epoch(run, progress)
         intervals = (config.val_interval, config.push_every)  # what is pushed states what it scores
         metrics = {}
         if position.step == run.total_steps or any(n and position.epoch % n == 0 for n in intervals):
@@ -66,34 +75,32 @@ def _train(run: Run) -> dict[str, float]:
         if config.push_every and position.epoch % config.push_every == 0 and position.step < run.total_steps:
             run.folder.save_model(run.student, metrics)
             run.folder.push(f"epoch {position.epoch}, step {position.step}: top-1 {metrics['top1']:.2f} %")
+    progress.close()
     accelerator.unwrap_model(run.task.trainable_module, keep_fp32_wrapper=False)  # takes Accelerate's autocast off
     if not metrics or config.mixed_precision != "no":  # what is stated of the saved weights is measured in float32
         metrics = evaluate(run.student, run.eval_batches, accelerator, config.channels_last, autocast=False)
     run.folder.save_model(run.student, metrics)
-    _log.info(
-        "%s: top-1 %.2f %% on %s; %s",
-        *(run.folder.path, metrics["top1"], run.data.eval_name, run.folder.path / "README.md"),
-    )
     run.folder.finish()
     accelerator.end_training()
     return metrics
 
 
-def _train_epoch(run: Run) -> None:
+def _train_epoch(run: Run, progress: Progress) -> None:
     """One pass over the training split, or what is left of it; ends on an optimizer step."""
     config, accelerator, task, position = run.config, run.accelerator, run.task, run.position
     run.batches.set_epoch(position.epoch)
     task.train()
     usable = run.steps_per_epoch * config.accumulation_steps  # a tail that makes no whole step is left out
     remaining = skip_first_batches(run.batches, position.batches) if position.batches else run.batches
-    progress = Progress(run)
+    progress.start_anew()
     for images, labels in remaining:
         if position.batches >= usable:
             continue  # to the loader's own end, which Accelerate wants to see
         if position.step >= run.total_steps:
             break
         if run.mixing is not None:
-            images, labels = run.mixing((images, labels), position.epoch * len(run.batches) + position.batches)
+            index = position.epoch * len(run.batches) + position.batches
+            images, labels = run.mixing((images, labels), position.epoch, index)
         if config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         task.progress = position.step / run.total_steps  # lambda's schedule reads it; timm's own tasks do not
@@ -113,7 +120,6 @@ def _train_epoch(run: Run) -> None:
         due = config.checkpoint_every and position.step % config.checkpoint_every == 0
         if due and position.batches < usable:  # at an epoch's end it waits for the evaluation
             _save_checkpoint(run)
-    progress.close()
     if position.batches >= usable:
         position.epoch, position.batches = position.epoch + 1, 0
 

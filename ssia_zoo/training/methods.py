@@ -60,6 +60,7 @@ def create_task(model: TimmModel, config: TrainConfig, input_size: InputSize) ->
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"--method is {config.method!r}; expected one of {', '.join(METHODS)}{hint}")
     soft_targets = config.mixup > 0 or config.cutmix > 0  # timm's Mixup smooths the labels itself
-    return METHODS[config.method](
-        model, config, input_size, {"smoothing": config.smoothing, "soft_targets": soft_targets}
-    )
+    criterion: dict[str, Any] = {"smoothing": config.smoothing, "soft_targets": soft_targets}
+    if config.bce_loss:
+        criterion |= {"loss_type": "bce", "bce_sum": config.bce_sum, "bce_target_thresh": config.bce_target_thresh}
+    return METHODS[config.method](model, config, input_size, criterion)

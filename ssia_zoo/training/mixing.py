@@ -12,7 +12,8 @@ from ssia_zoo._images import global_randomness_kept, mix, seed_everything
 from ssia_zoo.training.config import TrainConfig
 
 Batch = tuple[Tensor, Tensor]
-Mixing = Callable[[Batch, int], Batch]
+Mixing = Callable[[Batch, int, int], Batch]
+"""A function of a batch, the epoch, and the number of batches before this one in the whole run."""
 
 
 def build_mixing(config: TrainConfig, num_classes: int, process: int) -> Mixing | None:
@@ -24,19 +25,23 @@ def build_mixing(config: TrainConfig, num_classes: int, process: int) -> Mixing 
         process: Rank of this process; each mixes its own way.
 
     Returns:
-        A function of a batch and the number of batches before it, or None if both are off.
+        What mixes a batch, or None if mixup and cutmix are off.
     """
     if not (config.mixup or config.cutmix):
         return None
     mixup = Mixup(
         mixup_alpha=config.mixup,
         cutmix_alpha=config.cutmix,
+        prob=config.mixup_prob,
+        switch_prob=config.mixup_switch_prob,
+        mode=config.mixup_mode,
         label_smoothing=config.smoothing,
         num_classes=num_classes,
     )
 
-    def apply(batch: Batch, index: int) -> Batch:
+    def apply(batch: Batch, epoch: int, index: int) -> Batch:
         images, labels = batch
+        mixup.mixup_enabled = not config.mixup_off_epoch or epoch < config.mixup_off_epoch  # targets stay soft
         even = len(images) // 2 * 2  # timm's mixup pairs images
         with global_randomness_kept():
             seed_everything(mix(config.seed, index, process))

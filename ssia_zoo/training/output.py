@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ssia_zoo.training.setup import describe_environment
 
 _log = logging.getLogger(__name__)
 
+_CURVES_SECONDS = 60.0  # drawing takes half a second
 _SETTINGS = "train_config.yaml"
 _PUSH_SECONDS = 1800.0  # a Hub that accepts a connection and then is silent must not hold the run for ever
 
@@ -112,14 +114,16 @@ class RunFolder:
         if self.is_main:
             self._write(_SETTINGS, self.config.to_yaml())
             set_aside_later(self.checkpoints, step)
+            self._drawn = time.monotonic()
             self._records = Records(self.path / "metrics.jsonl", resumed_at=step)
 
     def record(self, kind: str, **values: Any) -> None:
-        """Write one line of metrics; curves.png follows each evaluation."""
+        """Write one line of metrics; curves.png follows each evaluation, and once a minute."""
         if not self.is_main:
             return
         self._records.append({"kind": kind, **values})
-        if kind == "eval":
+        if kind == "eval" or time.monotonic() - self._drawn > _CURVES_SECONDS:
+            self._drawn = time.monotonic()
             draw_curves({self.config.method: read_records(self._records.path)}, self.path / "curves.png")
 
     def save_model(self, student: TimmModel, metrics: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""What is told of a run while it goes on: a progress line, records of training and of evaluations."""
+"""What is told of a run: a progress line, records of training and of evaluations, and a summary at its end."""
 
 from __future__ import annotations
 
@@ -6,41 +6,52 @@ import logging
 import math
 import time
 
-from accelerate.utils import tqdm
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.run import Run
 
 _RECORDS_PER_EPOCH = 10
+_OF_EVALUATION = (
+    *("dataset", "train_split", "eval_split", "holdout"),
+    *("image_column", "label_column", "image_size", "max_eval_images"),
+)
+_SECONDS_BETWEEN_LINES = 30.0
 _log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Progress of one epoch: its line on the terminal, and some ten records of it in metrics.jsonl."""
+    """A line on the terminal (into a log, a line now and then), and some ten records an epoch in metrics.jsonl."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        done = run.position.batches // run.config.accumulation_steps
+        self.images, self.seconds = 0, 0.0  # of this process's training alone
         self._every = math.ceil(run.steps_per_epoch / _RECORDS_PER_EPOCH)
+        self._first_step = run.position.step
         self._line = tqdm(
-            total=run.steps_per_epoch,
-            initial=done,
-            desc=f"epoch {run.position.epoch + 1}/{run.config.epochs}",
+            total=run.total_steps,
+            initial=run.position.step,
             unit="step",
             leave=False,
+            dynamic_ncols=True,
+            disable=None if run.accelerator.is_main_process else True,  # None: where there is no terminal
         )
-        self._start_anew()
+        self._told = time.monotonic()
+        self.start_anew()
 
-    def _start_anew(self) -> None:
+    def start_anew(self) -> None:
+        """Forget the batches since the last record; what came between, such as an evaluation, is not counted."""
         self._sums: dict[str, Tensor] = {}
         self._counted, self._since = 0, time.monotonic()
 
     def add(self, result: dict[str, Tensor], labels: Tensor) -> None:
         """Take in what a batch gave."""
-        for name, value in result.items():
-            if name != "output":
-                self._sums[name] = self._sums.get(name, 0) + value.detach()
+        values = {name: value.detach() for name, value in result.items() if name != "output"}
+        if labels.ndim == 1:  # mixed images have no one class to compare with
+            values["top1"] = 100 * (result["output"].detach().argmax(-1) == labels).float().mean()
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0) + value
         self._counted += 1
 
     def step(self) -> None:
@@ -51,10 +62,24 @@ class Progress:
         if done % self._every == 0 or done == run.steps_per_epoch or position.step == run.total_steps:
             values = {name: float(total) / self._counted for name, total in self._sums.items()}
             images = self._counted * run.config.batch_size * run.accelerator.num_processes
-            speed = images / (time.monotonic() - self._since)
-            self._line.set_postfix_str(f"loss {values['loss']:.3f}, {speed:.0f} images/s")
-            _record_training(run, values, speed)
-            self._start_anew()
+            seconds = time.monotonic() - self._since
+            self.images, self.seconds = self.images + images, self.seconds + seconds
+            self._tell(values, images / seconds)
+            _record_training(run, values, images / seconds)
+            self.start_anew()
+
+    def _tell(self, values: dict[str, float], images_per_second: float) -> None:
+        run, step = self.run, self.run.position.step
+        top1 = [f"top-1 {values['top1']:.1f} %"] if "top1" in values else []
+        parts = [f"{name} {value:.3f}" for name, value in values.items() if name != "top1"]
+        text = ", ".join([*parts, *top1, f"{images_per_second:.0f} images/s"])
+        self._line.set_description_str(f"epoch {run.position.epoch + 1}/{run.config.epochs}", refresh=False)
+        self._line.set_postfix_str(text)
+        if self._line.disable and time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
+            steps = step - self._first_step
+            remaining = tqdm.format_interval(self.seconds / steps * (run.total_steps - step))
+            _log.info("step %d/%d, %s left: %s", step, run.total_steps, remaining, text)
 
     def close(self) -> None:
         """Take the line off the terminal."""
@@ -89,3 +114,20 @@ def report_evaluation(run: Run, metrics: dict[str, float]) -> None:
     skipped = f", {position.skipped} steps skipped as not finite" if position.skipped else ""
     values = (epoch, run.config.epochs, metrics["top1"], metrics["loss"], skipped)
     _log.info("epoch %d/%d: top-1 %.2f %%, loss %.4f%s", *values)
+
+
+def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: float) -> None:
+    """Say in a few lines what the run came to, and what to do with it."""
+    config, folder = run.config, run.folder.path
+    _log.info(
+        "done: top-1 %.2f %% (top-5 %.2f %%, loss %.4f) on %s, %d images",
+        *(metrics["top1"], metrics["top5"], metrics["loss"], run.data.eval_name, len(run.data.eval)),
+    )
+    speed = f", training at {progress.images / progress.seconds:.0f} images/s" if progress.seconds else ""
+    skipped = f", {run.position.skipped} skipped as not finite" if run.position.skipped else ""
+    _log.info("%d steps%s in %s%s", run.position.step, skipped, tqdm.format_interval(seconds), speed)
+    _log.info("weights: %s (model.safetensors, config.json, README.md; curves.png)", folder)
+    flags = [f"--{n.replace('_', '-')} {v}" for n in _OF_EVALUATION if (v := getattr(config, n)) not in (None, 0.0)]
+    _log.info("evaluate: ssia-zoo validate %s %s", folder, " ".join(flags))
+    if not config.push_to_hub:
+        _log.info("publish: ssia-zoo publish %s your-name/model-name", folder)

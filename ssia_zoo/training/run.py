@@ -63,7 +63,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     folder.describe(data, preprocessing)
     task = create_task(model, config, preprocessing.input_size).to(accelerator.device)
     if config.ema is not None:
-        task.setup_ema(config.ema, use_warmup=True)
+        task.setup_ema(config.ema, use_warmup=config.ema_warmup)
     optimizer: Any = build_optimizer(config, task.trainable_module)
     statistics = {"mean": preprocessing.mean, "std": preprocessing.std}
     task.trainable_module, optimizer, batches, eval_batches = accelerator.prepare(

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+from copy import deepcopy
 from typing import Any
 
 import accelerate
@@ -13,12 +14,14 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
+from timm.layers import convert_sync_batchnorm
 from timm.models import resolve_model_input_args
+from torch import Tensor
 
 from ssia_zoo._hub_errors import one_line
 from ssia_zoo._version import __version__
 from ssia_zoo.errors import ConfigError, SSIAZooError
-from ssia_zoo.features import TimmModel, evaluating
+from ssia_zoo.features import TimmModel, evaluating, forward_stages, stage_indices
 from ssia_zoo.loading import create_checked, timm_name
 from ssia_zoo.model_folder import Preprocessing
 from ssia_zoo.training.config import TrainConfig
@@ -39,6 +42,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             f"--tracker {config.tracker} is not installed; installed: {', '.join(available) or 'none'} "
             "(pip install 'ssia-zoo[tracking]' brings tensorboard)"
         )
+    if config.sync_bn and not torch.cuda.is_available():
+        raise ConfigError("--sync-bn needs GPUs; on CPUs leave it out")
     if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
         raise ConfigError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or no")
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
@@ -71,19 +76,7 @@ def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Prepr
         ConfigError: If timm has no such model, or it cannot be made for this size.
         WeightError, HubError: If its weights, to be fine-tuned, are not there or not sound.
     """
-    arguments: dict[str, Any] = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
-    arguments |= json.loads(json.dumps(config.model_kwargs))  # as config.json will hold them; the model may change its
-    try:
-        source = timm_name(config.model, pretrained=config.pretrained)
-        size = {"img_size": config.image_size} if config.image_size else None
-        img_size = resolve_model_input_args(source, size).get("img_size")  # for models of one fixed size
-        model = create_checked(
-            source, pretrained=config.pretrained, num_classes=num_classes, img_size=img_size, **arguments
-        )
-    except SSIAZooError as error:
-        raise type(error)(f"--model {config.model}: {error}") from error
-    except Exception as error:  # timm's resolving raises every kind
-        raise ConfigError(f"--model {config.model}: {type(error).__name__}: {one_line(error)}") from error
+    model = create_model(config, num_classes)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     cfg = model.pretrained_cfg
@@ -92,6 +85,12 @@ def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Prepr
     if height != width or channels != 3:
         raise ConfigError(f"--model {config.model} takes {channels}x{height}x{width}; expected square RGB images")
     _try_size(model, config.model, height)
+    if config.batch_size == 1:
+        _try_batch_of_one(model, config.model, height)
+    if config.grad_checkpointing:
+        _checkpoint_gradients(model, config, height)
+    if config.sync_bn:
+        model = convert_sync_batchnorm(model)
     return model, Preprocessing(
         input_size=(3, height, width),
         mean=tuple(cfg["mean"]),
@@ -99,6 +98,59 @@ def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Prepr
         interpolation=config.interpolation,
         crop_pct=config.crop_pct,
     )
+
+
+def create_model(config: TrainConfig, num_classes: int | None = None) -> TimmModel:
+    """Create `--model` with its arguments.
+
+    Args:
+        config: Settings; `image_size` None means the model's own.
+        num_classes: Classes of the data; the model's own if None.
+
+    Raises:
+        ConfigError, WeightError, HubError: As `build_model`.
+    """
+    arguments: dict[str, Any] = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
+    arguments |= json.loads(json.dumps(config.model_kwargs))  # as config.json will hold them; the model may change its
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
+    pretrained = config.pretrained or config.eval_only
+    try:
+        source = timm_name(config.model, pretrained=pretrained)
+        size = {"img_size": config.image_size} if config.image_size else None
+        img_size = resolve_model_input_args(source, size).get("img_size")  # for models of one fixed size
+        return create_checked(source, pretrained=pretrained, img_size=img_size, **arguments)
+    except SSIAZooError as error:
+        raise type(error)(f"--model {config.model}: {error}") from error
+    except Exception as error:  # timm's resolving raises every kind
+        raise ConfigError(f"--model {config.model}: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _checkpoint_gradients(model: TimmModel, config: TrainConfig, size: int) -> None:
+    """Switch timm's gradient checkpointing on, and say so if the model makes no use of it in this training."""
+
+    def saved_bytes() -> int:
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        image = torch.zeros(1, 3, size, size)
+        with evaluating(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(image) if config.method == "vanilla" else forward_stages(model, image, stage_indices(model))
+        return sum(sizes)
+
+    before = saved_bytes()
+    try:
+        model.set_grad_checkpointing()
+    except (AttributeError, AssertionError) as error:
+        raise ConfigError(f"--grad-checkpointing: {config.model} does not offer it; leave it out") from error
+    if saved_bytes() >= before:
+        _log.warning(
+            "--grad-checkpointing saves nothing here: timm's %s makes no use of it in %s",
+            *(config.model, "this forward" if config.method == "vanilla" else "forward_intermediates"),
+        )
 
 
 def _try_size(model: TimmModel, name: str, size: int) -> None:
@@ -109,6 +161,18 @@ def _try_size(model: TimmModel, name: str, size: int) -> None:
     except Exception as error:  # timm asserts; layers raise what they like
         reason = " ".join(str(error).split())
         raise ConfigError(f"--model {name} cannot take images of size {size}x{size}: {reason}") from error
+
+
+def _try_batch_of_one(model: TimmModel, name: str, size: int) -> None:
+    """See whether BatchNorm can train on one image: a map of one position gives it nothing to normalize by."""
+    try:
+        with torch.no_grad():
+            deepcopy(model).train()(torch.zeros(1, 3, size, size))
+    except ValueError as error:
+        raise ConfigError(
+            f"--batch-size 1 does not suit --model {name} at size {size}x{size}, whose BatchNorm needs more than one "
+            "value a channel; expected at least 2"
+        ) from error
 
 
 def describe_environment(accelerator: Accelerator) -> dict[str, str]:

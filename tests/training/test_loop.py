@@ -219,7 +219,9 @@ def test_a_bad_batch_that_spoils_running_statistics_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoiling(config: object, num_classes: int, process: int) -> Callable[..., object]:
-        def spoil(batch: tuple[torch.Tensor, torch.Tensor], index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def spoil(
+            batch: tuple[torch.Tensor, torch.Tensor], epoch: int, index: int
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             images, labels = batch
             return (images * float("inf") if index == 8 else images), labels
 

@@ -1,0 +1,71 @@
+"""Clipping: what each mode limits, and that heads do not change how the student is clipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from accelerate import Accelerator
+from conftest import same_weights, small_run
+from timm.utils.agc import unitwise_norm
+from timm.utils.model import unwrap_model
+
+from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.gradients import _clipped_norm
+from ssia_zoo.training.methods import create_task
+
+
+def clipped(mode: str, value: float | None, method: str) -> tuple[float, dict[str, torch.Tensor], torch.nn.Module]:
+    """Norm before clipping, the student's gradients after it, and the student."""
+    torch.manual_seed(0)
+    config = TrainConfig(clip_grad=value, clip_mode=mode, method=method)
+    task = create_task(timm.create_model("test_resnet", num_classes=10), config, (3, 64, 64))
+    for name, parameter in task.trainable_module.named_parameters():
+        generator = torch.Generator().manual_seed(sum(name.removeprefix("student.").encode()))
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    run = SimpleNamespace(config=config, task=task, accelerator=Accelerator())
+    norm = _clipped_norm(run)  # type: ignore[arg-type]
+    student = unwrap_model(task.get_eval_model())
+    return norm, {name: p.grad for name, p in student.named_parameters()}, student
+
+
+@pytest.mark.parametrize("method", ["ssia", "vanilla"])
+def test_each_mode_limits_what_it_says(method: str) -> None:
+    _, gradients, _ = clipped("norm", 0.5, method)
+    assert torch.nn.utils.get_total_norm(gradients.values()) == pytest.approx(0.5, rel=1e-3)
+    norm, gradients, _ = clipped("value", 0.5, method)
+    assert max(float(g.abs().max()) for g in gradients.values()) == 0.5
+    assert norm > 10, "the norm that is looked at is that before clipping"
+    _, gradients, student = clipped("agc", 0.01, method)
+    *_, weight, bias = student.named_parameters()
+    for name, parameter in student.named_parameters():
+        limit = 0.01 * unitwise_norm(parameter.detach()).clamp(min=1e-3)
+        within = bool((unitwise_norm(gradients[name]) <= limit * 1.001).all())
+        assert within == (name not in (weight[0], bias[0])), "all but the classifier, which timm leaves out"
+
+
+@pytest.mark.parametrize(("mode", "value"), [("norm", 0.5), ("value", 0.5), ("agc", 0.01), ("norm", None)])
+def test_heads_change_nothing_about_the_students_clipping(mode: str, value: float | None) -> None:
+    _, with_heads, _ = clipped(mode, value, "ssia")
+    _, without, _ = clipped(mode, value, "vanilla")
+    assert all(torch.equal(with_heads[name], gradient) for name, gradient in without.items())
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"clip_grad": 0.05},
+        {"clip_grad": 0.001, "clip_mode": "value"},
+        {"clip_grad": 0.01, "clip_mode": "agc", "layer_decay": 0.7},
+        {"bce_loss": True, "bce_sum": True, "mixup": 0.2, "mixup_off_epoch": 1, "drop_path_rate": 0.2},
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_lambda_zero_is_vanilla_to_the_bit_whatever_is_set(tmp_path: Path, more: dict[str, object]) -> None:
+    short = {"max_train_images": 32, "val_interval": 0}
+    small_run(tmp_path / "zero", **{"ssia.weight": 0.0}, **short, **more)
+    small_run(tmp_path / "vanilla", method="vanilla", **short, **more)
+    assert same_weights(tmp_path / "zero", tmp_path / "vanilla")

@@ -1,0 +1,125 @@
+"""Optimizer, learning rate and schedule: what timm makes of the settings."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import timm
+import torch
+
+from ssia_zoo.errors import ConfigError
+from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.methods import create_task
+from ssia_zoo.training.optimization import build_optimizer, build_scheduler, with_scaled_lr
+
+STEPS = 10  # an epoch
+
+
+def module_of(model: str, method: str = "ssia") -> torch.nn.Module:
+    student = timm.create_model(model, num_classes=10)
+    module: torch.nn.Module = create_task(student, TrainConfig(method=method), (3, 64, 64)).trainable_module
+    return module
+
+
+def names(module: torch.nn.Module, parameters: list[torch.nn.Parameter]) -> set[str]:
+    of = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {of[id(parameter)].removeprefix("student.") for parameter in parameters}
+
+
+def rates(config: TrainConfig) -> list[float]:
+    """Learning rate of each optimizer step."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], config.lr)
+    scheduler = build_scheduler(config, optimizer, STEPS)
+    values = []
+    for step in range(config.epochs * STEPS):
+        values.append(optimizer.param_groups[0]["lr"])
+        scheduler.step_update(step + 1)
+    return values
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant"])
+def test_every_schedule_warms_up_each_step_to_its_peak_and_moves_within_an_epoch(schedule: str) -> None:
+    more = {"decay_milestones": (6, 8)} if schedule == "multistep" else {}
+    if schedule == "step":
+        more = {"decay_epochs": 4.0}
+    config = TrainConfig(lr=0.5, schedule=schedule, epochs=10, warmup_epochs=2.0, warmup_lr=0.1, **more)
+    values = rates(config)
+    assert values[0] == pytest.approx(0.1)
+    warm = values[: 2 * STEPS]
+    assert [b - a for a, b in pairwise(warm)] == pytest.approx([0.4 / (2 * STEPS)] * (2 * STEPS - 1), rel=1e-3)
+    assert values[2 * STEPS] == pytest.approx(0.5, rel=0.1)
+    assert (values[-1] < 0.5 * max(values)) == (schedule not in ("constant", "poly"))
+
+
+def test_steps_and_milestones_multiply_by_the_decay_rate() -> None:
+    step = rates(TrainConfig(lr=1.0, schedule="step", epochs=9, warmup_epochs=0.0, decay_epochs=3.0, decay_rate=0.5))
+    assert [step[STEPS * epoch] for epoch in (0, 2, 3, 6)] == pytest.approx([1, 1, 0.5, 0.25])
+    milestones = TrainConfig(lr=1.0, schedule="multistep", epochs=9, warmup_epochs=0.0, decay_milestones=(2, 7))
+    values = rates(milestones)
+    assert [values[STEPS * epoch] for epoch in (1, 2, 6, 7)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+def test_poly_falls_by_its_power_and_wsd_at_its_end_only() -> None:
+    poly = rates(TrainConfig(lr=1.0, schedule="poly", epochs=10, warmup_epochs=0.0, decay_rate=2.0))
+    assert poly[STEPS * 5] == pytest.approx(0.25)
+    wsd = rates(TrainConfig(lr=1.0, schedule="wsd", epochs=10, warmup_epochs=0.0, decay_epochs=0.3))
+    assert wsd[STEPS * 7 - 1] == 1.0
+    assert wsd[STEPS * 8] < 0.6
+
+
+def test_the_end_of_a_schedule_is_min_lr() -> None:
+    values = rates(TrainConfig(lr=1.0, schedule="cosine", epochs=10, warmup_epochs=0.0, min_lr=0.2))
+    assert values[-1] == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scale", "expected"),
+    [
+        ("sgd", None, 0.1 * 2),
+        ("adamw", None, 0.1 * math.sqrt(2)),
+        ("lamb", None, 0.1 * math.sqrt(2)),
+        ("adamw", "linear", 0.1 * 2),
+        ("sgd", "sqrt", 0.1 * math.sqrt(2)),
+    ],
+)
+def test_the_learning_rate_grows_with_the_global_batch_as_in_timm(
+    optimizer: str, scale: str | None, expected: float
+) -> None:
+    config = TrainConfig(
+        optimizer=optimizer, lr_base=0.1, lr_base_scale=scale, lr_base_size=64, batch_size=16, accumulation_steps=4
+    )
+    assert with_scaled_lr(config, processes=2).lr == pytest.approx(expected)
+    assert with_scaled_lr(TrainConfig(lr=0.3), processes=8).lr == 0.3, "without --lr-base it is taken as it is"
+
+
+def test_a_scaled_learning_rate_below_the_least_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--min-lr"):
+        with_scaled_lr(TrainConfig(lr_base=1e-4, min_lr=1e-3), processes=1)
+
+
+@pytest.mark.parametrize("method", ["ssia", "vanilla"])
+def test_biases_norms_and_what_the_model_exempts_do_not_decay(method: str) -> None:
+    module = module_of("test_vit", method)
+    optimizer = build_optimizer(TrainConfig(weight_decay=0.1), module)
+    decayed = names(module, [p for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]])
+    assert "blocks.0.attn.qkv.weight" in decayed
+    free = names(module, [p for g in optimizer.param_groups if not g["weight_decay"] for p in g["params"]])
+    assert {"blocks.0.attn.qkv.bias", "blocks.0.norm1.weight", "pos_embed", "cls_token"} <= free
+    assert len(decayed) + len(free) == len(list(module.parameters())), "each parameter is in one group"
+
+
+def test_layer_decay_gives_a_student_the_same_rates_with_heads_as_without() -> None:
+    scales = {}
+    for method in ("ssia", "vanilla"):
+        module = module_of("test_vit", method)
+        groups = build_optimizer(TrainConfig(layer_decay=0.5), module).param_groups
+        scales[method] = {name: g["lr_scale"] for g in groups for name in names(module, g["params"])}
+    heads = {name for name in scales["ssia"] if name.startswith("projection.")}
+    assert heads
+    assert {name: scales["ssia"][name] for name in scales["ssia"].keys() - heads} == scales["vanilla"]
+    assert {scales["ssia"][name] for name in heads} == {1.0}, "heads learn at the full rate"
+    assert scales["vanilla"]["head.weight"] == 1.0
+    first, second = (scales["vanilla"][f"blocks.{i}.attn.qkv.weight"] for i in (0, 1))
+    assert first == pytest.approx(second / 2)
