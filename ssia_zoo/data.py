@@ -99,6 +99,8 @@ class DataConfig:
     """What erased pixels become: the mean colour, one random colour, or a random colour each."""
     random_erase_count: int = 1
     """Most rectangles an image, of which a random number is erased; their area is shared out."""
+    aug_repeats: int = 1
+    """Views of each image in its batch, augmented apart; an epoch keeps its length and sees fewer images."""
     crop_padding: int = 0
     """Pad by this many pixels (reflected) and crop at random, as is usual for CIFAR, not a random resized crop."""
     interpolation: str = "bicubic"
@@ -124,6 +126,7 @@ class DataConfig:
             ("color_jitter", lambda v: v >= 0, "0 or more"),
             ("random_erase", lambda v: 0 <= v <= 1, "a probability"),
             ("random_erase_count", lambda v: v >= 1, "at least 1 rectangle"),
+            ("aug_repeats", lambda v: v >= 1 and self.batch_size % v == 0, "a number that divides --batch-size"),
             ("crop_padding", lambda v: 0 <= v < (self.image_size or v + 1), "0 or more, less than the image size"),
             ("interpolation", lambda v: v in INTERPOLATIONS, "one of " + ", ".join(INTERPOLATIONS)),
             ("crop_pct", lambda v: 0 < v <= 1, "a fraction above 0 and up to 1"),
@@ -239,7 +242,12 @@ def train_loader(
         raise DataError(
             f"{len(data.train)} images to train on do not fill a batch of {config.batch_size}; lower --batch-size"
         )
-    samples = _Samples(data, "train", train_transform(config, mean, std), EpochSampler(len(data.train), seed))
+    samples = _Samples(
+        data,
+        "train",
+        train_transform(config, mean, std),
+        EpochSampler(len(data.train), seed, repeats=config.aug_repeats),
+    )
     return _loader(samples, config.batch_size, config.workers, drop_last=True)
 
 
@@ -255,13 +263,15 @@ def eval_loader(
 class EpochSampler(Sampler[tuple[int, int]]):
     """Gives (epoch, index) pairs, in an order that depends on the seed and the epoch alone.
 
-    The pair tells a worker the epoch; workers that outlive an epoch need no other news of it.
+    The pair tells a worker the epoch; workers that outlive an epoch need no other news of it. With `repeats`, so many
+    views of an image follow one another, each augmented as if it were of another epoch, far away.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
+    def __init__(self, length: int, seed: int, shuffle: bool = True, repeats: int = 1) -> None:
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
+        self.repeats = repeats
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -277,8 +287,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         if self.shuffle:
             generator = torch.Generator().manual_seed(mix(self.seed, epoch) >> 1)
             order = torch.randperm(self.length, generator=generator).tolist()
-        for index in order:
-            yield epoch, index
+        for place in range(self.length):
+            yield epoch + (place % self.repeats << 32), order[place // self.repeats]
 
 
 class UnreadableImageError(DataError):

@@ -32,7 +32,7 @@ class Progress:
         self._line = tqdm(
             total=run.total_steps,
             initial=run.position.step,
-            unit="step",
+            bar_format="{desc}{percentage:3.0f}% {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{postfix}]",
             leave=False,
             dynamic_ncols=True,
             disable=None if run.accelerator.is_main_process else True,  # None: where there is no terminal
@@ -72,8 +72,8 @@ class Progress:
         run, step = self.run, self.run.position.step
         top1 = [f"top-1 {values['top1']:.1f} %"] if "top1" in values else []
         parts = [f"{name} {value:.3f}" for name, value in values.items() if name != "top1"]
-        text = ", ".join([*parts, *top1, f"{images_per_second:.0f} images/s"])
-        self._line.set_description_str(f"epoch {run.position.epoch + 1}/{run.config.epochs}", refresh=False)
+        text = ", ".join([f"{images_per_second:.0f} images/s", *top1, *parts])  # a narrow terminal cuts its end
+        self._line.set_description_str(f"epoch {run.position.epoch + 1}/{run.config.epochs} ", refresh=False)
         self._line.set_postfix_str(text)
         if self._line.disable and time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 
-from ssia_zoo.data import DataConfig
+from ssia_zoo.data import DataConfig, train_transform
 from ssia_zoo.errors import ConfigError, SSIAZooError, TrainingError
 from ssia_zoo.training import main
 from ssia_zoo.training.checkpoint import list_checkpoints
@@ -91,6 +92,9 @@ def test_lambda_zero_is_vanilla_to_the_bit_through_the_whole_loop(tmp_path: Path
         {"ema": 0.9, "mixup": 0.2, "cutmix": 1.0, "smoothing": 0.1},
         {"accumulation_steps": 2, "clip_grad": 1.0, "optimizer": "sgd", "schedule": "constant"},
         {"drop_path_rate": 0.1, "drop_rate": 0.1, "auto_augment": "rand-m3", "random_erase": 0.3},
+        {"aug_repeats": 4, "random_erase": 1.0, "random_erase_mode": "pixel", "random_erase_count": 3},
+        {"bce_loss": True, "bce_target_thresh": 0.2, "mixup": 0.2, "mixup_off_epoch": 1, "mixup_mode": "elem"},
+        {"lr_base": 0.1, "layer_decay": 0.8, "schedule": "multistep", "decay_milestones": 1, "ema_warmup": False},
         {"method": "vanilla", "max_steps": 3},
         {"ssia.spatial": 1.0, "ssia.channel": 0.5, "ssia.pairs": "adjacent", "ssia.schedule": "cosine"},
     ],
@@ -110,6 +114,38 @@ def test_accumulation_of_two_halves_is_the_step_of_the_whole(tmp_path: Path) -> 
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "halves")
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_with_all_kinds_of_randomness_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    settings = {
+        **{"model": "test_vit", "drop_path_rate": 0.2, "aug_repeats": 2, "random_erase": 0.5, "cutmix": 1.0},
+        **{"random_erase_mode": "pixel", "mixup_off_epoch": 1, "layer_decay": 0.8, "ema": 0.9, "workers": 2},
+        **{"clip_grad": 0.02, "clip_mode": "agc", "checkpoint_every": 4, "keep_checkpoints": 9},
+    }
+    small_run(tmp_path / "whole", **settings)
+    small_run(tmp_path / "resumed", **settings)
+    middle = tmp_path / "resumed" / "checkpoints" / "step_00000004"
+    small_run(tmp_path / "resumed", **settings, resume=middle)
+    assert same_weights(tmp_path / "whole", tmp_path / "resumed")
+    steps = [r["step"] for r in read_records(tmp_path / "resumed" / "metrics.jsonl") if r["kind"] == "train"]
+    assert steps == list(range(1, 13)), "steps after the checkpoint were trained again"
+
+
+def test_erasing_follows_mode_and_count() -> None:
+    def erased(mode: str, count: int = 1) -> torch.Tensor:
+        config = DataConfig(
+            **{"dataset": "digits", "image_size": 64, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0},
+            **{"random_erase": 1.0, "random_erase_mode": mode, "random_erase_count": count},
+        )
+        torch.manual_seed(0)
+        random.seed(0)
+        image = train_transform(config, (0.5,) * 3, (0.5,) * 3)(Image.new("RGB", (64, 64), "white"))
+        return image.flatten(1)[:, image.flatten(1).amin(0) != 1]  # white is 1
+
+    assert not erased("const").any(), "the mean is 0"
+    assert len(erased("rand").unique(dim=1)[0]) == 1, "one colour"
+    assert len(erased("pixel").unique(dim=1)[0]) > 100, "a colour each"
+    assert len(erased("rand", count=8).unique(dim=1)[0]) > 1, "several rectangles"
 
 
 def test_fine_tuning_starts_from_the_weights_asked_for(tmp_path: Path) -> None:

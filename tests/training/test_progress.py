@@ -1,0 +1,88 @@
+"""What a run tells while it goes on and at its end, on the terminal, in its folder and to a tracker."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TRAIN, environment, flags, small_run
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ssia_zoo.errors import TrainingError
+from ssia_zoo.training.records import read_records
+
+
+def test_one_line_on_the_terminal_tells_loss_parts_top_1_speed_and_time_left(tmp_path: Path) -> None:
+    main, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
+    command = [sys.executable, TRAIN, *flags(output_dir=tmp_path / "run", max_steps=4)]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=child, stdout=child) as process:
+        os.close(child)
+        text = b""
+        while True:
+            try:
+                chunk = os.read(main, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not chunk:
+                break
+            text += chunk
+    os.close(main)
+    assert process.returncode == 0
+    shown = text.decode()
+    line = (
+        r"epoch 1/2 +100% 4/4 steps \[\d\d:\d\d<\d\d:\d\d, \d+ images/s, top-1 [\d.]+ %, "
+        r"loss \d\.\d+, task_loss \d\.\d+, .*ssia \d\.\d+"
+    )
+    assert re.search(line, shown), shown
+    assert "\n" not in shown[shown.index("0/4") : shown.index("4/4")], "it stays one line"
+
+
+def test_into_a_log_go_lines_now_and_then_and_no_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ssia_zoo.training.progress._SECONDS_BETWEEN_LINES", 0.0)
+    caplog.set_level(logging.INFO)
+    small_run(tmp_path / "run", max_steps=2)
+    assert re.search(r"step 1/2, \d\d:\d\d left: \d+ images/s, top-1 .*loss ", caplog.text)
+    assert "\r" not in capfd.readouterr().err
+
+
+def test_the_end_says_score_time_place_and_what_to_do_next(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    result = small_run(tmp_path / "run", max_steps=1, holdout=0.1)
+    text = caplog.text
+    assert f"done: top-1 {result.metrics['top1']:.2f} %" in text
+    assert re.search(r"1 steps in \d\d:\d\d, training at \d+ images/s", text)
+    assert f"weights: {result.folder}" in text
+    assert f"ssia-zoo validate {result.folder} --dataset digits --holdout 0.1" in text
+    assert f"ssia-zoo publish {result.folder}" in text
+
+
+def test_curves_are_drawn_before_the_first_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssia_zoo.training.output._CURVES_SECONDS", 0.0)
+    with pytest.raises(TrainingError):
+        small_run(tmp_path / "run", optimizer="sgd", lr=1e30, warmup_epochs=0, epochs=10, val_interval=0)
+    assert Image.open(tmp_path / "run" / "curves.png").width > 100
+    assert not [r for r in read_records(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "eval"]
+
+
+def test_tensorboard_is_told_what_the_records_hold(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", with_tracking=True, max_steps=4, epochs=1)
+    records = read_records(tmp_path / "run" / "metrics.jsonl")
+    (file,) = (path for path in (tmp_path / "run").rglob("events.out.tfevents.*") if path.parent.name == "ssia_zoo")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    for kind, name in (("train", "loss"), ("train", "task_loss"), ("train", "top1"), ("train", "lr"), ("eval", "top1")):
+        told = [(event.step, event.value) for event in events.Scalars(f"{kind}/{name}")]
+        assert told == [(r["step"], pytest.approx(r[name])) for r in records if r["kind"] == kind]
