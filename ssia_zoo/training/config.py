@@ -193,7 +193,7 @@ class TrainConfig(DataConfig):
 
 _OUTPUT_FIELDS = (
     *("output_dir", "resume", "checkpoint_every", "keep_checkpoints", "with_tracking", "tracker"),
-    *("push_to_hub", "hub_model_id", "hub_private", "push_every", "val_interval"),
+    *("push_to_hub", "hub_model_id", "hub_private", "push_every", "val_interval", "eval_only"),
 )
 
 

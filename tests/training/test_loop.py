@@ -131,6 +131,23 @@ def test_a_run_with_all_kinds_of_randomness_resumes_to_the_same_bits(tmp_path: P
     assert steps == list(range(1, 13)), "steps after the checkpoint were trained again"
 
 
+@pytest.mark.parametrize("warmup", [True, False])
+def test_the_saved_weights_are_the_moving_average(tmp_path: Path, warmup: bool) -> None:
+    steps = {"checkpoint_every": 1, "keep_checkpoints": 9, "max_steps": 3, "epochs": 1}
+    result = small_run(tmp_path / "run", ema=0.5, ema_warmup=warmup, optimizer="sgd", lr=0.5, warmup_epochs=0, **steps)
+    average = None
+    for step, checkpoint in enumerate(list_checkpoints(result.folder / "checkpoints"), start=1):
+        now = load_file(checkpoint / "model.safetensors")["student.conv1.0.weight"]
+        decay = min(0.5, 1 - step ** (-2 / 3)) if warmup or step == 1 else 0.5
+        average = now if average is None else decay * average + (1 - decay) * now
+    assert average is not None
+    torch.testing.assert_close(weights(result.folder)["conv1.0.weight"], average)
+    assert not torch.allclose(average, now, atol=1e-4), "or the test could not fail"
+    model = timm.create_model(f"local-dir:{result.folder}", pretrained=True)
+    measured = validate(model, DataConfig(dataset="digits", max_eval_images=40, workers=0))
+    assert measured["loss"] == pytest.approx(result.metrics["loss"], rel=1e-5), "it is what was evaluated, too"
+
+
 def test_erasing_follows_mode_and_count() -> None:
     def erased(mode: str, count: int = 1) -> torch.Tensor:
         config = DataConfig(
