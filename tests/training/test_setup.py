@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from conftest import small_run, weights
+from timm.models._registry import _model_to_module
 
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.training.config import TrainConfig
@@ -84,3 +85,24 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, settings: dict[str, object],
 
 def test_a_batch_of_one_is_fine_for_a_model_without_batch_statistics(tmp_path: Path) -> None:
     small_run(tmp_path / "run", model="test_vit", batch_size=1, max_steps=1, max_eval_images=2)
+
+
+def families() -> list[str]:
+    """One model of each of timm's families that has a classifier and gradient checkpointing, by name."""
+    first: dict[str, str] = {}
+    for name in sorted(timm.list_models(), key=len):
+        first.setdefault(_model_to_module[name], name)
+    return sorted(first.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", families())
+def test_every_family_that_offers_gradient_checkpointing_uses_it_in_both_forwards(
+    model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    try:
+        with torch.device("meta"):  # shapes and sizes are all that is looked at
+            used = [checkpointed(model, method, caplog) for method in ("ssia", "vanilla")]
+    except ConfigError as error:
+        pytest.skip(str(error))
+    assert used == [True, True]
