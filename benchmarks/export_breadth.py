@@ -10,15 +10,21 @@ export lost such a layer would go unnoticed otherwise. What counts here is wheth
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
-import shlex
+import multiprocessing
+import os
+import resource
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import tyro
@@ -27,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "export_breadth.jsonl"
 REPORT = ROOT / "docs" / "export_breadth.md"
 SEED = 0
+SIZE = 128  # pixels
 TARGETS = ("onnx", "torch-export", "openvino", "executorch")
 
 
@@ -99,49 +106,87 @@ def shaken(name: str) -> Any:
     return model
 
 
-def export_one(target: str, name: str) -> dict[str, Any]:
-    """Export one model into a folder that goes again; what came of it."""
+def workable_size(model: Any) -> int | None:
+    """SIZE where a model takes images of any size, to spare time; None, its own, elsewhere."""
+    import torch
+
+    cfg = model.pretrained_cfg
+    if cfg.get("fixed_input_size") or min(cfg["input_size"][1:]) <= SIZE:
+        return None
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, SIZE, SIZE))
+    except Exception:  # models raise every kind
+        return None
+    return SIZE
+
+
+def export_one(targets: Sequence[str], name: str, outcomes: Path) -> None:
+    """Export one model to each target in turn, into a folder that goes again; `outcomes` gets a JSON line for each."""
     from ssia_zoo.errors import SSIAZooError
     from ssia_zoo.exporting import _load_script, export_model
 
-    start = time.perf_counter()
-    try:
-        model = shaken(name)
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / f"model{_load_script(target).SUFFIX}"
-            result = export_model(target, model, name, out, weights="random")
-        parity = result.manifest["parity"]
-        keys = ("max_abs_error", "max_abs_logit", "tolerance", "top1_agreement", "images")
-        outcome = {"ok": True, **{key: parity[key] for key in keys}, "versions": result.manifest["versions"]}
-        outcome["input"] = result.manifest["input"]["shape"][1:]
-    except SSIAZooError as error:
-        outcome = {"ok": False, "reason": str(error)}
-    except Exception as error:
-        outcome = {"ok": False, "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-    return outcome | {"seconds": round(time.perf_counter() - start, 1)}
+    model = shaken(name)
+    size = workable_size(model)
+    with tempfile.TemporaryDirectory() as folder:
+        for target in targets:
+            start = time.perf_counter()
+            out = Path(folder) / f"{target}{_load_script(target).SUFFIX}"
+            try:
+                manifest = export_model(target, model, name, out, image_size=size, weights="random").manifest
+                keys = ("max_abs_error", "max_abs_logit", "tolerance", "top1_agreement", "images")
+                outcome = {"ok": True, **{key: manifest["parity"][key] for key in keys}}
+                outcome["input"] = manifest["input"]["shape"][1:]
+            except SSIAZooError as error:
+                outcome = {"ok": False, "reason": str(error)}
+            except Exception as error:
+                outcome = {"ok": False, "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+            outcome["seconds"] = round(time.perf_counter() - start, 1)
+            with outcomes.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"target": target, **outcome}) + "\n")
+            if target == "onnx" and outcome["ok"]:
+                _lend_onnx_file(out)
 
 
-def run_child(target: str, name: str, timeout: int) -> dict[str, Any]:
-    """`export_one` in a process of its own, which may crash or hang."""
-    command = [sys.executable, __file__, "--child", target, name]
-    limit = f"ulimit -t {timeout}; exec "  # of processor time: on a busy machine a slow export is not a hung one
-    done = subprocess.run(
-        ["bash", "-c", limit + shlex.join(command)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        timeout=20 * timeout,
-    )
-    lines = done.stdout.splitlines()
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        return {"ok": False, "reason": f"not done after {timeout} s of processor time, or killed for want of memory"}
-    if done.returncode or not lines:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"ok": False, "reason": f"the process ended with status {done.returncode}: {last[:200]}"}
-    outcome: dict[str, Any] = json.loads(lines[-1])
-    return outcome
+def _lend_onnx_file(file: Path) -> None:
+    """Let the export to OpenVINO, which begins with the export to ONNX, begin with the file that is there already."""
+    from ssia_zoo.exporting import _load_script
+
+    def copy(model: Any, example: Any, path: Path, precision: str, calibration: Any) -> None:
+        shutil.copy(file, path)
+        if (weights := file.with_name(f"{file.name}.data")).is_file():  # above 2 GiB; the first file names it
+            shutil.copy(weights, path.with_name(weights.name))
+
+    _load_script("openvino")._to_onnx = lambda: SimpleNamespace(convert=copy)
+
+
+def run_child(targets: Sequence[str], name: str, timeout: int) -> dict[str, dict[str, Any]]:
+    """`export_one` in a process of its own, which may crash or hang: target → what came of it.
+
+    It is forked, with the packages imported already, which takes as long as an export does.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes, said = Path(folder) / "outcomes.jsonl", Path(folder) / "stderr"
+        outcomes.touch()
+
+        def child() -> None:
+            resource.setrlimit(resource.RLIMIT_CPU, (timeout, timeout))  # a slow machine's export is not a hung one
+            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+            export_one(targets, name, outcomes)
+
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join()
+        lines = outcomes.read_text(encoding="utf-8").splitlines()
+        result = {outcome.pop("target"): outcome for outcome in map(json.loads, lines)}
+        unfinished = [target for target in targets if target not in result]
+        if unfinished:  # the first of them ended the process; the others have not been run
+            last = (said.read_text(errors="replace").strip().splitlines() or ["no message"])[-1][:200]
+            reason = f"the process ended with status {process.exitcode}: {last}"
+            if process.exitcode in (-signal.SIGXCPU, -signal.SIGKILL):
+                reason = f"not done after {timeout} s of processor time, or killed for want of memory"
+            result[unfinished[0]] = {"ok": False, "reason": reason}
+    return result
 
 
 def read_results() -> dict[tuple[str, str], dict[str, Any]]:
@@ -161,7 +206,8 @@ def write_report(models: dict[str, str]) -> None:
         "",
         "The smallest model of every timm family, exported and compared with PyTorch on 15 real images (batches of 1,",
         "7 and 7). A figure is the largest logit error, as a fraction of the largest logit where that is above 1; up",
-        "to 1e-3 passes. Weights are random (seed 0). By `python benchmarks/export_breadth.py`; do not edit.",
+        f"to 1e-3 passes. Weights are random (seed 0); images have {SIZE} px where a model takes any size. By",
+        "`python benchmarks/export_breadth.py`; do not edit.",
         "",
     ]
     for target in targets:
@@ -192,26 +238,45 @@ def write_report(models: dict[str, str]) -> None:
 
 def main(settings: Settings) -> None:
     """Run what is missing and write the report."""
+    from ssia_zoo._export_files import versions
+
+    for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "executorch"):  # what is there, for the children
+        with contextlib.suppress(ImportError):
+            importlib.import_module(package)
     models = smallest_models()
     RESULTS.parent.mkdir(exist_ok=True)
-    for target in () if settings.report else settings.targets:
-        for family in settings.families or models:
-            name = models[family]
-            old = read_results().get((family, target))
-            if old is not None and (old["ok"] or not settings.again):
-                continue
-            outcome = run_child(target, name, settings.timeout)
-            record = {"family": family, "model": name, "target": target, "seed": SEED, **outcome}
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-            print(f"{target} {family} {name}: {'ok' if outcome['ok'] else outcome['reason']}", flush=True)
-            write_report(models)
+    for family in () if settings.report else settings.families or models:
+        missing = missing_targets(family, settings)
+        while missing:
+            outcomes = run_child(missing, models[family], settings.timeout)
+            for target, outcome in outcomes.items():
+                record = {"family": family, "model": models[family], "target": target, "seed": SEED, **outcome}
+                record["versions"] = versions()
+                with RESULTS.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
+                print(f"{target} {family}: {'ok' if outcome['ok'] else outcome['reason']}", flush=True)
+            missing = [target for target in missing if target not in outcomes]
+        write_report(models)
     write_report(models)
+
+
+def missing_targets(family: str, settings: Settings) -> list[str]:
+    """The targets that have no outcome with the packages that are installed, or failed and are to be repeated."""
+    from ssia_zoo._export_files import versions
+    from ssia_zoo.exporting import _load_script
+
+    old, installed = read_results(), versions()
+
+    def is_missing(target: str) -> bool:
+        record = old.get((family, target))
+        if record is None or (settings.again and not record["ok"]):
+            return True
+        packages = {"torch", "timm", *_load_script(target).PACKAGES}
+        return any(record.get("versions", {}).get(package) != installed.get(package) for package in packages)
+
+    return [target for target in settings.targets if is_missing(target)]
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    if sys.argv[1:2] == ["--child"]:
-        print(json.dumps(export_one(*sys.argv[2:4])))
-    else:
-        main(tyro.cli(Settings))
+    main(tyro.cli(Settings))

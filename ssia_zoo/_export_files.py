@@ -73,21 +73,31 @@ def input_contract(config: dict[str, Any]) -> dict[str, Any]:
         config: As timm.data.resolve_model_data_config gives it.
     """
     channels, height, width = config["input_size"]
-    modes = {"squash": "squash", "border": "border"}
     return {
         "name": "pixel_values",
         "shape": ["batch", channels, height, width],
         "layout": "NCHW",
         "dtype": "float32",
         "color": "RGB, 0 to 1 before normalization",
-        "resize": [int(np.floor(side / config["crop_pct"])) for side in (height, width)],
-        "resize_mode": modes.get(config["crop_mode"], "shortest-side"),
+        "resize": _resize(config),
         "interpolation": config["interpolation"],
         "crop": "center",
+        "crop_mode": config["crop_mode"],
         "crop_pct": config["crop_pct"],
         "mean": list(config["mean"]),
         "std": list(config["std"]),
     }
+
+
+def _resize(config: dict[str, Any]) -> dict[str, int] | None:
+    """What comes before the centre crop, in transformers' terms; None for what they cannot say.
+
+    That is a frame around the image ("border"), and an input that is not square and keeps the image's proportions.
+    """
+    height, width = (int(np.floor(side / config["crop_pct"])) for side in config["input_size"][1:])
+    if config["crop_mode"] == "squash":
+        return {"height": height, "width": width}
+    return {"shortest_edge": height} if config["crop_mode"] != "border" and height == width else None
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -90,19 +90,15 @@ def _relative(file: Path, folder: Path) -> str:
 def _preprocessor(contract: dict[str, Any]) -> dict[str, Any]:
     """In transformers' terms, Python's and JavaScript's: both know this type, and it does what is said here."""
     _, _, height, width = contract["shape"]
-    up, across = contract["resize"]
-    if contract["resize_mode"] == "squash":
-        size = {"height": up, "width": across}
-    elif contract["resize_mode"] == "shortest-side" and up == across:
-        size = {"shortest_edge": up}
-    else:
+    if contract["resize"] is None:
         raise ConfigError(
-            f"transformers.js cannot resize by {contract['resize_mode']} to {up} x {across}; publish without ONNX"
+            f"transformers.js cannot resize to {height} x {width} pixels by crop_mode {contract['crop_mode']!r}; "
+            "publish without ONNX"
         )
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
-        "size": size,
+        "size": contract["resize"],
         "resample": _RESAMPLE[contract["interpolation"]],
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
