@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import numpy as np
@@ -237,71 +236,6 @@ def test_the_graph_of_an_ssia_name_is_the_vanilla_one_node_for_node(tmp_path: Pa
     assert list(vanilla.node) == list(ssia.node)
     assert list(vanilla.initializer) == list(ssia.initializer)
     assert (list(vanilla.input), list(vanilla.output)) == (list(ssia.input), list(ssia.output))
-
-
-# --- Usable alone -----------------------------------------------------------------------------------------------------
-
-ALONE = """
-import runpy, sys
-class Forbidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "timm", "ssia_zoo", "torchvision", "transformers"):
-            raise ImportError(f"{name} is not here")
-sys.meta_path.insert(0, Forbidden())
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def predict_arguments(target: str, artefacts: dict[str, ExportResult], folder: Path) -> list[str]:
-    """Script, artefact and two images, one of them not square."""
-    first, second = (digits()["test"][index]["image"] for index in (0, 1))
-    first.save(folder / "first.png")
-    second.resize((90, 61)).save(folder / "second.png")
-    script = ROOT / "export" / f"predict_{target}.py"
-    return [str(part) for part in (script, artefacts[target].path, folder / "first.png", folder / "second.png")]
-
-
-def check_prediction(printed: str, source: Path, folder: Path) -> None:
-    model = timm.create_model(f"local-dir:{source}", pretrained=True).eval()
-    pixels = parity_images(data_config(model, None), folder, 2).pixels
-    with torch.inference_mode():
-        expected = model(torch.from_numpy(pixels)).softmax(1).max(1)
-    lines = [line.split("\t") for line in printed.splitlines()]
-    assert [line[1] for line in lines] == [LABELS[int(index)] for index in expected.indices]
-    np.testing.assert_allclose([float(line[2]) for line in lines], expected.values, atol=2e-4)
-
-
-@pytest.mark.parametrize("target", ["onnx", "openvino"])
-def test_the_predict_script_needs_neither_torch_nor_this_package(
-    target: str, artefacts: dict[str, ExportResult], source: Path, tmp_path: Path
-) -> None:
-    need(NEEDS[target])
-    arguments = predict_arguments(target, artefacts, tmp_path)
-    command = [sys.executable, "-c", ALONE, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    check_prediction(done.stdout, source, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["onnx", "openvino"])
-def test_the_predict_script_runs_where_only_its_runtime_is_installed(
-    target: str, artefacts: dict[str, ExportResult], source: Path, tmp_path: Path
-) -> None:
-    need(NEEDS[target])
-    arguments = predict_arguments(target, artefacts, tmp_path)
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "numpy", "pillow", NEEDS[target]]
-    if subprocess.run(install, check=False).returncode:
-        pytest.skip("the packages cannot be installed here")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        [python, *arguments], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    check_prediction(done.stdout, source, tmp_path)
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------
