@@ -20,6 +20,7 @@ PRECISIONS = ("fp32", "int8")
 OPSET = 18
 NOTES = {"opset": OPSET}
 
+_DEEP_ATTENTION = ("timm.models.hiera", "timm.models.nest", "timm.models.twins")
 _LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf ends at 2 GiB, weights beyond that lie in a second file
 
 
@@ -72,8 +73,8 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 @contextmanager
 def _plain_attention(model: torch.nn.Module) -> Iterator[None]:
-    """torch.onnx translates fused attention of four dimensions alone; nest's has five: there timm's plain form goes."""
-    fused = [m for m in model.modules() if type(m).__module__ == "timm.models.nest" and getattr(m, "fused_attn", False)]
+    """Let timm write out attention of five dimensions: torch.onnx translates the fused kind with four alone."""
+    fused = [m for m in model.modules() if type(m).__module__ in _DEEP_ATTENTION and getattr(m, "fused_attn", False)]
     for module in fused:
         module.fused_attn = False
     try:

@@ -287,12 +287,13 @@ def publish(
     all: bool = False,
     org: str | None = None,
     with_: Annotated[Literal["onnx"] | None, tyro.conf.arg(name="with")] = None,
+    calibration_dataset: str | None = None,
 ) -> None:
     """Publish a folder that train_hf.py wrote, or all published weights, to the Hugging Face Hub.
 
     For example:
       ssia-zoo publish runs/mine your-name/my-model         # after `hf auth login`
-      ssia-zoo publish runs/mine your-name/my-model --with onnx
+      ssia-zoo publish runs/mine your-name/my-model --with onnx --calibration-dataset digits
       ssia-zoo publish --all --org your-org --private
 
     Args:
@@ -302,13 +303,12 @@ def publish(
         all: publish each weight of `ssia-zoo list` into a repository of its own; needs --org.
         org: user or organisation that --all publishes to.
         with_: onnx exports the model into FOLDER/onnx, checks it, and publishes it too (for transformers.js, optimum).
+        calibration_dataset: for --with onnx: add an int8 file too, calibrated on this data set.
     """
-    if all != (org is not None):
-        raise UsageError("publish: --all and --org go together: ssia-zoo publish --all --org ORG")
-    if all == (folder is not None) or (folder is None) != (repo_id is None):
+    if all != (org is not None) or all == (folder is not None) or (folder is None) != (repo_id is None):
         raise UsageError("publish: expected either FOLDER ORG/NAME or --all --org ORG")
-    if all and with_ is not None:
-        raise UsageError("publish: --with goes with a FOLDER, not with --all")
+    if (all and with_ is not None) or (with_ is None and calibration_dataset is not None):
+        raise UsageError("publish: --with goes with a FOLDER, and --calibration-dataset with --with onnx")
     if folder is not None and repo_id is not None:
         from ssia_zoo.hub import publish as publish_folder
 
@@ -316,7 +316,7 @@ def publish(
         if with_ == "onnx":
             from ssia_zoo.hub_onnx import add_onnx
 
-            extra = add_onnx(folder)
+            extra = add_onnx(folder, calibration_dataset=calibration_dataset)
         print(publish_folder(folder, repo_id, private=private, extra=extra))
     elif org is not None:
         from ssia_zoo.publish_all import publish_all

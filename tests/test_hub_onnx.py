@@ -1,18 +1,28 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from hub_server import HubServer
 from huggingface_hub import HfApi
 from publishable_folder import contents, edit_config
+from timm.data import create_transform, resolve_model_data_config
 
+import ssia_zoo
 from ssia_zoo._publishable import ONNX_FILES
 from ssia_zoo.cli import main
+from ssia_zoo.data import digits
 from ssia_zoo.errors import ConfigError, ExportError, WeightError
 from ssia_zoo.hub import publish
 from ssia_zoo.hub_onnx import add_onnx
+from ssia_zoo.publish_all import write_weight_folder
 
 SIZE = 64
 
@@ -51,11 +61,6 @@ def test_add_onnx_lays_files_where_others_look_and_publish_sends_them(small: Pat
 
 def test_transformers_preprocesses_as_timm_does_with_and_without_the_added_file(small: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    import timm
-    from timm.data import create_transform, resolve_model_data_config
-
-    from ssia_zoo.data import digits
-
     add_onnx(small)
     model = timm.create_model(f"local-dir:{small}", pretrained=True)
     image = digits()["test"][0]["image"].convert("RGB").resize((90, 61))
@@ -66,11 +71,33 @@ def test_transformers_preprocesses_as_timm_does_with_and_without_the_added_file(
     assert (got - expected).abs().max() < 1e-5
 
 
-def test_the_command_publishes_with_onnx(small: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A published weight as a publishable folder: int8 costs random weights more points than are let pass."""
+    name = "mobilenetv3_small_050_ssia.digits_r32"
+    return write_weight_folder(ssia_zoo.weights()[name], tmp_path / "trained", repo_id="alice/name")
+
+
+def test_the_command_publishes_with_onnx_and_a_quantised_file(
+    trained: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_good")
-    assert main(["publish", str(small), "alice/name", "--with", "onnx"]) == 0
-    assert "onnx/model.onnx" in HfApi(endpoint=hub.url, token="hf_good").list_repo_files("alice/name")
-    assert main(["publish", "--all", "--org", "alice", "--with", "onnx"]) == 2
+    flags = ["--with", "onnx", "--calibration-dataset", "digits"]
+    assert main(["publish", str(trained), "alice/name", *flags]) == 0
+    assert set(ONNX_FILES) < set(HfApi(endpoint=hub.url, token="hf_good").list_repo_files("alice/name"))
+    full, quantised = (trained / "onnx" / name for name in ("model.onnx", "model_quantized.onnx"))
+    assert quantised.stat().st_size < full.stat().st_size / 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--all", "--org", "alice", "--with", "onnx"], ["runs/mine", "alice/name", "--calibration-dataset", "digits"]],
+)
+def test_flags_of_onnx_that_go_with_nothing_are_a_wrong_command_line(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", *words]) == 2
+    assert "--calibration-dataset with --with onnx" in capsys.readouterr().err
 
 
 def test_publish_refuses_extra_files_that_add_onnx_does_not_write(folder: Path) -> None:
@@ -92,3 +119,52 @@ def test_preprocessing_that_javascript_cannot_be_told_is_refused(small: Path) ->
     with pytest.raises(ConfigError, match="by crop_mode 'border'"):
         add_onnx(small)
     assert contents(small) == before
+
+
+# --- transformers.js --------------------------------------------------------------------------------------------------
+
+TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
+
+
+@pytest.fixture(scope="module")
+def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which npm has installed transformers.js, some 500 MB."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node and npm are not installed")
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "package.json").write_text("{}")
+    command = ["npm", "install", "--no-audit", "--no-fund", TRANSFORMERS_JS]
+    cpu_alone = os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"}  # the package brings what a CPU needs
+    done = subprocess.run(command, cwd=folder, env=cpu_alone, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"npm cannot install {TRANSFORMERS_JS}: {done.stderr[-200:]}")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("dtype", ["fp32", "q8"])
+def test_transformers_js_classifies_from_the_hub_as_pytorch_does(
+    dtype: str, trained: Path, hub: HubServer, node_packages: Path, tmp_path: Path
+) -> None:
+    publish(trained, "alice/name", token="hf_good", extra=add_onnx(trained, calibration_dataset="digits"))
+    model = timm.create_model(f"local-dir:{trained}", pretrained=True).eval()
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    # Of the model's size: transformers.js resizes with other filters than Pillow.
+    images = [digits()["test"][index]["image"].convert("RGB").resize((32, 32)) for index in (0, 1)]
+    files = [tmp_path / f"{index}.png" for index in range(len(images))]
+    for image, file in zip(images, files, strict=True):
+        image.save(file)
+    script = Path(__file__).with_name("classify.cjs")
+    command = ["node", str(script), str(node_packages), hub.url, "alice/name", dtype, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with torch.inference_mode():
+        expected = model(torch.stack([transform(image) for image in images])).softmax(1)
+    labels = model.pretrained_cfg["label_names"]
+    for row, classes in zip(expected, json.loads(done.stdout), strict=True):
+        assert classes[0]["label"] == labels[int(row.argmax())]
+        if dtype == "fp32":
+            got = {found["label"]: found["score"] for found in classes}
+            torch.testing.assert_close(torch.tensor([got[label] for label in labels]), row, atol=1e-4, rtol=0)
