@@ -1,11 +1,12 @@
 """Export the smallest model of every timm family to each target and compare with PyTorch on real images.
 
-    nice -n 19 env OMP_NUM_THREADS=1 python benchmarks/export_breadth.py --targets onnx
+    nice -n 19 env OMP_NUM_THREADS=1 python benchmarks/export_breadth.py --targets onnx torch-export openvino
     python benchmarks/export_breadth.py --report          # only writes docs/export_breadth.md anew
 
-Each (family, target) runs in a process of its own with a time-out, and is written down when it ends: a run that was
-stopped goes on where it was. Weights are random, and moved off the zeros and ones that some layers start from: that an
-export lost such a layer would go unnoticed otherwise. What counts here is whether the graph computes the same.
+Each family runs in a process of its own with a time-out, and is written down when that ends: a run that was stopped
+goes on where it was, and what other versions of the packages gave is run again. Weights are random, and moved off the
+zeros and ones that some layers start from: that an export lost such a layer would go unnoticed otherwise. What counts
+here is whether the graph computes the same.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Settings:
     families: tuple[str, ...] = ()
     """Families of timm; all if none is named."""
     timeout: int = 900
-    """Processor seconds for one export."""
+    """Processor seconds for a family."""
     again: bool = False
     """Repeat what failed before."""
     report: bool = False
@@ -215,8 +216,10 @@ def write_report(models: dict[str, str]) -> None:
         passed = sum(record["ok"] for record in known)
         partial = "" if len(known) == len(models) else f" (**partial**: {len(models) - len(known)} have not been run)"
         lines.append(f"- {target}: {passed} of {len(known)} families pass{partial}")
-    versions: dict[str, str] = next((r["versions"] for r in reversed(results.values()) if "versions" in r), {})
-    lines += ["", ", ".join(f"{key} {value}" for key, value in versions.items() if key != "ssia-zoo"), ""]
+    shown = [record.get("versions", {}) for record in results.values()]
+    packages = dict.fromkeys(package for versions in shown for package in versions if package != "ssia-zoo")
+    made = {package: sorted({versions[package] for versions in shown if package in versions}) for package in packages}
+    lines += ["", ", ".join(f"{package} {' and '.join(versions)}" for package, versions in made.items()), ""]
     lines += ["| family | model | " + " | ".join(targets) + " |", "|---" * (len(targets) + 2) + "|"]
     reasons = []
     for family, name in sorted(models.items()):
