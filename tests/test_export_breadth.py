@@ -55,7 +55,10 @@ def small(name: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", ["nest_tiny", "twins_svt_small", "hiera_tiny_224"])
+@pytest.mark.parametrize(
+    "name",
+    ["nest_tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in ("twins_svt_small", "hiera_tiny_224"))],
+)
 def test_attention_of_five_dimensions_exports_and_the_model_stays_as_it_was(name: str, tmp_path: Path) -> None:
     model = small(name)
     before = [getattr(module, "fused_attn", None) for module in model.modules()]

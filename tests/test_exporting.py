@@ -50,21 +50,28 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Artefacts(dict[str, ExportResult]):
+    """The model in float32 for each target, exported when it is asked for."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        super().__init__()
+        self.source, self.folder = source, folder
+
+    def __missing__(self, target: str) -> ExportResult:
+        self[target] = export(target, f"local-dir:{self.source}", self.folder / f"model{SUFFIX[target]}")
+        return self[target]
+
+
 @pytest.fixture(scope="module")
-def artefacts(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportResult]:
-    """The model in float32, for every target whose runtime is here."""
-    folder = tmp_path_factory.mktemp("artefacts")
-    here = [target for target, package in NEEDS.items() if importlib.util.find_spec(package)]
-    return {t: export(t, f"local-dir:{source}", folder / f"model{SUFFIX[t]}") for t in here}
+def artefacts(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Artefacts:
+    return Artefacts(source, tmp_path_factory.mktemp("artefacts"))
 
 
 # --- Parity -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", NEEDS)
-def test_an_artefact_gives_the_models_logits_for_any_batch(
-    target: str, artefacts: dict[str, ExportResult], source: Path
-) -> None:
+def test_an_artefact_gives_the_models_logits_for_any_batch(target: str, artefacts: Artefacts, source: Path) -> None:
     need(NEEDS[target])
     model = timm.create_model(f"local-dir:{source}", pretrained=True).eval()
     images = parity_images(data_config(model, None), None, 8).pixels
@@ -76,7 +83,7 @@ def test_an_artefact_gives_the_models_logits_for_any_batch(
 
 
 @pytest.mark.parametrize("target", NEEDS)
-def test_the_manifest_says_how_to_use_the_file(target: str, artefacts: dict[str, ExportResult], source: Path) -> None:
+def test_the_manifest_says_how_to_use_the_file(target: str, artefacts: Artefacts, source: Path) -> None:
     need(NEEDS[target])
     result = artefacts[target]
     manifest = json.loads(result.manifest_path.read_text())
@@ -97,7 +104,7 @@ def test_the_manifest_says_how_to_use_the_file(target: str, artefacts: dict[str,
 
 
 @pytest.mark.parametrize("target", NEEDS)
-def test_an_artefact_tells_nothing_of_the_machine(target: str, artefacts: dict[str, ExportResult]) -> None:
+def test_an_artefact_tells_nothing_of_the_machine(target: str, artefacts: Artefacts) -> None:
     need(NEEDS[target])
     for name in artefacts[target].manifest["files"]:
         content = artefacts[target].path.with_name(name).read_bytes()
@@ -181,7 +188,7 @@ def test_int8_that_loses_accuracy_fails() -> None:
         judge_accuracy({"agreement": 90.0, "calibration_dataset": "x", "worst_image": "y"}, 2.0, "it")
 
 
-def test_openvino_stores_half_the_bytes_in_fp16(source: Path, tmp_path: Path, artefacts: dict) -> None:
+def test_openvino_stores_half_the_bytes_in_fp16(source: Path, tmp_path: Path, artefacts: Artefacts) -> None:
     need("openvino")
     half = export("openvino", f"local-dir:{source}", tmp_path / "m.xml", precision="fp16")
     full = artefacts["openvino"].manifest["files"]["model.bin"]["bytes"]
@@ -212,7 +219,7 @@ def test_weights_beyond_what_protobuf_holds_lie_in_a_second_file(
     assert load_artefact("onnx", moved / "m.onnx")(images).shape == (1, 7)
 
 
-def test_executorch_takes_the_batches_its_manifest_names(artefacts: dict[str, ExportResult]) -> None:
+def test_executorch_takes_the_batches_its_manifest_names(artefacts: Artefacts) -> None:
     need("executorch")
     result = artefacts["executorch"]
     images = np.zeros((result.manifest["largest_batch"], 3, SIZE, SIZE), np.float32)
