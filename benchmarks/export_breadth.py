@@ -208,8 +208,8 @@ def write_report(models: dict[str, str]) -> None:
         "The smallest model of every timm family, exported and compared with PyTorch on 15 real images (batches of 1,",
         "7 and 7). A figure is the largest logit error, as a fraction of the largest logit where that is above 1; up",
         "to 1e-3 passes. Weights are random (seed 0). Some models that take any size were run with smaller images than",
-        "their own, as `input` in benchmarks/results/export_breadth.jsonl says. By `python benchmarks/export_breadth.py`;",
-        "do not edit.",
+        "their own, as `input` in benchmarks/results/export_breadth.jsonl says.",
+        "By `python benchmarks/export_breadth.py`; do not edit.",
         "",
     ]
     for target in targets:
