@@ -74,7 +74,8 @@ def calibration_data(config: dict[str, Any], dataset: str, count: int) -> Calibr
         raise ConfigError(f"--calibration-images is {count}; expected at least 1")
     data = load_image_data(DataConfig(dataset, max_train_images=count, max_eval_images=_ACCURACY_IMAGES))
     parts = []
-    for name, rows in (("train", data.train), (data.eval_name, data.eval)):
+    splits: tuple[tuple[str, Any], ...] = (("train", data.train), (data.eval_name, data.eval))
+    for name, rows in splits:
         try:
             images = [image.convert("RGB") for image in rows[data.image_column]]
         except Exception as error:  # decoders raise whatever they like on damaged files

@@ -128,7 +128,7 @@ def training_card(
     settings: dict[str, Any],
     metrics: dict[str, float],
     eval_name: str,
-    eval_images: int,
+    counts: Mapping[str, int],
     environment: dict[str, str],
     base_model: str | None,
     repo_id: str | None,
@@ -142,7 +142,7 @@ def training_card(
         settings: The run's settings, `TrainConfig.experiment()`.
         metrics: "top1" and "top5" in percent and "loss", on the evaluation split.
         eval_name: What it was evaluated on.
-        eval_images: How many images that is.
+        counts: "images" that it was evaluated on; "unreadable_train" and "unreadable_eval", left out.
         environment: Versions and machine.
         base_model: What was fine-tuned, or None.
         repo_id: Repository that it goes to, if known.
@@ -185,9 +185,10 @@ def training_card(
 
 | evaluated on | images | top-1, % | top-5, % | loss |
 |---|---|---|---|---|
-| {eval_name} | {eval_images} | {metrics["top1"]:.2f} | {metrics["top5"]:.2f} | {metrics["loss"]:.4f} |
+| {eval_name} | {counts["images"]} | {metrics["top1"]:.2f} | {metrics["top5"]:.2f} | {metrics["loss"]:.4f} |
 
-One run, seed {settings["seed"]}, the weights after the last step. One seed proves no gain over another method.
+{_unreadable(counts)}One run, seed {settings["seed"]}, the weights after the last step. One seed proves no gain \
+over another method.
 
 ## Use
 
@@ -276,6 +277,13 @@ def _without_ssia(objective: str | None) -> str:
 
 def _start(base_model: str | None) -> str:
     return f"Fine-tuned from `{base_model}`." if base_model else "Trained from scratch."
+
+
+def _unreadable(counts: Mapping[str, int]) -> str:
+    train, evaluated = counts["unreadable_train"], counts["unreadable_eval"]
+    if not train + evaluated:
+        return ""
+    return f"Images that could not be read and were skipped: {train} to train on, {evaluated} to evaluate on.\n\n"
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -12,36 +12,46 @@ from typing import Any, Literal
 
 import datasets
 import numpy as np
-import PIL.Image
 import torch
 from timm.data import create_transform
 from timm.data.transforms import str_to_interp_mode
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Sampler, default_collate
 from torchvision import transforms
 
-from ssia_zoo._images import ReflectCrop, decode_rgb, global_randomness_kept, mix, seed_everything
+from ssia_zoo._images import ReflectCrop, mix
+from ssia_zoo._samples import NOT_COUNTED, Samples, StoredRows, StreamedRows, Transform, UnreadableImageError
 from ssia_zoo._splits import (
+    Part,
+    count_rows,
     digits,
     find_image_column,
     find_label_column,
     find_split,
+    load_split,
     load_splits,
     name_labels,
     read_labels,
+    select_columns,
     stratified,
     subset,
 )
+from ssia_zoo._streaming import ImageStream, StreamSampler, share_loader
+from ssia_zoo._unreadable import UnreadableImages
 from ssia_zoo.errors import ConfigError, DataError
 
 __all__ = [
+    "NOT_COUNTED",
     "DataConfig",
     "EpochSampler",
     "ImageData",
+    "ImageStream",
     "UnreadableImageError",
+    "UnreadableImages",
     "digits",
     "eval_loader",
     "eval_transform",
     "load_image_data",
+    "share_loader",
     "train_loader",
     "train_transform",
 ]
@@ -49,7 +59,6 @@ __all__ = [
 EVAL_SPLITS = ("validation", "valid", "val", "dev", "test")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
-Transform = Callable[[PIL.Image.Image], torch.Tensor]
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -62,7 +71,11 @@ class DataConfig:
     """
 
     dataset: str
-    """Hub id, folder of parquet files, folder of images (one folder a class), or "digits" (comes with scikit-learn)."""
+    """Hub id, folder of parquet files, of images (one folder a class) or of webdataset shards, or "digits"."""
+    streaming: bool = False
+    """Read the training split as it comes, without having it at hand; the evaluation split is loaded whole."""
+    shuffle_buffer: int = 1000
+    """With streaming: images among which the next one is drawn; 0 keeps the stream's order."""
     train_split: str | None = None
     """Split to train on; "train" if not given."""
     eval_split: str | None = None
@@ -71,6 +84,8 @@ class DataConfig:
     """Column with the images; if not given, the only one that holds images."""
     label_column: str | None = None
     """Column with the classes; if not given, the only one of class labels, else "label" or "labels"."""
+    num_classes: int | None = None
+    """Number of classes, where labels are numbers without names; must be given only with streaming."""
     holdout: float = 0.0
     """Evaluate on this fraction of the training split (stratified) and leave the evaluation split untouched."""
     image_size: int | None = None
@@ -108,13 +123,18 @@ class DataConfig:
     crop_pct: float = 1.0
     """Fraction of the resized image's shorter side that evaluation keeps."""
     max_train_images: int | None = None
-    """Train on this many images, chosen at random once and for all."""
+    """Train on this many images, chosen at random once and for all; with streaming, the images of an epoch."""
     max_eval_images: int | None = None
     """Evaluate on this many images, chosen at random once and for all."""
+    max_corrupt: float = 0.001
+    """Fraction of a split's images that may be unreadable; they are skipped and counted, more of them stop the run."""
 
     def __post_init__(self) -> None:
         rules: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+            ("shuffle_buffer", lambda v: v >= 0, "0 or more images"),
+            ("num_classes", lambda v: v is None or v >= 2, "at least 2 classes"),
             ("holdout", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
+            ("max_corrupt", lambda v: 0 <= v <= 1, "a fraction from 0 to 1"),
             ("image_size", lambda v: v is None or v >= 1, "at least 1 pixel"),
             ("batch_size", lambda v: v >= 1, "at least 1 image"),
             ("eval_batch_size", lambda v: v is None or v >= 1, "at least 1 image"),
@@ -137,19 +157,23 @@ class DataConfig:
             value = getattr(self, name)
             if not holds(value):
                 raise ConfigError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}")
+        if self.streaming and self.holdout:
+            raise ConfigError("--holdout needs the training split at hand; leave out --streaming, or name --eval-split")
 
 
 @dataclass(frozen=True)
 class ImageData:
     """The images to train and to evaluate on: two columns each, an Image and a ClassLabel of the same names."""
 
-    train: datasets.Dataset
+    train: datasets.Dataset | ImageStream
     eval: datasets.Dataset
     label_names: tuple[str, ...]
     image_column: str
     label_column: str
     eval_name: str
     """What `eval` is, for reports: "test", "holdout 10% of train"."""
+    unreadable_train: UnreadableImages
+    unreadable_eval: UnreadableImages
 
 
 def load_image_data(config: DataConfig) -> ImageData:
@@ -158,19 +182,20 @@ def load_image_data(config: DataConfig) -> ImageData:
     Raises:
         DataError: The data set cannot be found or read, is ambiguous, or has labels that cannot be trained on.
     """
-    splits = load_splits(config.dataset)
+    splits = load_splits(config.dataset, config.streaming)
     train_name = find_split(splits, config.train_split, ("train",), "--train-split")
-    parts = [(train_name, splits[train_name])]
+    parts: list[Part] = [(train_name, splits[train_name])]
     if not config.holdout:
         eval_name = find_split(splits, config.eval_split, EVAL_SPLITS, "--eval-split")
-        parts.append((eval_name, splits[eval_name]))
+        rows = load_split(config.dataset, eval_name) if config.streaming else splits[eval_name]
+        parts.append((eval_name, rows))
     for name, rows in parts:
-        if len(rows) == 0:
+        if isinstance(rows, datasets.Dataset) and len(rows) == 0:
             raise DataError(f"the split {name!r} of {config.dataset!r} is empty; choose another or fill it")
     image_column = find_image_column(parts, config.image_column)
     label_column = find_label_column(parts, config.label_column)
-    parts = [(name, rows.select_columns([image_column, label_column])) for name, rows in parts]
-    labelled, label_names = name_labels(parts, label_column)
+    parts = [(name, select_columns(rows, image_column, label_column)) for name, rows in parts]
+    labelled, label_names = name_labels(parts, label_column, config.num_classes)
     train, evaluation = labelled[0], labelled[-1]
     if config.holdout:
         count = round(len(train) * config.holdout)
@@ -179,12 +204,45 @@ def load_image_data(config: DataConfig) -> ImageData:
             raise DataError(f"--holdout {config.holdout:g} of {len(train)} images leaves a side empty; choose another")
         train, evaluation = train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
         eval_name = f"holdout {100 * config.holdout:g}% of {train_name}"
-    train = subset(train, config.max_train_images)
+    if config.streaming:
+        train = _stream(config, train_name, train, image_column, label_column, len(label_names))
+    else:
+        train = subset(train, config.max_train_images)
     evaluation = subset(evaluation, config.max_eval_images)
-    if len(classes := set(read_labels(train, label_column))) < 2:
-        only = label_names[classes.pop()]
+    classes = range(len(label_names)) if config.streaming else set(read_labels(train, label_column))
+    if len(classes) < 2:
+        only = label_names[next(iter(classes))]
         raise DataError(f"all images to train on are of one class, {only!r}; at least two are needed")
-    return ImageData(train, evaluation, label_names, image_column, label_column, eval_name)
+    return ImageData(
+        train,
+        evaluation,
+        tuple(label_names),
+        image_column,
+        label_column,
+        eval_name,
+        UnreadableImages("the training images", len(train), config.max_corrupt),
+        UnreadableImages(eval_name, len(evaluation), config.max_corrupt),
+    )
+
+
+def _stream(
+    config: DataConfig,
+    split: str,
+    rows: datasets.IterableDataset,
+    image_column: str,
+    label_column: str,
+    num_classes: int,
+) -> ImageStream:
+    """Finds out how many images an epoch has: the schedule and, in several processes, the number of steps need it."""
+    known = count_rows(config.dataset, split, rows)
+    if known is None and config.max_train_images is None:
+        raise DataError(
+            f"how many images the stream {split!r} of {config.dataset!r} has is not known before it is read; say how "
+            "many make an epoch by --max-train-images, or load it without --streaming"
+        )
+    length = min(number for number in (known, config.max_train_images) if number is not None)
+    rows = rows.cast_column(image_column, datasets.Image(decode=False))
+    return ImageStream(rows, image_column, label_column, num_classes, length, config.shuffle_buffer)
 
 
 def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:
@@ -242,21 +300,27 @@ def train_loader(
         raise DataError(
             f"{len(data.train)} images to train on do not fill a batch of {config.batch_size}; lower --batch-size"
         )
-    samples = _Samples(
-        data,
-        "train",
-        train_transform(config, mean, std),
-        EpochSampler(len(data.train), seed, repeats=config.aug_repeats),
-    )
+    repeats = config.aug_repeats
+    sampler: EpochSampler | StreamSampler
+    source: StoredRows | StreamedRows
+    if isinstance(data.train, ImageStream):
+        source, sampler = StreamedRows(len(data.train)), StreamSampler(data.train, seed, repeats)
+    else:
+        source, sampler = _rows(data, data.train), EpochSampler(len(data.train), seed, repeats=repeats)
+    samples = Samples(source, train_transform(config, mean, std), sampler, data.unreadable_train, training=True)
     return _loader(samples, config.batch_size, config.workers, drop_last=True)
 
 
 def eval_loader(
     data: ImageData, config: DataConfig, *, mean: Sequence[float], std: Sequence[float]
 ) -> DataLoader[Batch]:
-    """Makes the loader of all images to evaluate on, in order: (float32 NCHW, int64 N); the last batch may be short."""
+    """Makes the loader of all images to evaluate on, in order: (float32 NCHW, int64 N); the last batch may be short.
+
+    The label of an image that cannot be read is NOT_COUNTED.
+    """
     sampler = EpochSampler(len(data.eval), seed=0, shuffle=False)
-    samples = _Samples(data, "eval", eval_transform(config, mean, std), sampler)
+    source, transform = _rows(data, data.eval), eval_transform(config, mean, std)
+    samples = Samples(source, transform, sampler, data.unreadable_eval, training=False)
     return _loader(samples, config.eval_batch_size or config.batch_size, config.workers, drop_last=False)
 
 
@@ -291,65 +355,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield epoch + (place % self.repeats << 32), order[place // self.repeats]
 
 
-class UnreadableImageError(DataError):
-    """An image cannot be decoded.
-
-    DataLoader raises a worker's exception again with the worker's traceback as its message; its last line is ours.
-    """
-
-    def __init__(self, message: str) -> None:
-        line = message.rstrip().rsplit("\n", 1)[-1]
-        super().__init__(line.removeprefix(f"{__name__}.{type(self).__name__}: "))
+def _rows(data: ImageData, rows: datasets.Dataset) -> StoredRows:
+    return StoredRows(rows, data.image_column, data.label_column)
 
 
-class _Samples(Dataset[tuple[torch.Tensor, int]]):
-    """Reads (epoch, index) pairs, a batch at once, and augments each by randomness of its own."""
-
-    def __init__(self, data: ImageData, part: str, transform: Transform, sampler: EpochSampler) -> None:
-        rows = data.train if part == "train" else data.eval
-        self.name = "the training images" if part == "train" else data.eval_name
-        self.rows = rows.cast_column(data.image_column, datasets.Image(decode=False))
-        self.image_column = data.image_column
-        self.label_column = data.label_column
-        self.transform = transform
-        self.sampler = sampler
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tells the sampler: Accelerate 1.15's skip_first_batches on several processes hides it from set_epoch."""
-        self.sampler.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, pair: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        return self.__getitems__([pair])[0]
-
-    def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> list[tuple[torch.Tensor, int]]:
-        batch = self.rows[[index for _, index in pairs]]
-        samples = []
-        with global_randomness_kept():
-            for (epoch, index), value, label in zip(
-                pairs, batch[self.image_column], batch[self.label_column], strict=True
-            ):
-                image = self._decode(index, value)
-                seed_everything(mix(self.sampler.seed, epoch, index))
-                samples.append((self.transform(image), label))
-        return samples
-
-    def _decode(self, index: int, value: dict[str, Any] | None) -> PIL.Image.Image:
-        if value is None:
-            raise UnreadableImageError(f"row {index} of {self.name} has no image; remove the row")
-        try:
-            return decode_rgb(value)
-        except Exception as error:  # decoders raise whatever they like on damaged files
-            file = f" ({value['path']})" if value.get("path") else ""
-            reason = " ".join(str(error).split())[:200]
-            raise UnreadableImageError(
-                f"row {index} of {self.name}{file} cannot be decoded: {reason}; mend the image or remove the row"
-            ) from error
-
-
-def _loader(samples: _Samples, batch_size: int, workers: int, drop_last: bool) -> DataLoader[Batch]:
+def _loader(samples: Samples, batch_size: int, workers: int, drop_last: bool) -> DataLoader[Batch]:
     return DataLoader(
         samples,  # type: ignore[arg-type]  # DataLoader's type variable is that of the batches here
         batch_size,

@@ -20,7 +20,7 @@ def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
         config: The data; its image size, interpolation and crop are taken from the model where the model says.
 
     Returns:
-        "top1" and "top5" in percent, "loss" (mean cross-entropy), and "images".
+        "top1" and "top5" in percent, "loss" (mean cross-entropy), and "images", the number that could be read.
 
     Raises:
         DataError: If the data has another number of classes than the model, or cannot be read.
@@ -40,4 +40,5 @@ def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
     accelerator = Accelerator()
     batches = accelerator.prepare(eval_loader(data, config, mean=cfg["mean"], std=cfg["std"]))
     model = model.to(accelerator.device)  # not prepared: a process that trains in bf16 would lend it its autocast
-    return {**evaluate(model, batches, accelerator, autocast=False), "images": float(len(data.eval))}
+    metrics = evaluate(model, batches, accelerator, autocast=False)
+    return {**metrics, "images": float(len(data.eval) - len(data.unreadable_eval))}

@@ -172,7 +172,7 @@ def run_card(**changes: Any) -> str:
         "settings": settings,
         "metrics": {"top1": 50.123, "top5": 90.0, "loss": 1.5},
         "eval_name": "test",
-        "eval_images": 100,
+        "counts": {"images": 100, "unreadable_train": 0, "unreadable_eval": 0},
         "environment": {"torch": "2.15"},
         "base_model": None,
         "repo_id": "alice/toys",

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from timm.task.evaluator import ClassificationEvaluator
 
+from ssia_zoo.data import NOT_COUNTED
 from ssia_zoo.features import TimmModel, evaluating
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.setup import create_model
@@ -26,7 +27,7 @@ def evaluate(
 
     Args:
         model: A timm classifier; its modes are put back afterwards.
-        batches: Loader of images [B, C, H, W] and labels [B], prepared by `accelerator`.
+        batches: `ssia_zoo.data.eval_loader`'s, prepared by `accelerator`; images that cannot be read are left out.
         accelerator: Gives precision and processes.
         channels_last: Whether to lay images out that way.
         autocast: Whether to run in the accelerator's mixed precision, as in training; else in float32.
@@ -44,7 +45,10 @@ def evaluate(
                 images = images.contiguous(memory_format=torch.channels_last)
             with accelerator.autocast() if autocast else nullcontext():
                 logits = model(images)
-            evaluator.update(*accelerator.gather_for_metrics((logits.float(), labels)))
+            logits, labels = accelerator.gather_for_metrics((logits.float(), labels))
+            counted = labels != NOT_COUNTED
+            evaluator.update(logits[counted], labels[counted])
+    batches.dataset.unreadable.collect()
     return dict(evaluator.compute())
 
 

@@ -109,6 +109,12 @@ class RunFolder:
         self._data = data
         self._preprocessing = preprocessing
 
+    def image_counts(self) -> dict[str, int]:
+        """How many images the metrics are of, and how many could not be read, so far."""
+        train, evaluated = len(self._data.unreadable_train), len(self._data.unreadable_eval)
+        images = len(self._data.eval) - evaluated
+        return {"images": images, "unreadable_train": train, "unreadable_eval": evaluated}
+
     def begin(self, step: int) -> None:
         """Write the settings; start the metrics, or take them up again at a checkpoint's step."""
         if self.is_main:
@@ -136,6 +142,7 @@ class RunFolder:
         settings = {name: value for name, value in config.experiment().items() if name not in unused}
         settings |= {"dataset": _public_name(config.dataset), "model": _public_name(config.model)}
         architecture = vanilla_architecture(str(student.pretrained_cfg["architecture"]))
+        counts = self.image_counts()
         results = {name: float(value) for name, value in metrics.items()}
         write_model_folder(
             student,
@@ -147,7 +154,8 @@ class RunFolder:
                 "method": config.method,
                 "training": settings,
                 "evaluated_on": data.eval_name,
-                "evaluated_images": len(data.eval),
+                "evaluated_images": counts["images"],
+                "unreadable_images": {"train": counts["unreadable_train"], "eval": counts["unreadable_eval"]},
                 "metrics": results,
                 "environment": self._environment,
             },
@@ -158,7 +166,7 @@ class RunFolder:
                 settings=settings,
                 metrics=results,
                 eval_name=data.eval_name,
-                eval_images=len(data.eval),
+                counts=counts,
                 environment=self._environment,
                 base_model=str(settings["model"]).split(":", 1)[-1] if config.pretrained else None,
                 repo_id=config.hub_model_id,

@@ -66,6 +66,7 @@ class Progress:
             self.images, self.seconds = self.images + images, self.seconds + seconds
             self._tell(values, images / seconds)
             _record_training(run, values, images / seconds)
+            run.data.unreadable_train.collect()
             self.start_anew()
 
     def _tell(self, values: dict[str, float], images_per_second: float) -> None:
@@ -107,7 +108,8 @@ def _record_training(run: Run, values: dict[str, float], images_per_second: floa
 def report_evaluation(run: Run, metrics: dict[str, float]) -> None:
     """Write down what an evaluation gave, and say it."""
     position = run.position
-    run.folder.record("eval", epoch=position.step / run.steps_per_epoch, step=position.step, **metrics)
+    measured = {**metrics, **run.folder.image_counts()}
+    run.folder.record("eval", epoch=position.step / run.steps_per_epoch, step=position.step, **measured)
     if run.config.with_tracking:
         run.accelerator.log({f"eval/{name}": value for name, value in metrics.items()}, step=position.step)
     epoch = math.ceil(position.step / run.steps_per_epoch)

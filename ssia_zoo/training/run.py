@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 from timm.task import TrainingTask
 from timm.utils.model import unwrap_model
 
-from ssia_zoo.data import ImageData, eval_loader, load_image_data, train_loader
+from ssia_zoo.data import ImageData, eval_loader, load_image_data, share_loader, train_loader
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.features import TimmModel
 from ssia_zoo.training.checkpoint import Position, load_checkpoint
@@ -66,16 +66,14 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
     optimizer: Any = build_optimizer(config, task.trainable_module)
     statistics = {"mean": preprocessing.mean, "std": preprocessing.std}
-    task.trainable_module, optimizer, batches, eval_batches = accelerator.prepare(
-        task.trainable_module,
-        optimizer,
-        train_loader(data, config, seed=config.seed, **statistics),
-        eval_loader(data, config, **statistics),
+    batches = share_loader(train_loader(data, config, seed=config.seed, **statistics), accelerator)
+    task.trainable_module, optimizer, eval_batches = accelerator.prepare(
+        task.trainable_module, optimizer, eval_loader(data, config, **statistics)
     )
     steps_per_epoch = _steps_per_epoch(config, len(data.train), len(batches), accelerator.num_processes)
     scheduler = build_scheduler(config, optimizer, steps_per_epoch)
     position = Position()
-    accelerator.register_for_checkpointing(position, scheduler)
+    accelerator.register_for_checkpointing(position, scheduler, data.unreadable_train)
     if config.ema is not None:
         accelerator.register_for_checkpointing(task.trainable_module_ema)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes, and is part of a checkpoint
