@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from ssia_zoo.errors import DataError
 Rows = Any  # a datasets.Dataset, or an IterableDataset where the split is streamed
 # A split's name and its rows.
 Part = tuple[str, Rows]
+# Formats whose files say themselves what their columns are; an image folder's classes are those of all its splits.
+_ONE_BY_ONE = ("parquet", "webdataset")
 
 
 def digits() -> datasets.DatasetDict:
@@ -39,26 +41,40 @@ def digits() -> datasets.DatasetDict:
     return datasets.DatasetDict({"train": part(~held), "test": part(held)})
 
 
-def load_splits(name: str, streaming: bool = False) -> dict[str, Rows]:
-    """Loads "digits", a folder that exists, or else a data set of the Hub: its splits, at hand or to be streamed."""
+def split_names(name: str) -> list[str]:
+    """Names the splits of "digits", of a folder that exists, or else of a data set of the Hub."""
     if name == "digits":
-        made: dict[str, Rows] = digits()
-        return {split: rows.to_iterable_dataset() for split, rows in made.items()} if streaming else made
+        return list(digits())
     with _told_in_one_line(name):
-        loaded: dict[str, Rows] = datasets.load_dataset(_source(name), streaming=streaming)
-    return loaded
+        files = datasets.load_dataset_builder(_source(name)).config.data_files
+        return [str(split) for split in files or datasets.get_dataset_split_names(_source(name))]
 
 
-def load_split(name: str, split: str) -> datasets.Dataset:
-    """Loads one split to have it at hand; `datasets.load_dataset` would download the others as well."""
+def load_split(name: str, split: str, *, streaming: bool = False, features: Any = None) -> Rows:
+    """Loads one split, to have it at hand or to be streamed; what is not of this split stays where it is.
+
+    Args:
+        name: Data set.
+        split: One of `split_names`.
+        streaming: Whether to stream it.
+        features: Types of the columns of all splits, where the files of one do not tell them.
+    """
     if name == "digits":
-        return digits()[split]
+        rows = digits()[split]
+        return rows.to_iterable_dataset() if streaming else rows
     with _told_in_one_line(name):
         builder = datasets.load_dataset_builder(_source(name))
-        if not builder.config.data_files:
-            return datasets.load_dataset(_source(name), split=split)
-        files = {split: list(builder.config.data_files[split])}
-        return datasets.load_dataset(builder.name, data_files=files, split=split, features=builder.info.features)
+        files, options = builder.config.data_files, {"features": builder.info.features}
+        if files and builder.name not in _ONE_BY_ONE and features is not None:
+            options = {"features": features}
+            if isinstance(features.get("label"), datasets.ClassLabel):
+                options["drop_labels"] = False  # though all images may be of one class here
+        elif not files or builder.name not in _ONE_BY_ONE:
+            return datasets.load_dataset(_source(name), split=split, streaming=streaming)
+        # Loaded with the others, a split would get their class names for its own numbers.
+        return datasets.load_dataset(
+            builder.name, data_files={split: files[split]}, split=split, streaming=streaming, **options
+        )
 
 
 def count_rows(name: str, split: str, rows: datasets.IterableDataset) -> int | None:
@@ -110,7 +126,7 @@ def _told_in_one_line(name: str) -> Iterator[None]:
         raise DataError(f"the data set {name!r} cannot be loaded ({reason}); {advice}") from error
 
 
-def find_split(splits: Mapping[str, Rows], asked: str | None, usual: Sequence[str], flag: str) -> str:
+def find_split(splits: Sequence[str], asked: str | None, usual: Sequence[str], flag: str) -> str:
     """Returns the split asked for, or the first of the usual names that there is."""
     for name in [asked] if asked is not None else usual:
         if name in splits:
@@ -233,21 +249,22 @@ Labels = list[Any] | None  # of one split; None of a stream
 
 
 def _common_names(parts: Sequence[Part], column: str, values: list[Labels]) -> tuple[list[str], list[Labels]]:
-    """ClassLabels: the names of the first split; the others may have them in another order."""
+    """ClassLabels: the names of the first split; others may lack some, or have them in another order."""
     names: list[str] = list(columns(parts[0][1])[column].names)
     numbers = {name: number for number, name in enumerate(names)}
     encoded: list[Labels] = []
     for (split, rows), labels in zip(parts, values, strict=True):
         own = list(columns(rows)[column].names)
-        if sorted(own) != sorted(names):
-            raise DataError(
-                f"the splits {parts[0][0]!r} and {split!r} name different classes in {column!r} "
-                f"({_few(names)}; {_few(own)}); use splits with the same classes"
-            )
         if own == names or labels is None:
             encoded.append(labels)
-        else:
-            encoded.append([numbers[own[label]] if 0 <= label < len(own) else label for label in labels])
+            continue
+        used = sorted({own[label] for label in labels if 0 <= label < len(own)} - numbers.keys())
+        if used:
+            raise DataError(
+                f"{split!r} has images of {_few(used)}, in {column!r}; {parts[0][0]!r} knows only {_few(names)}: use "
+                "splits with the same classes"
+            )
+        encoded.append([numbers[own[label]] if 0 <= label < len(own) else label for label in labels])
     return names, encoded
 
 

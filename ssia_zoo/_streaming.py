@@ -67,8 +67,8 @@ class StreamSampler(Sampler[StreamedSample]):
 
     def __iter__(self) -> Iterator[StreamedSample]:
         epoch = self.epoch
-        with closing(_read_ahead(self._rows(epoch))) as rows:
-            for place, row in enumerate(islice(rows, len(self))):
+        with closing(_read_ahead(islice(self._rows(epoch), len(self)))) as rows:
+            for place, row in enumerate(rows):
                 yield epoch, place * self.processes + self.process, row
 
     def _rows(self, epoch: int) -> Iterator[dict[str, Any]]:

@@ -28,10 +28,10 @@ from ssia_zoo._splits import (
     find_label_column,
     find_split,
     load_split,
-    load_splits,
     name_labels,
     read_labels,
     select_columns,
+    split_names,
     stratified,
     subset,
 )
@@ -182,13 +182,13 @@ def load_image_data(config: DataConfig) -> ImageData:
     Raises:
         DataError: The data set cannot be found or read, is ambiguous, or has labels that cannot be trained on.
     """
-    splits = load_splits(config.dataset, config.streaming)
+    splits = split_names(config.dataset)
     train_name = find_split(splits, config.train_split, ("train",), "--train-split")
-    parts: list[Part] = [(train_name, splits[train_name])]
+    parts: list[Part] = [(train_name, load_split(config.dataset, train_name, streaming=config.streaming))]
     if not config.holdout:
         eval_name = find_split(splits, config.eval_split, EVAL_SPLITS, "--eval-split")
-        rows = load_split(config.dataset, eval_name) if config.streaming else splits[eval_name]
-        parts.append((eval_name, rows))
+        features = parts[0][1].features if config.streaming else None  # an image folder is not loaded for its names
+        parts.append((eval_name, load_split(config.dataset, eval_name, features=features)))
     for name, rows in parts:
         if isinstance(rows, datasets.Dataset) and len(rows) == 0:
             raise DataError(f"the split {name!r} of {config.dataset!r} is empty; choose another or fill it")

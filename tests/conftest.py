@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from hub_server import HubServer
 from huggingface_hub import constants
@@ -65,6 +66,16 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         close_session()
         yield server
     close_session()
+
+
+@pytest.fixture
+def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `datasets` writes goes to a cache of the test's own."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))  # of child processes
+    datasets.disable_progress_bars()
+    # It waits 5 seconds whenever a shuffled stream of parquet files ends, for a flaw of Arrow's at the program's end.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.01)
 
 
 @pytest.fixture(autouse=True)

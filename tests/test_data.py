@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,11 @@ from typing import Any
 import accelerate
 import accelerate.data_loader
 import datasets
-import huggingface_hub
 import numpy as np
-import PIL.Image
 import pytest
 import torch
-from torchvision import transforms
+from data_folders import AB, IMAGE, INT, MEAN, STD, image_folder, labelled, one_line, parquet, pictures, rows, shards
 
-from ssia_zoo._images import ReflectCrop, decode_rgb
 from ssia_zoo.data import (
     DataConfig,
     EpochSampler,
@@ -31,11 +27,8 @@ from ssia_zoo.data import (
     train_loader,
     train_transform,
 )
-from ssia_zoo.errors import ConfigError, DataError
+from ssia_zoo.errors import ConfigError
 
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-IMAGE = datasets.Image()
-AB = datasets.ClassLabel(names=["a", "b"])
 # Draws from Python's, NumPy's and torch's generators.
 AUGMENTED = DataConfig(
     "digits",
@@ -49,43 +42,12 @@ AUGMENTED = DataConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def _offline_with_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    datasets.disable_progress_bars()
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 @pytest.fixture(scope="module")
 def data() -> ImageData:
     return load_image_data(AUGMENTED)
-
-
-def pictures(count: int, size: int = 8) -> list[PIL.Image.Image]:
-    numbers = np.random.default_rng(0)
-    return [PIL.Image.fromarray(numbers.integers(0, 256, (size, size, 3), dtype=np.uint8)) for _ in range(count)]
-
-
-def rows(columns: dict[str, Any], **features: Any) -> datasets.Dataset:
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-
-
-def labelled(labels: list[Any], feature: Any = AB) -> datasets.Dataset:
-    return rows({"image": pictures(len(labels)), "label": labels}, image=IMAGE, label=feature)
-
-
-def parquet(folder: Path, **splits: datasets.Dataset) -> DataConfig:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, split in splits.items():
-        split.to_parquet(folder / f"{name}-00000-of-00001.parquet")
-    return DataConfig(str(folder), image_size=8, batch_size=2, workers=0)
-
-
-def one_line(config: DataConfig, use: Callable[[DataConfig], Any] = load_image_data) -> str:
-    with pytest.raises(DataError) as caught:
-        use(config)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def train(data: ImageData, config: DataConfig = AUGMENTED, seed: int = 3) -> torch.utils.data.DataLoader[Any]:
@@ -126,14 +88,21 @@ def test_a_parquet_folder_is_found_with_its_splits_columns_and_names(
 
 
 def test_an_image_folder_is_found_with_a_class_for_each_folder(tmp_path: Path) -> None:
-    for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
-        (tmp_path / "pets" / place).mkdir(parents=True)
-        for number, picture in enumerate(pictures(2)):
-            picture.save(tmp_path / "pets" / place / f"{number}.png")
-    found = load_image_data(DataConfig(str(tmp_path / "pets"), image_size=8, batch_size=2, workers=0))
+    config = image_folder(tmp_path / "pets", train={"cat": 2, "dog": 2}, test={"cat": 2, "dog": 2})
+    found = load_image_data(config)
     assert (len(found.train), len(found.eval), found.eval_name) == (4, 4, "test")
     assert found.label_names == ("cat", "dog")
-    assert next(iter(train(found, DataConfig("", image_size=8, batch_size=2, workers=0))))[0].shape == (2, 3, 8, 8)
+    assert next(iter(train(found, config)))[0].shape == (2, 3, 8, 8)
+
+
+def test_webdataset_shards_are_found_with_labels_from_cls_or_json(tmp_path: Path) -> None:
+    for label, column in (("cls", "cls"), ("json", "json.label")):
+        config = shards(tmp_path / label, label, train=[[0, 1, 2], [3]], test=[[4, 5]])
+        found = load_image_data(config)
+        assert (len(found.train), len(found.eval), found.eval_name) == (4, 2, "test")
+        assert (found.image_column, found.label_column, found.label_names) == ("png", column, ("0", "1"))
+        assert found.train[column] == [0, 1, 0, 1]
+    assert "--label-column 'json' holds" not in one_line(replace(config, label_column="json.width"))
 
 
 def test_splits_and_columns_can_be_named(tmp_path: Path) -> None:
@@ -151,8 +120,8 @@ def test_splits_and_columns_can_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("feature", "train_labels", "test_labels", "names"),
     [
-        ("string", ["z", "b"], ["b", "m"], ("b", "m", "z")),
-        ("int64", [0, 2], [3, 0], ("0", "1", "2", "3")),
+        ("string", ["z", "b", "m"], ["b", "m"], ("b", "m", "z")),
+        ("int64", [0, 3], [3, 0], ("0", "1", "2", "3")),
         ("bool", [True, False], [True], ("0", "1")),
     ],
 )
@@ -219,9 +188,6 @@ def test_missing_splits_and_columns_name_what_there_is_and_the_flag(tmp_path: Pa
     )
 
 
-INT = datasets.Value("int64")
-
-
 @pytest.mark.parametrize(
     ("train_rows", "test_rows", "says"),
     [
@@ -239,29 +205,40 @@ def test_labels_that_cannot_be_trained_on_are_refused(
     assert says in one_line(parquet(tmp_path / "d", train=train_rows, test=test_rows))
 
 
-def test_splits_that_are_empty_or_name_other_classes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = labelled([0, 1], datasets.ClassLabel(names=["b", "a"]))
-    splits = datasets.DatasetDict({"train": labelled([0, 1]), "test": other, "dev": labelled([])})
-    monkeypatch.setattr("ssia_zoo.data.load_splits", lambda name: splits)
-    assert "the split 'dev' of 'x' is empty" in one_line(DataConfig("x"))
-    del splits["dev"]
-    assert "'train' and 'test' name different classes in 'label' (2: a, b; 2: b, a)" in one_line(DataConfig("x"))
+def test_an_empty_split_and_other_classes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = labelled([0, 1], datasets.ClassLabel(names=["b", "c"]))
+    config = parquet(tmp_path / "d", train=labelled([0, 1]), test=other)
+    assert "'test' has images of 1 class: c, in 'label'; 'train' knows only 2 classes: a, b" in one_line(config)
+    monkeypatch.setattr("ssia_zoo.data.load_split", lambda *_, **__: labelled([]))
+    assert "the split 'train' of 'digits' is empty" in one_line(DataConfig("digits"))
 
 
-def test_a_training_set_below_one_batch_is_refused(data: ImageData) -> None:
-    says = one_line(replace(AUGMENTED, batch_size=45), lambda config: train(data, config))
-    assert says == "44 images to train on do not fill a batch of 45; lower --batch-size"
+def test_class_names_in_another_order_are_the_same_classes(tmp_path: Path) -> None:
+    other = labelled([0, 1, 1], datasets.ClassLabel(names=["b", "a"]))
+    found = load_image_data(parquet(tmp_path / "d", train=labelled([0, 1]), test=other))
+    assert found.label_names == ("a", "b")
+    assert found.eval["label"] == [1, 0, 0]
+    assert found.eval.features["label"].names == ["a", "b"]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_decoded_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
-    table = rows({"image": [b"GIF89a no more", *pictures(3)], "label": [0, 1, 0, 1]}, image=IMAGE, label=AB)
-    config = replace(parquet(tmp_path / "d", train=table, test=table), workers=workers)
-    found = load_image_data(config)
-    says = one_line(config, lambda c: list(eval_loader(found, c, mean=MEAN, std=STD)))
-    assert re.fullmatch("row 0 of test.* cannot be decoded: .*; mend the image or remove the row", says)
-    says = one_line(config, lambda c: list(train(found, c)))
-    assert says.startswith("row 0 of the training images")
+def test_a_class_that_is_evaluated_but_not_trained_on_is_refused(tmp_path: Path) -> None:
+    config = image_folder(tmp_path / "d", train={"cat": 1, "dog": 1}, test={"cat": 1, "dogs": 1})
+    assert "'test' has images of 1 class: dogs that 'train' has none of" in one_line(config)
+    config = image_folder(tmp_path / "e", train={"cat": 1, "dog": 1, "cow": 1}, test={"cat": 1, "dog": 1})
+    assert load_image_data(config).label_names == ("cat", "cow", "dog")
+
+
+def test_images_of_one_folder_are_told_that_they_have_no_classes(tmp_path: Path) -> None:
+    config = image_folder(tmp_path / "d", train={"cat": 2}, test={"cat": 2})
+    assert "there are images but no classes; expected at least two, such as two subfolders" in one_line(config)
+
+
+def test_a_number_of_classes_that_the_data_contradicts_is_refused(tmp_path: Path) -> None:
+    config = parquet(tmp_path / "d", train=labelled([0, 1]), test=labelled([0, 1]))
+    assert "--num-classes is 3; the column 'label' has 2 classes" in one_line(replace(config, num_classes=3))
+    numbers = parquet(tmp_path / "n", train=labelled([0, 2], INT), test=labelled([0], INT))
+    assert "row 1 of 'train' has the label 2; expected 0 to 1" in one_line(replace(numbers, num_classes=2))
+    assert load_image_data(replace(numbers, num_classes=5)).label_names == ("0", "1", "2", "3", "4")
 
 
 @pytest.mark.parametrize(
@@ -271,6 +248,9 @@ def test_an_image_that_cannot_be_decoded_is_named_in_one_line(tmp_path: Path, wo
         ({"batch_size": 0}, "--batch-size is 0; expected at least 1 image"),
         ({"scale": (0.5, 0.1)}, "--scale is"),
         ({"interpolation": "cubic"}, "--interpolation is 'cubic'; expected one of nearest"),
+        ({"max_corrupt": 2}, "--max-corrupt is 2; expected a fraction"),
+        ({"num_classes": 1}, "--num-classes is 1; expected at least 2 classes"),
+        ({"streaming": True, "holdout": 0.1}, "--holdout needs the training split at hand"),
         ({"crop_padding": 8, "image_size": 8}, "--crop-padding is 8"),
     ],
 )
@@ -284,68 +264,6 @@ def test_augmentation_that_timm_cannot_make_names_the_flag() -> None:
         train_transform(DataConfig("digits", image_size=8, auto_augment="bogus"), MEAN, STD)
     with pytest.raises(ConfigError, match="--image-size is not set"):
         eval_transform(DataConfig("digits"), MEAN, STD)
-
-
-# -- images
-
-
-def stored(image: PIL.Image.Image, tmp_path: Path, suffix: str, **options: Any) -> np.ndarray[Any, Any]:
-    path = tmp_path / f"image{suffix}"
-    image.save(path, **options)
-    decoded = decode_rgb({"bytes": path.read_bytes(), "path": None})
-    assert decoded.mode == "RGB"
-    return np.asarray(decoded).astype(int)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
-def test_every_mode_is_read_as_pillow_converts_it_to_rgb(tmp_path: Path, mode: str) -> None:
-    image = pictures(1)[0].convert(mode)
-    read = stored(image, tmp_path, ".tiff" if mode == "CMYK" else ".png")
-    assert np.array_equal(read, np.asarray(image.convert("RGB")))
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
-    image = PIL.Image.fromarray(np.array([[0, 257, 32896, 65535]], dtype=np.uint16))
-    assert image.mode.startswith("I;16")
-    assert stored(image, tmp_path, suffix)[0, :, 0].tolist() == [0, 1, 128, 255]
-
-
-def test_thirty_two_bit_pixels_are_refused_for_they_have_no_range(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no fixed range"):
-        stored(PIL.Image.fromarray(np.zeros((2, 2), dtype=np.float32)), tmp_path, ".tiff")
-
-
-def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
-    image = PIL.Image.new("RGB", (16, 8))
-    image.paste((255, 255, 255), (0, 0, 8, 8))  # the left half is white
-    exif = PIL.Image.Exif()
-    exif[PIL.Image.ExifTags.Base.Orientation] = 6  # to be turned clockwise
-    read = stored(image, tmp_path, ".jpg", exif=exif)
-    assert read.shape == (16, 8, 3)
-    assert read[:6].min() > 200
-    assert read[10:].max() < 50
-
-
-@pytest.mark.parametrize("size", [(8, 8), (11, 8)])
-def test_the_reflected_crop_is_that_of_torchvision(size: tuple[int, int]) -> None:
-    image = pictures(1, 16)[0].resize(size)
-    theirs = transforms.RandomCrop(8, padding=3, padding_mode="reflect")
-    for seed in range(5):
-        torch.manual_seed(seed)
-        expected = np.asarray(theirs(image))
-        torch.manual_seed(seed)
-        assert np.array_equal(np.asarray(ReflectCrop(8, 3)(image)), expected)
-
-
-def test_crop_padding_resizes_only_what_has_another_size() -> None:
-    config = DataConfig("digits", image_size=8, crop_padding=2, hflip=0.0)
-    transform = train_transform(config, MEAN, STD)
-    small, large = pictures(1, 8)[0], pictures(1, 20)[0]
-    assert transform(large).shape == (3, 8, 8)
-    values = set(np.asarray(small).reshape(-1, 3).astype(np.float32).ravel())
-    restored = ((transform(small) * 0.25 + 0.5) * 255).round()
-    assert set(restored.ravel().tolist()) <= values
 
 
 # -- loaders

@@ -1,0 +1,101 @@
+"""Small data sets on disk, in the forms that people keep theirs in."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import PIL.Image
+import pytest
+
+from ssia_zoo.data import DataConfig, load_image_data
+from ssia_zoo.errors import DataError
+
+IMAGE = datasets.Image()
+AB = datasets.ClassLabel(names=["a", "b"])
+INT = datasets.Value("int64")
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+def pictures(count: int, size: int = 8) -> list[PIL.Image.Image]:
+    numbers = np.random.default_rng(0)
+    return [PIL.Image.fromarray(numbers.integers(0, 256, (size, size, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def encoded(image: PIL.Image.Image, form: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, form)
+    return file.getvalue()
+
+
+def plain(number: int) -> bytes:
+    """A PNG of one colour that says which image it is."""
+    return encoded(PIL.Image.new("RGB", (8, 8), (number % 256, number // 256, 128)))
+
+
+def number_of(image: Any) -> int:
+    """What number a plain image of an evaluation loader (of statistics MEAN, STD) has."""
+    red, green, _ = ((image[:, 4, 4] * 0.25 + 0.5) * 255).round().int().tolist()
+    return int(red + 256 * green)
+
+
+def rows(columns: dict[str, Any], **features: Any) -> datasets.Dataset:
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def labelled(labels: list[Any], feature: Any = AB) -> datasets.Dataset:
+    return rows({"image": pictures(len(labels)), "label": labels}, image=IMAGE, label=feature)
+
+
+def numbered(start: int, count: int, feature: Any = AB) -> datasets.Dataset:
+    """Plain images of these numbers; their labels alternate."""
+    numbers = range(start, start + count)
+    return rows({"image": [plain(n) for n in numbers], "label": [n % 2 for n in numbers]}, image=IMAGE, label=feature)
+
+
+def parquet(folder: Path, **splits: datasets.Dataset | list[datasets.Dataset]) -> DataConfig:
+    """A folder of parquet files, one a split or one for each data set of a list."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, parts in splits.items():
+        parts = parts if isinstance(parts, list) else [parts]
+        for number, part in enumerate(parts):
+            part.to_parquet(folder / f"{name}-{number:05d}-of-{len(parts):05d}.parquet")
+    return DataConfig(str(folder), image_size=8, batch_size=2, workers=0)
+
+
+def image_folder(folder: Path, **splits: dict[str, int]) -> DataConfig:
+    """A folder of images: for each split, how many there are of each class."""
+    for split, classes in splits.items():
+        for name, count in classes.items():
+            (folder / split / name).mkdir(parents=True)
+            for number, picture in enumerate(pictures(count)):
+                picture.save(folder / split / name / f"{number}.png")
+    return DataConfig(str(folder), image_size=8, batch_size=2, workers=0)
+
+
+def shards(folder: Path, label: str = "cls", **splits: list[list[int]]) -> DataConfig:
+    """A folder of webdataset shards: for each split, the numbers of the plain images in each shard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, parts in splits.items():
+        for part, numbers in enumerate(parts):
+            with tarfile.open(folder / f"{split}-{part:06d}.tar", "w") as tar:
+                for number in numbers:
+                    value = str(number % 2) if label == "cls" else json.dumps({"label": number % 2, "width": 8})
+                    for extension, content in (("png", plain(number)), (label, value.encode())):
+                        info = tarfile.TarInfo(f"image{number:05d}.{extension}")
+                        info.size = len(content)
+                        tar.addfile(info, io.BytesIO(content))
+    return DataConfig(str(folder), image_size=8, batch_size=2, workers=0)
+
+
+def one_line(config: DataConfig, use: Callable[[DataConfig], Any] = load_image_data) -> str:
+    with pytest.raises(DataError) as caught:
+        use(config)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
