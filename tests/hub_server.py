@@ -1,7 +1,7 @@
-"""A Hugging Face Hub for tests: real HTTP on 127.0.0.1, everything in memory, models only, no Xet.
+"""A Hugging Face Hub for tests: real HTTP on 127.0.0.1, models and data sets in memory, no Xet.
 
-It answers what the `huggingface_hub` client asks of the real Hub for models, with the same status codes and error
-headers, so that tests drive the real client. Clients must run with ``HF_HUB_DISABLE_XET=1``.
+It answers what the `huggingface_hub` client asks of the real Hub, with the same status codes and error headers, so that
+tests drive the real client. A data set is stored under "datasets/org/name". Clients must run with ``HF_HUB_DISABLE_XET=1``.
 
     with HubServer(tokens={"hf_good": "alice"}, orgs={"alice": ["org"]}) as hub:
         HfApi(endpoint=hub.url, token="hf_good").create_repo("org/model")
@@ -78,7 +78,7 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A model repository."""
+    """A repository of a model or a data set."""
 
     private: bool
     commits: dict[str, Commit] = field(default_factory=dict)
@@ -180,7 +180,7 @@ class Call:
 
     def readable(self, repo_id: str) -> Repo:
         repo = self.hub.repos.get(repo_id)
-        if repo is None or (repo.private and not self.member(repo_id.split("/")[0])):
+        if repo is None or (repo.private and not self.member(repo_id.split("/")[-2])):
             raise HubFault(404, "Repository not found", "RepoNotFound")
         return repo
 
@@ -196,7 +196,7 @@ class Call:
 
     def writable(self, repo_id: str) -> Repo:
         repo = self.readable(repo_id)
-        self.may_write(repo_id.split("/")[0])
+        self.may_write(repo_id.split("/")[-2])
         return repo
 
     async def whoami(self) -> Response:
@@ -208,13 +208,13 @@ class Call:
         body = await self.request.json()
         namespace = body.get("organization") or self.user
         self.may_write(namespace)
-        repo_id = f"{namespace}/{body['name']}"
-        answer = {"url": f"{self.hub.url}/{repo_id}", "name": repo_id}
+        name = f"{namespace}/{body['name']}"
+        repo_id = "datasets/" * (body.get("type") == "dataset") + name
+        answer = {"url": f"{self.hub.url}/{repo_id}", "name": name}
         if repo_id in self.hub.repos:
             return JSONResponse(answer | {"error": "You already created this model repo"}, 409)
-        repo = Repo(private=bool(body.get("private")) or body.get("visibility") == "private")
+        self.hub.repos[repo_id] = repo = Repo(bool(body.get("private")) or body.get("visibility") == "private")
         repo.branches["main"] = repo.commit("initial commit", "", None, {}).oid
-        self.hub.repos[repo_id] = repo
         return JSONResponse(answer)
 
     async def info(self, repo_id: str, rev: str = "") -> Response:
@@ -222,9 +222,10 @@ class Call:
         commit = repo.resolve(rev or "main")
         card = FRONT_MATTER.match(commit.files["README.md"].content.decode()) if "README.md" in commit.files else None
         data = (yaml.safe_load(card[1]) if card else None) or {}
-        answer = {"_id": repo_id, "id": repo_id, "modelId": repo_id, "sha": commit.oid, "private": repo.private}
-        answer |= {"siblings": [{"rfilename": path} for path in sorted(commit.files)], "cardData": data}
-        answer |= {"tags": data.get("tags", []), "downloads": 0, "likes": 0, "lastModified": DATE, "createdAt": DATE}
+        answer = {"_id": repo_id, "id": (name := repo_id.removeprefix("datasets/")), "modelId": name}
+        answer |= {"sha": commit.oid, "private": repo.private, "siblings": [{"rfilename": path} for path in sorted(commit.files)]}
+        answer |= {"cardData": data, "tags": data.get("tags", []), "downloads": 0, "likes": 0}
+        answer |= {"lastModified": DATE, "createdAt": DATE}
         return JSONResponse(answer)
 
     async def tree(self, repo_id: str, rev: str, folder: str = "") -> Response:
@@ -289,7 +290,7 @@ class Call:
         files = self.writable(repo_id).resolve(rev).files
         answer = []
         for file in (await self.request.json())["files"]:
-            lfs = file["path"].endswith((".safetensors", ".bin")) or file["size"] > 10_000_000
+            lfs = file["path"].endswith((".safetensors", ".bin", ".parquet")) or file["size"] > 10_000_000
             entry = {"path": file["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
             answer.append(entry | ({"oid": files[file["path"]].etag} if file["path"] in files else {}))
         return JSONResponse({"files": answer})
@@ -375,8 +376,8 @@ def file_entry(path: str, blob: Blob) -> dict[str, Any]:
     return entry
 
 
-REPO, REV = r"(?P<repo_id>[^/]+/[^/]+)", r"(?P<rev>[^/]+)"
-API = f"/api/models/{REPO}"
+REPO, REV = r"(?P<repo_id>(?:datasets/)?[^/]+/[^/]+)", r"(?P<rev>[^/]+)"
+API = f"/api/(?:models/)?{REPO}"
 ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Awaitable[Response]]]] = [
     (methods, re.compile(pattern), handler)
     for methods, pattern, handler in (
