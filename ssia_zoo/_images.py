@@ -27,7 +27,8 @@ def decode_rgb(value: dict[str, Any]) -> PIL.Image.Image:
         Exception: Whatever the decoder raises on a damaged file; there is no common kind.
     """
     image: PIL.Image.Image = _IMAGE.decode_example(value)  # turns it as EXIF says
-    if image.mode.startswith("I;16"):
+    # Pillow reads 16-bit PGM as 32 bits, spread over the range of 16.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return PIL.Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"its mode {image.mode!r}, of 32-bit pixels, has no fixed range: store 8 or 16 bits")

@@ -1,7 +1,7 @@
 """A Hugging Face Hub for tests: real HTTP on 127.0.0.1, models and data sets in memory, no Xet.
 
 It answers what the `huggingface_hub` client asks of the real Hub, with the same status codes and error headers, so that
-tests drive the real client. A data set is stored under "datasets/org/name". Clients must run with ``HF_HUB_DISABLE_XET=1``.
+tests drive the real client. Data sets are stored as "datasets/org/name". Clients need ``HF_HUB_DISABLE_XET=1``.
 
     with HubServer(tokens={"hf_good": "alice"}, orgs={"alice": ["org"]}) as hub:
         HfApi(endpoint=hub.url, token="hf_good").create_repo("org/model")
@@ -208,8 +208,7 @@ class Call:
         body = await self.request.json()
         namespace = body.get("organization") or self.user
         self.may_write(namespace)
-        name = f"{namespace}/{body['name']}"
-        repo_id = "datasets/" * (body.get("type") == "dataset") + name
+        repo_id = "datasets/" * (body.get("type") == "dataset") + (name := f"{namespace}/{body['name']}")
         answer = {"url": f"{self.hub.url}/{repo_id}", "name": name}
         if repo_id in self.hub.repos:
             return JSONResponse(answer | {"error": "You already created this model repo"}, 409)
@@ -223,9 +222,9 @@ class Call:
         card = FRONT_MATTER.match(commit.files["README.md"].content.decode()) if "README.md" in commit.files else None
         data = (yaml.safe_load(card[1]) if card else None) or {}
         answer = {"_id": repo_id, "id": (name := repo_id.removeprefix("datasets/")), "modelId": name}
-        answer |= {"sha": commit.oid, "private": repo.private, "siblings": [{"rfilename": path} for path in sorted(commit.files)]}
-        answer |= {"cardData": data, "tags": data.get("tags", []), "downloads": 0, "likes": 0}
-        answer |= {"lastModified": DATE, "createdAt": DATE}
+        answer |= {"sha": commit.oid, "private": repo.private}
+        answer |= {"siblings": [{"rfilename": path} for path in sorted(commit.files)], "cardData": data}
+        answer |= {"tags": data.get("tags", []), "downloads": 0, "likes": 0, "lastModified": DATE, "createdAt": DATE}
         return JSONResponse(answer)
 
     async def tree(self, repo_id: str, rev: str, folder: str = "") -> Response:
@@ -260,10 +259,10 @@ class Call:
     async def commits(self, repo_id: str, rev: str) -> Response:
         repo = self.readable(repo_id)
         commit: Commit | None = repo.resolve(rev)
-        listed = []
+        listed: list[dict[str, Any]] = []
         while commit:
-            entry = {"id": commit.oid, "title": commit.title, "message": commit.message, "date": DATE}
-            listed.append(entry | {"authors": []})
+            listed.append({"id": commit.oid, "title": commit.title, "message": commit.message, "date": DATE})
+            listed[-1]["authors"] = []
             commit = repo.commits[commit.parent] if commit.parent else None
         return JSONResponse(listed)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +40,70 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> 
     assert stored(image, tmp_path, suffix)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def png_of_16_bits(colour_type: int, *pixels: tuple[int, ...]) -> bytes:
+    """A PNG of one row; Pillow reads 16 bits of colour, but does not write them."""
+    row = b"\0" + b"".join(struct.pack(f">{len(pixel)}H", *pixel) for pixel in pixels)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", len(pixels), 1, 16, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (png_of_16_bits(2, (0, 771, 65535), (32896, 128, 255)), [[0, 3, 255], [128, 0, 0]]),
+        (png_of_16_bits(4, (1799, 65535), (1799, 0)), [[7, 7, 7], [7, 7, 7]]),
+        (png_of_16_bits(6, (1799, 257, 0, 0)), [[7, 1, 0]]),
+        (b"P5 2 1 65535\n" + struct.pack(">2H", 257, 65535), [[1, 1, 1], [255, 255, 255]]),
+        (b"P5 2 1 1023\n" + struct.pack(">2H", 0, 1023), [[0, 0, 0], [255, 255, 255]]),
+    ],
+    ids=["colour PNG", "grey and alpha PNG", "colour and alpha PNG", "PGM", "PGM of 10 bits"],
+)
+def test_sixteen_bits_of_other_kinds_are_scaled_too(content: bytes, expected: list[list[int]]) -> None:
+    assert np.asarray(decode_rgb({"bytes": content, "path": None}))[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"), [(".gif", {}), (".webp", {"lossless": True}), (".png", {}), (".tiff", {})]
+)
+def test_of_an_animation_the_first_frame_is_read(tmp_path: Path, suffix: str, options: dict[str, Any]) -> None:
+    first, second = PIL.Image.new("RGB", (8, 8), (250, 10, 20)), PIL.Image.new("RGB", (8, 8), (10, 20, 250))
+    read = stored(first, tmp_path, suffix, save_all=True, append_images=[second], **options)
+    assert PIL.Image.open(tmp_path / f"image{suffix}").n_frames == 2  # type: ignore[attr-defined]
+    assert read.shape == (8, 8, 3)
+    assert np.unique(read.reshape(-1, 3), axis=0).tolist() == [[250, 10, 20]]
+
+
+def test_a_cmyk_photograph_has_the_colours_it_was_stored_with(tmp_path: Path) -> None:
+    image = PIL.Image.new("RGB", (16, 16), (240, 60, 20))
+    read = stored(image.convert("CMYK"), tmp_path, ".jpg", quality=95)
+    assert np.abs(read - (240, 60, 20)).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_transparency_is_dropped_and_the_colour_below_it_kept(tmp_path: Path, suffix: str) -> None:
+    palette = PIL.Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 200, 100, 50])
+    assert stored(palette, tmp_path, suffix, transparency=1)[0, 0].tolist() == [200, 100, 50]
+    rgba = PIL.Image.new("RGBA", (4, 4), (200, 100, 50, 0))
+    assert stored(rgba, tmp_path, ".png")[0, 0].tolist() == [200, 100, 50]
+
+
 def test_thirty_two_bit_pixels_are_refused_for_they_have_no_range(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no fixed range"):
         stored(PIL.Image.fromarray(np.zeros((2, 2), dtype=np.float32)), tmp_path, ".tiff")
 
 
-def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff"])
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path, suffix: str) -> None:
     image = PIL.Image.new("RGB", (16, 8))
     image.paste((255, 255, 255), (0, 0, 8, 8))  # the left half is white
     exif = PIL.Image.Exif()
     exif[PIL.Image.ExifTags.Base.Orientation] = 6  # to be turned clockwise
-    read = stored(image, tmp_path, ".jpg", exif=exif)
+    read = stored(image, tmp_path, suffix, exif=exif)
     assert read.shape == (16, 8, 3)
     assert read[:6].min() > 200
     assert read[10:].max() < 50
