@@ -214,3 +214,15 @@ def test_names_of_classes_are_checked_before_a_stream_begins(tmp_path: Path) -> 
     other = labelled([0, 1], datasets.ClassLabel(names=["b", "c"]))
     config = replace(parquet(tmp_path / "d", train=labelled([0, 1], AB), test=other), streaming=True)
     assert "'test' has images of 1 class: c" in one_line(config)
+
+
+def test_repeated_augmentation_gives_views_of_an_image_side_by_side(twelve: DataConfig) -> None:
+    config = replace(twelve, aug_repeats=2, batch_size=4)
+    batches = list(loader(config))
+    assert [[number_of(image) for image in images] for images, _ in batches] == [
+        [0, 0, 1, 1],
+        [2, 2, 3, 3],
+        [4, 4, 5, 5],
+    ]
+    images = next(iter(loader(replace(config, **AUGMENTED))))[0]
+    assert not torch.equal(images[0], images[1])
