@@ -66,10 +66,14 @@ class StreamSampler(Sampler[StreamedSample]):
         return self.stream.length // self.processes
 
     def __iter__(self) -> Iterator[StreamedSample]:
-        epoch = self.epoch
-        with closing(_read_ahead(islice(self._rows(epoch), len(self)))) as rows:
+        return islice(self._views(self.epoch), len(self))
+
+    def _views(self, epoch: int) -> Iterator[StreamedSample]:
+        images = -(-len(self) // self.repeats)
+        with closing(_read_ahead(islice(self._rows(epoch), images))) as rows:
             for place, row in enumerate(rows):
-                yield epoch, place * self.processes + self.process, row
+                for view in range(self.repeats):
+                    yield epoch + (view << 32), place * self.processes + self.process, row
 
     def _rows(self, epoch: int) -> Iterator[dict[str, Any]]:
         rows = self.stream.rows
