@@ -1,0 +1,313 @@
+"""The loops that throughput.py compares, each run in a process of its own that takes turns with the others.
+
+A turn is some optimizer steps. A hook that torch calls after every optimizer step ends it: the process says what the
+turn took and waits, wherever in its loop it is, until it is told to go on. So no loop is changed to be measured.
+
+The processes are forked from one that has imported everything: imports would take longer than the measurement.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from accelerate.data_loader import DataLoaderShard
+from datasets import Image
+from timm.data import ImageDataset, create_loader
+from timm.data.loader import PrefetchLoader
+from timm.data.readers.reader import Reader
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.task import ClassificationTask, TrainingTask
+from timm.utils.metrics import AverageMeter
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader
+
+from ssia_zoo.data import DataConfig, ImageData, load_image_data, train_loader
+from ssia_zoo.ssia import SSIALoss
+from ssia_zoo.task import SSIATask, SSIATrainableModule
+from ssia_zoo.training import parse_config, train
+
+LOOPS = ("bare", "timm", "ours")
+METHODS = ("vanilla", "ssia")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+PHASES = ("data", "forward", "loss", "backward", "optimizer", "rest")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every loop trains."""
+
+    arch: str
+    dataset: str
+    image_size: int
+    batch_size: int
+    seed: int
+    threads: int
+    steps: int
+    """optimizer steps a turn"""
+    folder: str
+    """for what train_hf.py's run writes"""
+
+    @property
+    def data_config(self) -> DataConfig:
+        """The run's own defaults of augmentation, in the training process: a worker would work in others' turns."""
+        return DataConfig(
+            dataset=self.dataset, image_size=self.image_size, batch_size=self.batch_size, workers=0, max_eval_images=2
+        )
+
+
+class Clock:
+    """Processor time of each phase; a phase within another one is not counted twice."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._open: list[str] = ["rest"]
+        self._since = time.process_time()
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase."""
+        self._charge()
+        self._open.append(phase)
+
+    def leave(self) -> None:
+        """Go back to the phase before."""
+        self._charge()
+        self._open.pop()
+
+    def take(self) -> dict[str, float]:
+        """Seconds of each phase since the last call."""
+        self._charge()
+        taken, self.seconds = self.seconds, dict.fromkeys(PHASES, 0.0)
+        return taken
+
+    def _charge(self) -> None:
+        now = time.process_time()
+        self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+    def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, its time charged to a phase."""
+
+        @wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            self.enter(phase)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.leave()
+
+        return wrapper
+
+    def timed_iteration(self, iterate: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        """An `__iter__` whose every item is charged to "data"."""
+
+        def wrapper(loader: Any) -> Iterator[Any]:
+            iterator = iterate(loader)
+            fetch = self.timed("data", lambda: next(iterator, None))
+            while (item := fetch()) is not None:
+                yield item
+
+        return wrapper
+
+
+def watch(clock: Clock, arch: str) -> None:
+    """Charge what all loops are made of to its phase."""
+    for loader in (DataLoader, DataLoaderShard, PrefetchLoader):
+        loader.__iter__ = clock.timed_iteration(loader.__iter__)
+    model = type(timm.create_model(arch))
+    phases = {
+        "forward": ((model, "forward"), (SSIATrainableModule, "forward")),
+        "loss": ((SSIALoss, "forward"), (SSIATask, "forward"), (ClassificationTask, "forward")),
+        "backward": ((torch.Tensor, "backward"),),
+    }
+    for phase, places in phases.items():
+        for owner, name in places:
+            setattr(owner, name, clock.timed(phase, getattr(owner, name)))
+    register_optimizer_step_pre_hook(lambda *_: clock.enter("optimizer"))
+    register_optimizer_step_post_hook(lambda *_: clock.leave())
+
+
+class Turns:
+    """Ends each turn after so many optimizer steps, by a hook of the optimizer."""
+
+    def __init__(self, clock: Clock, steps: int, pipe: Connection) -> None:
+        self.clock = clock
+        self.steps = steps
+        self.pipe = pipe
+        self.before = peak_mb()
+        self.done = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.clock.take()
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def after_step(self, *_: Any) -> None:
+        """Say what the turn took, if it is over, and wait for the next."""
+        self.done += 1
+        if self.done % self.steps:
+            return
+        taken = {"wall": time.perf_counter() - self.wall, "cpu": time.process_time() - self.cpu, **self.clock.take()}
+        per_step = {name: 1000 * seconds / self.steps for name, seconds in taken.items()}
+        self.pipe.send({**per_step, "peak_mb": peak_mb() - self.before})
+        if not self.pipe.recv():
+            os._exit(0)  # in the middle of an epoch, with nothing worth to be kept
+        self._begin()
+
+
+def peak_mb() -> float:
+    """Peak of the memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def make_task(setup: Setup, method: str, classes: int) -> TrainingTask:
+    """The model and its objective, as train_hf.py makes them."""
+    model = timm.create_model(setup.arch, num_classes=classes)
+    if method == "vanilla":
+        return ClassificationTask(model, verbose=False)
+    return SSIATask(model, input_size=(3, setup.image_size, setup.image_size))
+
+
+def statistics(setup: Setup) -> dict[str, Any]:
+    """Mean and standard deviation that the model wants."""
+    cfg = timm.get_pretrained_cfg(setup.arch)
+    return {"mean": cfg.mean, "std": cfg.std}
+
+
+def bare(setup: Setup, method: str) -> None:
+    """The limit: nothing but a step. The data are ours."""
+    data = load_image_data(setup.data_config)
+    torch.manual_seed(setup.seed)
+    task = make_task(setup, method, len(data.label_names))
+    optimizer = create_optimizer_v2(task.trainable_module, "adamw", 1e-3, 0.05)
+    task.train()
+    for images, labels in train_loader(data, setup.data_config, seed=setup.seed, **statistics(setup)):
+        loss = task(images, labels)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+class _Rows(Reader):  # type: ignore[misc]  # timm has no types
+    """timm's ReaderHfds, over rows that are loaded already."""
+
+    def __init__(self, data: ImageData) -> None:
+        super().__init__()
+        self.rows = data.train.cast_column(data.image_column, Image(decode=False))
+        self.image, self.label = data.image_column, data.label_column
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        row = self.rows[index]
+        return io.BytesIO(row[self.image]["bytes"]), row[self.label]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def timms(setup: Setup, method: str) -> None:
+    """What timm's train.py does for a batch, of the parts that it takes, with its prefetcher and log interval of 50.
+
+    Mixup, EMA, clipping and precision are off, as they are by default in both scripts.
+    """
+    config = setup.data_config
+    data = load_image_data(config)
+    torch.manual_seed(setup.seed)
+    task = make_task(setup, method, len(data.label_names))
+    optimizer = create_optimizer_v2(task.trainable_module, "adamw", 1e-3, 0.05)
+    loader = create_loader(
+        ImageDataset("", reader=_Rows(data)),
+        input_size=(3, setup.image_size, setup.image_size),
+        batch_size=setup.batch_size,
+        is_training=True,
+        scale=config.scale,
+        ratio=config.ratio,
+        hflip=config.hflip,
+        color_jitter=0.0,
+        interpolation=config.interpolation,
+        num_workers=0,
+        device=torch.device("cpu"),
+        **statistics(setup),
+    )
+    scheduler, _ = create_scheduler_v2(
+        optimizer, "cosine", num_epochs=1, step_on_epochs=False, updates_per_epoch=len(loader)
+    )
+    update_time, data_time, losses = AverageMeter(), AverageMeter(), AverageMeter()
+    task.train()
+    optimizer.zero_grad()
+    data_start = update_start = time.time()
+    for index, (images, labels) in enumerate(loader):
+        data_time.update(time.time() - data_start)
+        loss = task(images, labels)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.update(loss.item(), images.size(0))
+        optimizer.zero_grad()
+        now = time.time()
+        update_time.update(now - update_start)
+        update_start = now
+        if index % 50 == 0:
+            rates = [group["lr"] for group in optimizer.param_groups]
+            print(
+                f"Train: 0 [{index:>4d}/{len(loader)}]  Loss: {losses.val:#.3g} ({losses.avg:#.3g})  "
+                f"Time: {update_time.val:.3f}s ({update_time.avg:.3f}s)  LR: {sum(rates) / len(rates):.3e}  "
+                f"Data: {data_time.val:.3f} ({data_time.avg:.3f})",
+                file=sys.stderr,
+            )
+        scheduler.step_update(num_updates=index + 1, metric=losses.avg)
+        data_start = time.time()
+
+
+def ours(setup: Setup, method: str) -> None:
+    """train_hf.py's own code, whole."""
+    flags = {
+        "--model": setup.arch,
+        "--dataset": setup.dataset,
+        "--image-size": setup.image_size,
+        "--batch-size": setup.batch_size,
+        "--method": method,
+        "--max-eval-images": 2,
+        "--workers": 0,
+        "--epochs": 1,
+        "--seed": setup.seed,
+        "--output-dir": Path(setup.folder) / f"run_{method}_{os.getpid()}",
+    }
+    train(parse_config([str(word) for pair in flags.items() for word in pair]))
+
+
+def run_in_turns(loop: str, method: str, setup: Setup, pipe: Connection, log: str, free_at_once: bool) -> None:
+    """Body of a forked process: run one loop until the other end of the pipe has had enough.
+
+    Args:
+        loop: One of LOOPS.
+        method: One of METHODS.
+        setup: What is trained.
+        pipe: Gets a turn's milliseconds a step and peak of memory, gives whether there is another turn.
+        log: File for what the loop prints.
+        free_at_once: Whether freed memory goes back to the system at once, so that the peak is of what was alive.
+    """
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if free_at_once:
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 65536)
+        mallopt(_M_TRIM_THRESHOLD, 0)
+    torch.set_num_threads(setup.threads)
+    clock = Clock()
+    watch(clock, setup.arch)
+    register_optimizer_step_post_hook(Turns(clock, setup.steps, pipe).after_step)
+    {"bare": bare, "timm": timms, "ours": ours}[loop](setup, method)
+    raise SystemExit("the training split ended before the measurement; take a larger one or fewer rounds")

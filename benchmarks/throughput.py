@@ -1,0 +1,184 @@
+"""Time whole training steps, data included: train_hf.py, the loop of timm's train.py, and a bare PyTorch step.
+
+    python benchmarks/throughput.py --dataset DATASET    # adds to results/throughput.jsonl, writes docs/speed.md
+    python benchmarks/throughput.py --report             # only the tables
+
+Each loop runs, vanilla and with SSIA, in a process of its own (benchmarks/_loops.py). In every round each process has
+one turn, in an order that is shuffled anew, while the others wait: whatever else the machine does strikes all alike. A
+ratio is taken within a round; the median over the rounds is given, with the quartiles. Beside the time that passed
+stands the processor time, which waiting for other people's processes does not lengthen.
+
+Peak memory is measured apart, in fresh processes whose allocator gives every freed tensor back at once, so that the
+peak is of what was alive; what a process had before its loop began is subtracted.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from _loops import LOOPS, METHODS, PHASES, Setup, run_in_turns
+
+from ssia_zoo._export_files import versions
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "throughput.jsonl"
+DOC = ROOT / "docs" / "speed.md"
+BEGIN, END = "<!-- throughput: begin -->", "<!-- throughput: end -->"
+PAIRS = {
+    "ours / timm, vanilla": ("ours vanilla", "timm vanilla"),
+    "ours / timm, SSIA": ("ours ssia", "timm ssia"),
+    "ours / bare, vanilla": ("ours vanilla", "bare vanilla"),
+    "SSIA / vanilla, ours": ("ours ssia", "ours vanilla"),
+    "SSIA / vanilla, bare": ("bare ssia", "bare vanilla"),
+}
+_SHARED = ("arch", "dataset", "image_size", "batch_size", "seed", "threads", "steps")
+
+Turn = dict[str, float]
+
+
+@dataclass
+class Settings:
+    """What to measure."""
+
+    arch: str = "resnet18"
+    """A timm classifier."""
+    dataset: str = "zh-plus/tiny-imagenet"
+    """As --dataset of train_hf.py; its training split must outlast the measurement."""
+    image_size: int = 64
+    """Pixels."""
+    batch_size: int = 32
+    """Images a step."""
+    rounds: int = 20
+    """Turns of each process."""
+    steps: int = 1
+    """Optimizer steps a turn."""
+    threads: int = 1
+    """Threads of each process."""
+    seed: int = 0
+    """Of weights, data order and turns."""
+    memory_turns: int = 3
+    """Turns of each process that memory is measured of; 0 leaves memory out."""
+    report: bool = False
+    """Measure nothing, write the tables."""
+
+
+class Process:
+    """One loop, stopped between its turns."""
+
+    def __init__(self, name: str, setup: Setup, free_at_once: bool = False) -> None:
+        fork = multiprocessing.get_context("fork")
+        self.name = name
+        self.log = Path(setup.folder) / f"{name}.log"
+        self.pipe, theirs = fork.Pipe()
+        self.process = fork.Process(
+            target=run_in_turns, args=(*name.split(), setup, theirs, str(self.log), free_at_once), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def result(self) -> Turn:
+        """What the turn took, once it is over; milliseconds a step, and MB."""
+        try:
+            turn: Turn = self.pipe.recv()
+        except EOFError:
+            raise SystemExit(f"{self.name} ended: {self.log.read_text()[-2000:]}") from None
+        return turn
+
+    def turn(self) -> Turn:
+        """Let it have one."""
+        self.pipe.send(True)
+        return self.result()
+
+    def close(self) -> None:
+        """End it."""
+        if self.process.is_alive():
+            self.pipe.send(False)
+        self.process.join()
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """One record: every turn's milliseconds a step of each (loop, method), and the peaks of memory."""
+    names = [f"{loop} {method}" for loop in LOOPS for method in METHODS]
+    shuffle = random.Random(settings.seed).shuffle
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        shared = {name: getattr(settings, name) for name in _SHARED}
+        setup = Setup(**shared, folder=folder)
+        processes = {name: Process(name, setup) for name in names}
+        for process in processes.values():
+            process.result()  # the first turn plans memory and picks kernels
+        turns: dict[str, list[Turn]] = {name: [] for name in names}
+        for _ in range(settings.rounds):
+            shuffle(names)
+            for name in names:
+                turns[name].append(processes[name].turn())
+        for process in processes.values():
+            process.close()
+        memory = {name: peak(name, setup, settings.memory_turns) for name in processes if settings.memory_turns}
+    ordered = list(processes)
+    return {
+        "benchmark": "throughput",
+        "settings": {**asdict(settings), "dataset": Path(settings.dataset).name},
+        "steps": {name: summary(turns[name]) for name in ordered},
+        "ratios": {
+            title: {
+                clock: spread([a[clock] / b[clock] for a, b in zip(turns[x], turns[y], strict=True)])
+                for clock in ("wall", "cpu")
+            }
+            for title, (x, y) in PAIRS.items()
+        },
+        "memory": memory,
+        "versions": versions(),
+        "machine": {
+            "cpu": platform.machine(),
+            "cores": os.cpu_count(),
+            "load": [round(load, 1), round(os.getloadavg()[0], 1)],
+            "shared": True,
+        },
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def peak(name: str, setup: Setup, turns: int) -> float:
+    """MB that the loop needs at most."""
+    process = Process(name, setup, free_at_once=True)
+    needed = process.result()["peak_mb"]
+    for _ in range(turns - 1):
+        needed = process.turn()["peak_mb"]
+    process.close()
+    return round(needed, 1)
+
+
+def summary(turns: list[Turn]) -> dict[str, float]:
+    """Median of each time over the rounds."""
+    return {name: round(statistics.median(turn[name] for turn in turns), 3) for name in ("wall", "cpu", *PHASES)}
+
+
+def spread(values: list[float]) -> list[float]:
+    """First quartile, median, third quartile."""
+    return [round(value, 4) for value in statistics.quantiles(values, n=4)]
+
+
+def main(settings: Settings) -> None:
+    """Measure and write."""
+    if not settings.report:
+        record = measure(settings)
+        RESULTS.parent.mkdir(exist_ok=True)
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        print(json.dumps({name: record[name] for name in ("settings", "steps", "ratios", "memory")}, indent=1))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
