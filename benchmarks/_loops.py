@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader
 
 from ssia_zoo.data import DataConfig, ImageData, load_image_data, train_loader
 from ssia_zoo.ssia import SSIALoss
-from ssia_zoo.task import SSIATask, SSIATrainableModule
+from ssia_zoo.task import AuxiliaryTask, AuxiliaryTrainableModule, SSIATask
 from ssia_zoo.training import parse_config, train
 
 LOOPS = ("bare", "timm", "ours")
@@ -129,8 +129,8 @@ def watch(clock: Clock, arch: str) -> None:
         loader.__iter__ = clock.timed_iteration(loader.__iter__)
     model = type(timm.create_model(arch))
     phases = {
-        "forward": ((model, "forward"), (SSIATrainableModule, "forward")),
-        "loss": ((SSIALoss, "forward"), (SSIATask, "forward"), (ClassificationTask, "forward")),
+        "forward": ((model, "forward"), (AuxiliaryTrainableModule, "forward")),
+        "loss": ((SSIALoss, "forward"), (AuxiliaryTask, "forward"), (ClassificationTask, "forward")),
         "backward": ((torch.Tensor, "backward"),),
     }
     for phase, places in phases.items():

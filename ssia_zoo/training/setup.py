@@ -30,6 +30,12 @@ _log = logging.getLogger(__name__)
 
 BF16_IS_SLOW = "this CPU has no bf16 instructions: --mixed-precision bf16 is many times slower here than no"
 
+_SHARDING = {
+    "FSDP": "ACCELERATE_USE_FSDP",
+    "DeepSpeed": "ACCELERATE_USE_DEEPSPEED",
+    "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM",
+}
+
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """Make the Accelerator, which knows devices, processes and precision.
@@ -50,6 +56,12 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     if config.mixed_precision == "bf16" and not torch.accelerator.is_available() and capabilities and not native:
         _log.warning(BF16_IS_SLOW)
+    for backend, variable in _SHARDING.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1"):  # without a GPU Accelerate would ignore it
+            raise ConfigError(
+                f"{variable} is set: {backend} shards the model, of which evaluation, EMA and saving need the whole; "
+                "choose MULTI_GPU (DDP) in accelerate config, as docs/launch/one_node.yaml does"
+            )
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.accumulation_steps,

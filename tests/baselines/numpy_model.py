@@ -41,7 +41,7 @@ def head(module: Any, feature: Tensor) -> tuple[Array, Array]:
     x = array(feature)
     batch, channels, height, width = x.shape
     x = x.reshape(batch, channels, 2, height // 2, 2, width // 2).mean(axis=(3, 5)).reshape(batch, channels, 4)
-    x = np.einsum("oc,bcp->bpo", array(module.project.weight)[:, :, 0, 0], x) + array(module.project.bias)
+    x = np.einsum("oc,bcp->bpo", array(module.project.weight), x) + array(module.project.bias)
     x = (x - x.mean(axis=2, keepdims=True)) / np.sqrt(x.var(axis=2, keepdims=True) + module.norm.eps)
     x = x * array(module.norm.weight) + array(module.norm.bias)
     x = x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))

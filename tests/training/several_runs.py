@@ -1,7 +1,7 @@
 """Trains several runs in the same processes, one after another: starting a process costs more than a small run.
 
-Started by torchrun. Each argument is a JSON list of train_hf.py's flags. The main process writes to the file COLLECTIVES what
-each run asked of the process group: by name, the number of calls and of elements sent.
+Started by torchrun. Each argument is a JSON list of train_hf.py's flags. The main process writes to COLLECTIVES, a
+file, what each run asked of the process group: by name, the number of calls and of elements sent.
 """
 
 from __future__ import annotations
