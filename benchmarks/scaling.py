@@ -57,6 +57,8 @@ class Settings:
     """Images that each process trains on in a run."""
     runs: int = 3
     """Runs of one process and as many of two."""
+    methods: tuple[str, ...] = ("vanilla", "ssia")
+    """Of train_hf.py."""
     report: bool = False
     """Measure nothing, write the tables."""
 
@@ -111,7 +113,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         for index in range(settings.runs):
-            for method in ("vanilla", "ssia"):
+            for method in settings.methods:
                 for processes in (1, 2):
                     name = f"{method} {processes}"
                     runs.setdefault(name, []).append(run(settings, method, processes, Path(folder) / f"{name}_{index}"))
@@ -134,7 +136,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 def measured_table(record: dict[str, Any]) -> str:
     """One process beside two, as Markdown."""
     lines = ["| | 1 process, images/s | 2 processes, images/s | of twice the rate |", "|---" * 4 + "|"]
-    for method in ("vanilla", "ssia"):
+    for method in record["settings"]["methods"]:
         one, two = (
             statistics.median(run["images_per_second"] for run in record["runs"][f"{method} {n}"]) for n in (1, 2)
         )

@@ -36,11 +36,12 @@ RESULTS = ROOT / "benchmarks" / "results" / "throughput.jsonl"
 DOC = ROOT / "docs" / "speed.md"
 BEGIN, END = "<!-- throughput: begin -->", "<!-- throughput: end -->"
 PAIRS = {
-    "ours / timm, vanilla": ("ours vanilla", "timm vanilla"),
-    "ours / timm, SSIA": ("ours ssia", "timm ssia"),
-    "ours / bare, vanilla": ("ours vanilla", "bare vanilla"),
-    "SSIA / vanilla, ours": ("ours ssia", "ours vanilla"),
-    "SSIA / vanilla, bare": ("bare ssia", "bare vanilla"),
+    "ours / timm, vanilla": (["ours vanilla"], ["timm vanilla"]),
+    "ours / timm, SSIA": (["ours ssia"], ["timm ssia"]),
+    "ours / timm, both": (["ours vanilla", "ours ssia"], ["timm vanilla", "timm ssia"]),
+    "ours / bare, both": (["ours vanilla", "ours ssia"], ["bare vanilla", "bare ssia"]),
+    "SSIA / vanilla, ours": (["ours ssia"], ["ours vanilla"]),
+    "SSIA / vanilla, all loops": ([f"{loop} ssia" for loop in LOOPS], [f"{loop} vanilla" for loop in LOOPS]),
 }
 _SHARED = ("arch", "dataset", "image_size", "batch_size", "seed", "threads", "steps")
 
@@ -132,12 +133,10 @@ def measure(settings: Settings) -> dict[str, Any]:
         "settings": {**asdict(settings), "dataset": Path(settings.dataset).name},
         "steps": {name: summary(turns[name]) for name in ordered},
         "ratios": {
-            title: {
-                clock: spread([a[clock] / b[clock] for a, b in zip(turns[x], turns[y], strict=True)])
-                for clock in ("wall", "cpu")
-            }
-            for title, (x, y) in PAIRS.items()
+            title: {clock: spread(ratios(turns, above, below, clock)) for clock in ("wall", "cpu")}
+            for title, (above, below) in PAIRS.items()
         },
+        "cpu_ms": {name: [round(turn["cpu"], 1) for turn in turns[name]] for name in ordered},
         "memory": memory,
         "versions": versions(),
         "machine": {
@@ -148,6 +147,12 @@ def measure(settings: Settings) -> dict[str, Any]:
         },
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def ratios(turns: dict[str, list[Turn]], above: list[str], below: list[str], clock: str) -> list[float]:
+    """What some processes took, as a multiple of what others did, round by round."""
+    rounds = range(len(turns[above[0]]))
+    return [sum(turns[n][r][clock] for n in above) / sum(turns[n][r][clock] for n in below) for r in rounds]
 
 
 def peak(name: str, setup: Setup, turns: int) -> float:
@@ -170,6 +175,46 @@ def spread(values: list[float]) -> list[float]:
     return [round(value, 4) for value in statistics.quantiles(values, n=4)]
 
 
+def table(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    settings, machine = record["settings"], record["machine"]
+    lines = [
+        f"### `{settings['arch']}` at {settings['image_size']} px, batch {settings['batch_size']}",
+        "",
+        "| ratio: median (quartiles) | processor time | time that passed |",
+        "|---|---|---|",
+    ]
+    for title, clocks in record["ratios"].items():
+        cells = [f"{middle:.3f} ({low:.2f}–{high:.2f})" for low, middle, high in (clocks["cpu"], clocks["wall"])]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    lines += ["", "| processor time, ms a step | all | " + " | ".join(PHASES) + " |", "|---" * 8 + "|"]
+    for name, step in record["steps"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{step[phase]:.1f}" for phase in ("cpu", *PHASES)) + " |")
+    if memory := record["memory"]:
+        ours = memory["ours ssia"] / memory["ours vanilla"]
+        told = ", ".join(f"{name} {value:.0f}" for name, value in memory.items())
+        lines += ["", f"Peak memory over what was there before the loop, MB: {told}; SSIA / vanilla, ours: {ours:.3f}."]
+    rounds = f"{settings['rounds']} rounds of {settings['steps']} step, {settings['threads']} thread"
+    builds = f"torch {record['versions']['torch']}, timm {record['versions']['timm']}"
+    lines += [
+        "",
+        f"{settings['dataset']}, {rounds}, seed {settings['seed']}, {record['time'][:10]}; {builds}; {machine['cores']} "
+        f"{machine['cpu']} cores, shared with other work (load {machine['load'][0]}–{machine['load'][1]}), which is why "
+        "the quartiles are wide: a ratio that differs from 1 by less than they span says nothing.",
+    ]
+    return "\n".join(lines)
+
+
+def write_tables() -> None:
+    """Put the newest record of each architecture between the marks in docs/speed.md."""
+    records = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    newest = {record["settings"]["arch"]: record for record in records}
+    text = DOC.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    tables = "\n\n".join(table(record) for record in newest.values())
+    DOC.write_text(f"{before}{BEGIN}\n{tables}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
 def main(settings: Settings) -> None:
     """Measure and write."""
     if not settings.report:
@@ -177,7 +222,7 @@ def main(settings: Settings) -> None:
         RESULTS.parent.mkdir(exist_ok=True)
         with RESULTS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        print(json.dumps({name: record[name] for name in ("settings", "steps", "ratios", "memory")}, indent=1))
+    write_tables()
 
 
 if __name__ == "__main__":
