@@ -196,11 +196,12 @@ def table(record: dict[str, Any]) -> str:
         lines += ["", f"Peak memory over what was there before the loop, MB: {told}; SSIA / vanilla, ours: {ours:.3f}."]
     rounds = f"{settings['rounds']} rounds of {settings['steps']} step, {settings['threads']} thread"
     builds = f"torch {record['versions']['torch']}, timm {record['versions']['timm']}"
+    load = " to ".join(str(value) for value in machine["load"])
     lines += [
         "",
-        f"{settings['dataset']}, {rounds}, seed {settings['seed']}, {record['time'][:10]}; {builds}; {machine['cores']} "
-        f"{machine['cpu']} cores, shared with other work (load {machine['load'][0]}–{machine['load'][1]}), which is why "
-        "the quartiles are wide: a ratio that differs from 1 by less than they span says nothing.",
+        f"{settings['dataset']}, {rounds}, seed {settings['seed']}, {record['time'][:10]}; {builds}; "
+        f"{machine['cores']} {machine['cpu']} cores, shared with other work (load {load}), which is why the quartiles "
+        "are wide: a ratio that differs from 1 by less than they span says nothing.",
     ]
     return "\n".join(lines)
 
