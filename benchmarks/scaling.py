@@ -142,10 +142,11 @@ def measured_table(record: dict[str, Any]) -> str:
         )
         lines.append(f"| {method} | {one:.1f} | {two:.1f} | {100 * two / (2 * one):.0f} % |")
     settings, machine = record["settings"], record["machine"]
+    runs = "one run each" if settings["runs"] == 1 else f"median of {settings['runs']} runs each"
     lines += [
         "",
         f"`{settings['arch']}` at {settings['image_size']} px, batch {settings['batch_size']} a process, one thread a "
-        f"process, median of {settings['runs']} runs each, in turn; {record['time'][:10]}, torch "
+        f"process, {runs}, in turn; {record['time'][:10]}, torch "
         f"{record['versions']['torch']}. The machine has {machine['cores']} cores, for which up to "
         f"{max(machine['load']):.0f} processes competed meanwhile: these rates are of what was left, and their "
         "quotient is not the hardware's.",
