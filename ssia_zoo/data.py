@@ -37,6 +37,7 @@ from ssia_zoo._splits import (
 )
 from ssia_zoo._streaming import ImageStream, StreamSampler, share_loader
 from ssia_zoo._unreadable import UnreadableImages
+from ssia_zoo._workers import outlive_stop_signals
 from ssia_zoo.errors import ConfigError, DataError
 
 __all__ = [
@@ -367,6 +368,7 @@ def _loader(samples: Samples, batch_size: int, workers: int, drop_last: bool) ->
         drop_last=drop_last,
         num_workers=workers,
         collate_fn=_collate,
+        worker_init_fn=outlive_stop_signals,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # or iter(loader) would draw from the global one

@@ -73,15 +73,17 @@ def write_model_folder(
         crop_pct=preprocessing.crop_pct,
     )
     model.pretrained_cfg = cfg.to_dict()
-    config = folder / ".config.json"
-    save_config_for_hf(model, str(config), model_config={"label_names": list(label_names), "ssia": metadata})
-    _tidy_arguments(config)
-    weights = folder / ".model.safetensors"
-    weights.write_bytes(save(tensors, metadata={"format": "pt"}))  # transformers refuses a file without the format
-    readme = folder / ".README.md"
-    readme.write_text(card, encoding="utf-8")
-    for path in (config, weights, readme):
-        os.replace(path, folder / path.name.removeprefix("."))
+    config, weights, readme = (folder / f".{name}" for name in ("config.json", "model.safetensors", "README.md"))
+    try:
+        save_config_for_hf(model, str(config), model_config={"label_names": list(label_names), "ssia": metadata})
+        _tidy_arguments(config)
+        weights.write_bytes(save(tensors, metadata={"format": "pt"}))  # transformers refuses a file without the format
+        readme.write_text(card, encoding="utf-8")
+        for path in (config, weights, readme):
+            os.replace(path, folder / path.name.removeprefix("."))
+    finally:  # of a full disk
+        for path in (config, weights, readme):
+            path.unlink(missing_ok=True)
 
 
 def _tidy_arguments(path: Path) -> None:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
-from ssia_zoo.errors import SSIAZooError
+from ssia_zoo.errors import ConfigError, SSIAZooError
 from ssia_zoo.training.config import TrainConfig, parse_config
 from ssia_zoo.training.loop import TrainResult, train
+from ssia_zoo.training.signals import TrainingStopped
 
-__all__ = ["TrainConfig", "TrainResult", "main", "parse_config", "train"]
+__all__ = ["TrainConfig", "TrainResult", "TrainingStopped", "main", "parse_config", "train"]
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run train_hf.py's command line.
 
     Returns:
-        Exit status: 0 done, 1 failed with a message, 130 stopped by the user.
+        Exit status: 0 done, 1 failed with a message, 2 a flag that does not exist, 128 + n stopped by signal n.
     """
     try:
         train(parse_config(sys.argv[1:] if args is None else args))
     except SSIAZooError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Every process finds the same fault in the settings; what is a process's own, it tells itself.
+        if _is_main_process() or not isinstance(error, ConfigError):
+            print(f"error: {error}", file=sys.stderr)
         return 1
+    except TrainingStopped as stop:
+        if _is_main_process():
+            print(stop, file=sys.stderr)
+        return stop.status
     except OSError as error:  # a full disk, a folder that went away
         reason = " ".join(str(error).split())
         print(f"error: {reason}; --resume auto continues from the last checkpoint, if there is one", file=sys.stderr)
@@ -31,3 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print("stopped; the same command with --resume auto continues from the last checkpoint", file=sys.stderr)
         return 130
     return 0
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, found again, and old ones deleted.
+"""Checkpoints of a run: written whole or not at all, checked when they are found again, and old ones deleted.
 
 They hold Accelerate's state (weights with the training-only heads, optimizer, random states of every process) and this
 run's own (schedule, moving average, position). They are pickles, trusted files of one's own: never load a stranger's.
@@ -6,15 +6,21 @@ run's own (schedule, moving average, position). They are pickles, trusted files 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
+from torch import Tensor
 
+from ssia_zoo._hub_errors import one_line
 from ssia_zoo.errors import TrainingError
 
 _PREFIX = "step_"
@@ -35,43 +41,121 @@ class Position:
         self.step = 0
         """optimizer steps done"""
         self.skipped = 0
-        """optimizer steps skipped for a gradient that was not finite"""
+        """optimizer steps skipped for a loss or gradient that was not finite"""
+        self.skipped_in_a_row = 0
+        self.epoch_ended = False
+        """whether an epoch has just ended, and what follows (evaluation, publishing) is still to be done"""
+        self.sums: dict[str, Tensor] = {}
+        """losses of the batches since the last record of them"""
+        self.counted = 0
+        """number of those batches"""
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """What is saved."""
         return dict(vars(self))
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what was saved."""
         vars(self).update(state)
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, keep: int, experiment: dict[str, Any]) -> None:
+def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, keep: int, facts: dict[str, Any]) -> None:
     """Write a checkpoint beside its final place, then rename it; every process must call this.
+
+    All of it is on the disk before the rename, and older checkpoints are deleted after that.
 
     Args:
         accelerator: Holds everything that is saved.
         folder: The run's checkpoints.
         step: Optimizer steps done, the checkpoint's name.
         keep: Number of checkpoints to keep; older ones are deleted.
-        experiment: Settings that a run which resumes here must share.
+        facts: Goes into the manifest, JSON-ready: "experiment", the settings that a run which resumes here must share;
+            "environment", what may change its last bits; "records", lines of metrics so far.
+
+    Raises:
+        TrainingError: If it cannot be written; what was written of it is deleted, and the others are left alone.
     """
     unfinished, finished = folder / f"{_UNFINISHED}{step}", folder / f"{_PREFIX}{step:08d}"
     if finished.exists():  # this step is saved already
         return
-    if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+    try:
+        with _writing(folder, step):
+            if accelerator.is_main_process:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        with _writing(folder, step):
+            accelerator.save_state(str(unfinished))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            with _writing(folder, step):
+                _write_manifest(unfinished, {"step": step, "processes": accelerator.num_processes, **facts})
+                os.replace(unfinished, finished)
+                _flush(folder)
+            for old in list_checkpoints(folder)[:-keep]:
+                _delete(old)
+    finally:
+        if accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(unfinished))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        manifest = {"step": step, "processes": accelerator.num_processes, "experiment": experiment}
-        (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        os.replace(unfinished, finished)
-        for old in list_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _writing(folder: Path, step: int) -> Iterator[None]:
+    """Tell in one line that a checkpoint cannot be written."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch tells a full disk as a RuntimeError
+        free = f"{shutil.disk_usage(folder).free / 1e6:.0f} MB" if folder.exists() else "nothing"
+        raise TrainingError(
+            f"the checkpoint of step {step} cannot be written: {one_line(error)[:200]}; {free} is free at {folder}: "
+            "make room, then --resume auto continues from the one before, if there is one"
+        ) from error
+
+
+def _write_manifest(checkpoint: Path, facts: dict[str, Any]) -> None:
+    """State every file's size and SHA-256, and see that all of it is on the disk."""
+    paths = [checkpoint, *sorted(checkpoint.rglob("*"))]
+    facts["files"] = {
+        path.relative_to(checkpoint).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        for path in paths
+        if path.is_file()
+    }
+    manifest = checkpoint / _MANIFEST
+    manifest.write_text(json.dumps({**facts, "sha256": _digest(facts)}, indent=2), encoding="utf-8")
+    for path in (*paths, manifest):
+        _flush(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _delete(checkpoint: Path) -> None:
+    """Delete a checkpoint so that a kill in between leaves none that looks whole."""
+    doomed = checkpoint.with_name(f"{_UNFINISHED}{checkpoint.name}")
+    os.replace(checkpoint, doomed)
+    shutil.rmtree(doomed)
+
+
+def clean_up(folder: Path) -> None:
+    """Delete what a killed run left half-written or half-deleted."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -79,62 +163,108 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
 
 
-def find_checkpoint(resume: str, folder: Path) -> Path | None:
-    """Find what `--resume` means.
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """Read what a checkpoint says of itself, and check each of its files against it.
+
+    Raises:
+        TrainingError: If it is damaged; says how.
+    """
+    try:
+        facts: dict[str, Any] = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
+        if facts.pop("sha256") != _digest(facts):
+            raise ValueError("its content was changed")
+        files: dict[str, dict[str, Any]] = facts["files"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be used ({one_line(error)})"
+        raise TrainingError(f"{checkpoint} is damaged: {_MANIFEST} {reason}") from error
+    for name, stated in files.items():
+        path = checkpoint / name
+        try:
+            size = path.stat().st_size
+            if size != stated["size"]:
+                raise TrainingError(f"{checkpoint} is damaged: {name} has {size} bytes instead of {stated['size']}")
+            if _sha256(path) != stated["sha256"]:
+                raise TrainingError(f"{checkpoint} is damaged: the bytes of {name} have changed since it was written")
+        except OSError as error:
+            raise TrainingError(f"{checkpoint} is damaged: {name} cannot be read ({error.strerror})") from error
+    return facts
+
+
+def find_checkpoint(resume: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Find what `--resume` means, and read its manifest.
 
     Args:
-        resume: "auto" for the newest checkpoint of the run, if it has one, or the path of a checkpoint.
+        resume: "auto" for the newest sound checkpoint of the run, if it has one, or the path of a checkpoint.
         folder: The run's checkpoints.
 
     Raises:
-        TrainingError: If a path is given that is no checkpoint.
+        TrainingError: If a path is given that is no sound checkpoint, or all the run's are damaged.
     """
-    if resume == "auto":
-        return next(reversed(list_checkpoints(folder)), None)
-    path = Path(resume)
-    if not (path / _MANIFEST).is_file():
+    if resume != "auto":
+        path = Path(resume)
+        if not path.is_dir() or not (path.name.startswith(_PREFIX) or (path / _MANIFEST).exists()):
+            raise TrainingError(
+                f"--resume {resume}: is no checkpoint; expected a folder such as {folder}/step_00000100, or auto"
+            )
+        return path, read_manifest(path)
+    damages = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            manifest = read_manifest(path)
+        except TrainingError as error:
+            damages.append(str(error))
+            continue
+        for damage in damages:
+            _log.warning("%s; %s, the one before, is taken", damage, path.name)
+        return path, manifest
+    if damages:
         raise TrainingError(
-            f"--resume {resume}: is no checkpoint; expected a folder such as {folder}/step_00000100, or auto"
+            f"--resume auto: no checkpoint can be used ({'; '.join(damages)}); nothing was deleted: put them "
+            "back from a copy, or start again in a new --output-dir"
         )
-    return path
+    return None
 
 
-def check_checkpoint(checkpoint: Path, experiment: dict[str, Any], processes: int) -> None:
+def check_checkpoint(
+    manifest: dict[str, Any], experiment: dict[str, Any], processes: int, environment: dict[str, str]
+) -> None:
     """Check that a checkpoint is of a run with the same settings, spread over as many processes.
+
+    What may change the last bits of the result (versions, threads) is told as a warning.
 
     Raises:
         TrainingError: If not; names what differs.
     """
-    try:
-        manifest = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
-        before, processes_before = manifest["experiment"], manifest["processes"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise TrainingError(f"{checkpoint} is damaged ({error}); delete it and resume from the one before") from error
+    before, processes_before = manifest["experiment"], manifest["processes"]
     decisive = {name: now for name, now in experiment.items() if name != "workers"}  # which change nothing
     changed = [f"{name} ({before.get(name)} -> {now})" for name, now in decisive.items() if before.get(name) != now]
     if processes_before != processes:
         changed.append(f"processes ({processes_before} -> {processes})")
     if changed:
         raise TrainingError(f"--resume continues a run with its own settings; changed here: {', '.join(changed)}")
+    then = manifest["environment"]
+    moved = [f"{name} ({then.get(name)} -> {now})" for name, now in environment.items() if then.get(name) != now]
+    if moved:
+        _log.warning("the result may differ in its last bits from an uninterrupted run's: %s", ", ".join(moved))
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
     """Load what `save_checkpoint` saved.
 
     Raises:
-        TrainingError: If it is damaged.
+        TrainingError: If it does not fit this run.
     """
     try:
         accelerator.load_state(str(checkpoint))
     except Exception as error:  # every part has its own reader, with errors of its own
-        reason = " ".join(str(error).split())[:200]
         raise TrainingError(
-            f"{checkpoint} cannot be loaded ({type(error).__name__}: {reason}); delete it to resume from the one before"
+            f"{checkpoint} cannot be loaded ({type(error).__name__}: {one_line(error)[:200]}); "
+            "give an earlier one by its path, --resume PATH"
         ) from error
 
 
 def set_aside_later(folder: Path, step: int) -> None:
-    """Rename checkpoints of later steps than the one that a run resumes from: they are of a branch that is left."""
+    """Rename checkpoints of later steps than the one that a run resumes from: they are damaged, or of a branch left."""
     for path in list_checkpoints(folder):
         if int(path.name.removeprefix(_PREFIX)) > step:
             aside = path.with_name(f"abandoned_{path.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,12 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate(
-    model: TimmModel, batches: Any, accelerator: Accelerator, channels_last: bool = False, autocast: bool = True
+    model: TimmModel,
+    batches: Any,
+    accelerator: Accelerator,
+    channels_last: bool = False,
+    autocast: bool = True,
+    after_batch: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Measure a model on all images of a prepared loader, each counted once whatever the number of processes.
 
@@ -31,6 +37,7 @@ def evaluate(
         accelerator: Gives precision and processes.
         channels_last: Whether to lay images out that way.
         autocast: Whether to run in the accelerator's mixed precision, as in training; else in float32.
+        after_batch: Called after each batch; what it raises ends the evaluation.
 
     Returns:
         "top1" and "top5" in percent, and "loss", the mean cross-entropy.
@@ -48,6 +55,8 @@ def evaluate(
             logits, labels = accelerator.gather_for_metrics((logits.float(), labels))
             counted = labels != NOT_COUNTED
             evaluator.update(logits[counted], labels[counted])
+            if after_batch is not None:
+                after_batch()
     batches.dataset.unreadable.collect()
     return dict(evaluator.compute())
 

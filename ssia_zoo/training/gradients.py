@@ -11,21 +11,27 @@ from timm.utils.model import unwrap_model
 
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training.run import Run
+from ssia_zoo.training.signals import agree
 
 _MAX_SKIPPED_IN_A_ROW = 20
 
 
 def optimizer_step(run: Run) -> None:
-    """Clip the gradients and step, or skip the step and count it where they are not finite.
+    """Clip the gradients and step, or skip the step and count it where they or the loss are not finite.
+
+    Here the processes also agree on whether to stop after this step, so that both cost one all-reduce.
 
     Raises:
         TrainingError: If steps are skipped without end, or running statistics are spoiled.
     """
-    finite = math.isfinite(_clipped_norm(run))  # equal in every process: gradients are averaged by now
+    norm = _clipped_norm(run)  # equal in every process, as gradients are averaged by now; losses are not
+    run.stop_signal, loss_lost = agree(run.accelerator, run.stop.received, int(run.loss_lost))
+    run.loss_lost.zero_()
+    finite = math.isfinite(norm) and not loss_lost
     if finite or run.accelerator.scaler is not None:  # a scaler skips the step itself, and learns from it
         run.optimizer.step()
     run.optimizer.zero_grad()
-    run.skipped_in_a_row = 0 if finite else run.skipped_in_a_row + 1
+    run.position.skipped_in_a_row = 0 if finite else run.position.skipped_in_a_row + 1
     run.position.skipped += not finite
     if not finite:
         _stop_if_hopeless(run)
@@ -64,10 +70,11 @@ def _norm(parameters: Iterable[torch.nn.Parameter]) -> float:
 def _stop_if_hopeless(run: Run) -> None:
     """Give up on a run whose steps are skipped without end, or whose running statistics a bad batch has spoiled."""
     checkpoints = f"the last good checkpoint, if there is one, is in {run.folder.checkpoints}"
-    if run.skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
+    position = run.position
+    if position.skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
         raise TrainingError(
-            f"gradients were not finite in {run.skipped_in_a_row} steps in a row, up to step {run.position.step}; "
-            f"lower --lr or set --clip-grad; {checkpoints}"
+            f"loss or gradients were not finite in {position.skipped_in_a_row} steps in a row, up to step "
+            f"{position.step}; lower --lr or set --clip-grad; {checkpoints}"
         )
     if not all(bool(torch.isfinite(buffer).all()) for buffer in run.task.trainable_module.buffers()):
         raise TrainingError(

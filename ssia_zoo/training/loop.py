@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,15 +13,16 @@ import torch
 from accelerate import skip_first_batches
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ssia_zoo.training.checkpoint import save_checkpoint
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.evaluation import evaluate, evaluate_only
+from ssia_zoo.training.faults import explained
 from ssia_zoo.training.gradients import is_finite, optimizer_step
 from ssia_zoo.training.optimization import with_scaled_lr
 from ssia_zoo.training.output import RunFolder
 from ssia_zoo.training.progress import Progress, report_evaluation, summarize
 from ssia_zoo.training.run import Run, prepare_run
 from ssia_zoo.training.setup import build_accelerator, setup_logging
+from ssia_zoo.training.signals import StopSignals, TrainingStopped, agree
 
 _log = logging.getLogger(__name__)
 
@@ -40,41 +42,56 @@ def train(config: TrainConfig) -> TrainResult:
     """Train as `config` says; every process of a distributed run calls this.
 
     Raises:
-        SSIAZooError: If a setting, the data, the model or a checkpoint cannot be used, or training diverges.
+        SSIAZooError: If a setting, the data, the model or a checkpoint cannot be used, or training diverges;
+            or memory, disk, a loading process or another process of the run gives out.
+        TrainingStopped: If SIGTERM, SIGINT or SIGUSR1 stopped it; once it trains, it leaves a checkpoint.
     """
     start = time.monotonic()
-    accelerator = build_accelerator(config)
-    setup_logging(accelerator)
-    if config.eval_only:
-        metrics = evaluate_only(config, accelerator)
-        return TrainResult(Path(config.output_dir), metrics, time.monotonic() - start)
-    config = with_scaled_lr(config, accelerator.num_processes)
-    folder = RunFolder(config, accelerator)
-    try:
-        run = prepare_run(config, accelerator, folder)
-        with closing(Progress(run)) as progress, logging_redirect_tqdm():
-            metrics = _train(run, progress)
-        summarize(run, metrics, progress, time.monotonic() - start)
-    finally:
-        folder.release()
+    with StopSignals() as stop, explained(config):
+        accelerator = build_accelerator(config)
+        setup_logging(accelerator)
+        if config.eval_only:
+            metrics = evaluate_only(config, accelerator)
+            return TrainResult(Path(config.output_dir), metrics, time.monotonic() - start)
+        config = with_scaled_lr(config, accelerator.num_processes)
+        folder = RunFolder(config, accelerator)
+        try:
+            run = prepare_run(config, accelerator, folder, stop)
+            with closing(Progress(run)) as progress, logging_redirect_tqdm():
+                metrics = _train(run, progress)
+            summarize(run, metrics, progress, time.monotonic() - start)
+        finally:
+            folder.release()
     return TrainResult(folder.path, metrics, time.monotonic() - start)
 
 
 def _train(run: Run, progress: Progress) -> dict[str, float]:
     config, position, accelerator = run.config, run.position, run.accelerator
     metrics: dict[str, float] = {}
-    while position.step < run.total_steps:
-        _train_epoch(run, progress)
+    run.stop.deferred = True
+    while position.step < run.total_steps or position.epoch_ended:
+        if not position.epoch_ended:
+            _train_epoch(run, progress)
+            # Before the evaluation, so that a run which ends there goes on there.
+            if position.step % (config.checkpoint_every or 1) == 0 or position.step == run.total_steps:
+                _save_checkpoint(run)
         intervals = (config.val_interval, config.push_every)  # what is pushed states what it scores
         metrics = {}
         if position.step == run.total_steps or any(n and position.epoch % n == 0 for n in intervals):
-            metrics = evaluate(run.student, run.eval_batches, accelerator, config.channels_last)
+            metrics = evaluate(
+                run.student,
+                run.eval_batches,
+                accelerator,
+                config.channels_last,
+                after_batch=lambda: _stop_if_asked(run),
+            )
             report_evaluation(run, metrics)
-        if position.step % (config.checkpoint_every or 1) == 0 or position.step == run.total_steps:
-            _save_checkpoint(run)
         if config.push_every and position.epoch % config.push_every == 0 and position.step < run.total_steps:
             run.folder.save_model(run.student, metrics)
             run.folder.push(f"epoch {position.epoch}, step {position.step}: top-1 {metrics['top1']:.2f} %")
+        position.epoch_ended = False
+    _stop_if_asked(run)
+    run.stop.deferred = False
     progress.close()
     accelerator.unwrap_model(run.task.trainable_module, keep_fp32_wrapper=False)  # takes Accelerate's autocast off
     if not metrics or config.mixed_precision != "no":  # what is stated of the saved weights is measured in float32
@@ -107,6 +124,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
         with accelerator.accumulate(task.trainable_module):
             result = task(images, labels)
             accelerator.backward(result["loss"])
+            run.loss_lost |= ~torch.isfinite(result["loss"].detach())
             if accelerator.sync_gradients:
                 optimizer_step(run)
         position.batches += 1
@@ -117,17 +135,37 @@ def _train_epoch(run: Run, progress: Progress) -> None:
         progress.step()
         run.scheduler.step_update(position.step)
         task.update_ema(step=position.step)
-        due = config.checkpoint_every and position.step % config.checkpoint_every == 0
-        if due and position.batches < usable:  # at an epoch's end it waits for the evaluation
+        if position.batches == usable or position.step == run.total_steps:
+            continue
+        if config.checkpoint_every and position.step % config.checkpoint_every == 0:
             _save_checkpoint(run)
+        if run.stop_signal:
+            _stop(run, run.stop_signal)
+    position.epoch_ended = True
     if position.batches >= usable:
         position.epoch, position.batches = position.epoch + 1, 0
 
 
-def _save_checkpoint(run: Run) -> None:
+def _save_checkpoint(run: Run) -> bool:
     """Save the run's state, unless it is spoiled: a checkpoint is there to go back to."""
     if not is_finite(run.task.trainable_module):
         _log.warning("step %d: weights are not finite; no checkpoint is written", run.position.step)
-        return
-    keep, experiment = run.config.keep_checkpoints, run.folder.config.experiment()
-    save_checkpoint(run.accelerator, run.folder.checkpoints, run.position.step, keep, experiment)
+        return False
+    run.folder.save_checkpoint(run.accelerator, run.position.step)
+    return True
+
+
+def _stop_if_asked(run: Run) -> None:
+    """Stop if a signal has come to any process; every process must call this."""
+    (number,) = agree(run.accelerator, run.stop.received)
+    if number:
+        _stop(run, number)
+
+
+def _stop(run: Run, number: int) -> None:
+    """Write a checkpoint and end the run."""
+    there = "there" if _save_checkpoint(run) else "from the last checkpoint, if there is one"
+    name, step = signal.Signals(number).name, run.position.step
+    raise TrainingStopped(
+        number, f"stopped by {name} after step {step}; the same command with --resume auto continues {there}"
+    )

@@ -10,7 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from ssia_zoo.card import training_card
@@ -20,7 +22,13 @@ from ssia_zoo.features import TimmModel
 from ssia_zoo.hub import BackgroundPusher, check_access
 from ssia_zoo.model_folder import Preprocessing, write_model_folder
 from ssia_zoo.registry import vanilla_architecture
-from ssia_zoo.training.checkpoint import check_checkpoint, find_checkpoint, set_aside_later
+from ssia_zoo.training.checkpoint import (
+    check_checkpoint,
+    clean_up,
+    find_checkpoint,
+    save_checkpoint,
+    set_aside_later,
+)
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.methods import RIVALS
 from ssia_zoo.training.records import Records, draw_curves, read_records
@@ -52,21 +60,20 @@ class RunFolder:
         self._environment = describe_environment(accelerator)
         self._pusher: BackgroundPusher | None = None
         self._lock = FileLock(self.path / ".lock", timeout=0)
+        claimed: list[Any] = [None]
         if self.is_main:
-            self._claim()
-        accelerator.wait_for_everyone()
-        try:
-            self.resume_from = find_checkpoint(config.resume, self.checkpoints) if config.resume else None
-            if self.resume_from is not None:
-                check_checkpoint(self.resume_from, config.experiment(), accelerator.num_processes)
-            if self.is_main:
-                self._connect()
-        except BaseException:
-            self.release()
-            raise
+            try:
+                claimed = [self._claim(accelerator.num_processes)]
+            except TrainingError as error:
+                claimed = [error]
+        broadcast_object_list(claimed)  # or the others would wait for a main process that has given up
+        if isinstance(claimed[0], TrainingError):
+            raise claimed[0] if self.is_main else SystemExit(1)  # one process tells it
+        self.resume_from: Path | None
+        self.resume_from, self._kept_records = claimed[0]
 
-    def _claim(self) -> None:
-        """Make the folder if need be, and see that it is free."""
+    def _claim(self, processes: int) -> tuple[Path | None, int]:
+        """Make the folder if need be, see that it is free, and find what to resume from and its number of records."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -78,10 +85,21 @@ class RunFolder:
             raise TrainingError(
                 f"--output-dir {self.path}: cannot be written ({error.strerror}); choose another"
             ) from error
+        try:
+            self._check_content()
+            found = find_checkpoint(self.config.resume, self.checkpoints) if self.config.resume else None
+            if found is not None:
+                check_checkpoint(found[1], self.config.experiment(), processes, self._facts()["environment"])
+            self._connect()
+        except BaseException:
+            self.release()
+            raise
+        return (found[0], found[1]["records"]) if found is not None else (None, 0)
+
+    def _check_content(self) -> None:
         others = [path for path in self.path.iterdir() if path.name != ".lock"]
         holds_run = (self.path / _SETTINGS).exists()
         if (others and not holds_run) or (holds_run and not self.config.resume):
-            self.release()
             raise TrainingError(
                 f"--output-dir {self.path}: holds a run; continue it with --resume auto, or choose a new folder"
                 if holds_run
@@ -120,8 +138,21 @@ class RunFolder:
         if self.is_main:
             self._write(_SETTINGS, self.config.to_yaml())
             set_aside_later(self.checkpoints, step)
+            clean_up(self.checkpoints)
             self._drawn = time.monotonic()
-            self._records = Records(self.path / "metrics.jsonl", resumed_at=step)
+            self._records = Records(self.path / "metrics.jsonl", keep=self._kept_records)
+
+    def save_checkpoint(self, accelerator: Accelerator, step: int) -> None:
+        """Write a checkpoint, and before it everything that has been recorded; every process must call this."""
+        facts = self._facts()
+        if self.is_main:
+            facts["records"] = self._records.flush()
+        save_checkpoint(accelerator, self.checkpoints, step, self.config.keep_checkpoints, facts)
+
+    def _facts(self) -> dict[str, Any]:
+        """What a checkpoint states of its run."""
+        environment = {**self._environment, "threads": str(torch.get_num_threads())}
+        return {"experiment": self.config.experiment(), "environment": environment}
 
     def record(self, kind: str, **values: Any) -> None:
         """Write one line of metrics; curves.png follows each evaluation, and once a minute."""

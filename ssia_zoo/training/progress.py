@@ -41,18 +41,18 @@ class Progress:
         self.start_anew()
 
     def start_anew(self) -> None:
-        """Forget the batches since the last record; what came between, such as an evaluation, is not counted."""
-        self._sums: dict[str, Tensor] = {}
-        self._counted, self._since = 0, time.monotonic()
+        """Start the clock: what came between, such as an evaluation, is not counted."""
+        self._fresh, self._since = 0, time.monotonic()  # batches of this process; a resumed run has counted more
 
     def add(self, result: dict[str, Tensor], labels: Tensor) -> None:
         """Take in what a batch gave."""
+        position = self.run.position
         values = {name: value.detach() for name, value in result.items() if name != "output"}
         if labels.ndim == 1:  # mixed images have no one class to compare with
             values["top1"] = 100 * (result["output"].detach().argmax(-1) == labels).float().mean()
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0) + value
-        self._counted += 1
+            position.sums[name] = position.sums.get(name, 0) + value
+        position.counted, self._fresh = position.counted + 1, self._fresh + 1
 
     def step(self) -> None:
         """Move the line on by an optimizer step, and write a record where one is due."""
@@ -60,13 +60,14 @@ class Progress:
         self._line.update()
         done = position.batches // run.config.accumulation_steps
         if done % self._every == 0 or done == run.steps_per_epoch or position.step == run.total_steps:
-            values = {name: float(total) / self._counted for name, total in self._sums.items()}
-            images = self._counted * run.config.batch_size * run.accelerator.num_processes
+            values = {name: float(total) / position.counted for name, total in position.sums.items()}
+            images = self._fresh * run.config.batch_size * run.accelerator.num_processes
             seconds = time.monotonic() - self._since
             self.images, self.seconds = self.images + images, self.seconds + seconds
             self._tell(values, images / seconds)
             _record_training(run, values, images / seconds)
             run.data.unreadable_train.collect()
+            position.sums, position.counted = {}, 0
             self.start_anew()
 
     def _tell(self, values: dict[str, float], images_per_second: float) -> None:

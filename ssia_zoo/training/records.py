@@ -13,18 +13,20 @@ Record = dict[str, Any]
 
 
 class Records:
-    """The metrics of one run, a JSON object a line; each line reaches the disk before the run goes on.
+    """The metrics of one run, a JSON object a line.
 
     Args:
         path: File to append to.
-        resumed_at: Optimizer step of the checkpoint that the run continues from; later lines, of steps that are now
-            trained again, are dropped.
+        keep: Lines that the checkpoint which the run continues from has seen; later ones, of steps that are now trained
+            again, are dropped.
     """
 
-    def __init__(self, path: Path, resumed_at: int = 0) -> None:
+    def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
+        self._count = 0
         if path.exists():
-            kept = [record for record in read_records(path) if record["step"] <= resumed_at]
+            kept = read_records(path)[:keep]
+            self._count = len(kept)
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
             os.replace(temporary, path)
@@ -33,6 +35,13 @@ class Records:
         """Write one line."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        self._count += 1
+
+    def flush(self) -> int:
+        """Wait until all lines are on the disk; returns their number."""
+        with self.path.open("a", encoding="utf-8") as file:
+            os.fsync(file)
+        return self._count
 
 
 def read_records(path: Path) -> list[Record]:

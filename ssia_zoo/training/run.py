@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from timm.task import TrainingTask
@@ -21,11 +22,12 @@ from ssia_zoo.training.mixing import Mixing, build_mixing
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
 from ssia_zoo.training.output import RunFolder, flat_settings
 from ssia_zoo.training.setup import build_model
+from ssia_zoo.training.signals import StopSignals
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Run:
     """The parts that an epoch needs."""
 
@@ -42,7 +44,11 @@ class Run:
     position: Position
     steps_per_epoch: int
     total_steps: int
-    skipped_in_a_row: int = 0
+    stop: StopSignals
+    stop_signal: int = 0
+    """the signal by which all processes have agreed to stop after this step, or 0"""
+    loss_lost: torch.Tensor
+    """whether a loss of this optimizer step was not finite, in this process"""
 
     @property
     def student(self) -> TimmModel:
@@ -50,7 +56,7 @@ class Run:
         return unwrap_model(self.task.get_eval_model(ema=self.config.ema is not None))
 
 
-def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder) -> Run:
+def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, stop: StopSignals) -> Run:
     """Build all parts of a run, at its beginning or where its checkpoint left it.
 
     Raises:
@@ -104,6 +110,8 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         position=position,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+        stop=stop,
+        loss_lost=torch.zeros((), dtype=torch.bool, device=accelerator.device),
     )
 
 

@@ -1,108 +1,233 @@
-"""Stopped runs: resumed to the same bits, or refused with a reason."""
+"""Checkpoints: whole or not there, found again when sound, refused with a reason when not."""
 
 from __future__ import annotations
 
+import json
 import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from conftest import ROOT, TRAIN, environment, flags, same_weights, small_run, train_in_a_process, weights
+from conftest import same_weights, small_run
 
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training import parse_config, train
-from ssia_zoo.training.checkpoint import list_checkpoints
-from ssia_zoo.training.records import read_records
+from ssia_zoo.training.checkpoint import check_checkpoint, find_checkpoint, list_checkpoints, read_manifest
 
 
-def test_a_checkpoint_of_other_settings_is_refused_whatever_the_folder(tmp_path: Path) -> None:
-    small_run(tmp_path / "run")
-    checkpoint = tmp_path / "run" / "checkpoints" / "step_00000006"
-    with pytest.raises(TrainingError, match="weight_decay"):
-        small_run(tmp_path / "other", resume=checkpoint, weight_decay=0.9)
-    small_run(tmp_path / "branch", resume=checkpoint)
-    assert same_weights(tmp_path / "run", tmp_path / "branch")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, made once and never changed."""
+    return small_run(tmp_path_factory.mktemp("finished") / "run").folder
 
 
-def test_a_checkpoint_of_another_number_of_processes_is_refused(tmp_path: Path) -> None:
-    small_run(tmp_path / "run")
-    manifest = tmp_path / "run" / "checkpoints" / "step_00000012" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"processes": 1', '"processes": 2'))
-    with pytest.raises(TrainingError, match="processes"):
-        small_run(tmp_path / "run", resume="auto")
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A finished run of the test's own, with checkpoints of steps 6 and 12."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-@pytest.mark.parametrize("damage", ["model.safetensors", "optimizer.bin", "manifest.json"])
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
-    small_run(tmp_path / "run")
-    newest = tmp_path / "run" / "checkpoints" / "step_00000012"
-    (newest / damage).write_bytes(b"damaged")
-    with pytest.raises(TrainingError, match=r"step_00000012.*delete it") as caught:
-        small_run(tmp_path / "run", resume="auto")
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def truncate(checkpoint: Path) -> None:
+    os.truncate(checkpoint / "optimizer.bin", 1000)
+
+
+def flip(name: str) -> Callable[[Path], None]:
+    def flip_a_bit(checkpoint: Path) -> None:
+        content = bytearray((checkpoint / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (checkpoint / name).write_bytes(content)
+
+    return flip_a_bit
+
+
+def another_kind(checkpoint: Path) -> None:
+    (checkpoint / "manifest.json").write_text("[1]")
+
+
+def empty(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint)
+    checkpoint.mkdir()
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "truncated": (truncate, "optimizer.bin has 1000 bytes"),
+    "a bit of the weights": (flip("model.safetensors"), "model.safetensors have changed"),
+    "a bit of the random state": (flip("random_states_0.pkl"), "random_states_0.pkl have changed"),
+    "a bit of the manifest": (flip("manifest.json"), "manifest.json cannot be used"),
+    "no optimizer": (lambda checkpoint: (checkpoint / "optimizer.bin").unlink(), "optimizer.bin cannot be read"),
+    "no manifest": (lambda checkpoint: (checkpoint / "manifest.json").unlink(), "manifest.json is missing"),
+    "an empty manifest": (lambda checkpoint: os.truncate(checkpoint / "manifest.json", 0), "manifest.json cannot be"),
+    "a manifest of another kind": (another_kind, "manifest.json cannot be used"),
+    "an empty folder": (empty, "manifest.json is missing"),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    run: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], reason: str
+) -> None:
+    newest = run / "checkpoints" / "step_00000012"
+    damage(newest)
+    found = find_checkpoint("auto", run / "checkpoints")
+    assert found is not None
+    assert found[0].name == "step_00000006"
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert str(newest) in warning
+    assert reason in warning
+    with pytest.raises(TrainingError, match="step_00000012 is damaged") as caught:
+        find_checkpoint(str(newest), run / "checkpoints")
     assert "\n" not in str(caught.value)
 
 
-def test_resuming_an_older_checkpoint_sets_the_later_ones_aside(tmp_path: Path) -> None:
-    small_run(tmp_path / "run")
-    small_run(tmp_path / "run", resume=tmp_path / "run" / "checkpoints" / "step_00000006")
-    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+def test_a_run_whose_newest_checkpoint_is_damaged_ends_with_the_same_bits(run: Path, finished: Path) -> None:
+    damage = run / "checkpoints" / "step_00000012"
+    truncate(damage)
+    small_run(run, resume="auto")
+    assert same_weights(run, finished)
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step_00000006", "step_00000012"]
+    assert read_manifest(damage)["step"] == 12, "written anew"
+    assert (run / "checkpoints" / "abandoned_step_00000012").exists(), "the damaged one is not deleted"
+
+
+def test_where_all_checkpoints_are_damaged_nothing_is_touched(run: Path) -> None:
+    for checkpoint in list_checkpoints(run / "checkpoints"):
+        truncate(checkpoint)
+    (run / "checkpoints" / ".unfinished_13").mkdir()
+    before = content(run)
+    with pytest.raises(TrainingError, match=r"step_00000012 is damaged.*step_00000006 is damaged.*nothing was deleted"):
+        small_run(run, resume="auto")
+    assert content(run) == before
+    assert (run / "checkpoints" / ".unfinished_13").exists()
+
+
+def test_the_manifest_lists_every_file_and_what_may_change_the_bits(run: Path) -> None:
+    checkpoint = run / "checkpoints" / "step_00000012"
+    manifest = read_manifest(checkpoint)
+    assert set(manifest["files"]) == set(content(checkpoint)) - {"manifest.json"}
+    assert {"model.safetensors", "optimizer.bin", "random_states_0.pkl"} <= set(manifest["files"])
+    assert {"torch", "timm", "accelerate", "ssia-zoo", "threads"} <= set(manifest["environment"])
+
+
+def test_another_version_or_number_of_threads_is_warned_of(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = read_manifest(run / "checkpoints" / "step_00000012")
+    here = manifest["environment"]
+    check_checkpoint(manifest, manifest["experiment"], 1, here)
+    assert not caplog.records
+    check_checkpoint(manifest, manifest["experiment"], 1, {**here, "torch": "99.0", "threads": "64"})
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "torch" in warning
+    assert "99.0" in warning
+    assert "-> 64" in warning
+
+
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[tuple[str, Path]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
+        events.append(("on disk", Path(os.readlink(f"/proc/self/fd/{number}"))))
+        fsync(descriptor)
+
+    def noted_replace(source: Path, target: Path) -> None:
+        events.append(("named", Path(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    small_run(tmp_path / "run", epochs=1)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    final = checkpoints / "step_00000006"
+    named = events.index(("named", final))
+    unfinished = checkpoints / ".unfinished_6"
+    for path in final.iterdir():
+        assert events.index(("on disk", unfinished / path.name)) < named
+    assert events.index(("on disk", unfinished)) < named
+    assert events.index(("on disk", tmp_path / "run" / "metrics.jsonl")) < named
+    assert events.index(("on disk", checkpoints)) > named
+
+
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_that_looks_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rmtree = shutil.rmtree
+
+    def dying(path: Path, ignore_errors: bool = False) -> None:
+        if path.name.endswith("step_00000006"):
+            raise KeyboardInterrupt
+        rmtree(path, ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", dying)
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path / "run", keep_checkpoints=1)
+    monkeypatch.undo()
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in list_checkpoints(checkpoints)] == ["step_00000012"]
+    assert len(list(checkpoints.iterdir())) == 2, "something is left to clean up"
+    small_run(tmp_path / "run", keep_checkpoints=1, resume="auto")
+    assert [path.name for path in checkpoints.iterdir()] == ["step_00000012"]
+
+
+def test_what_a_kill_left_half_written_is_not_taken_and_is_deleted(run: Path) -> None:
+    left = run / "checkpoints" / ".unfinished_99"
+    left.mkdir()
+    (left / "optimizer.bin").write_bytes(b"half")
+    found = find_checkpoint("auto", run / "checkpoints")
+    assert found is not None
+    assert found[0].name == "step_00000012"
+    small_run(run, resume="auto")
+    assert not left.exists()
+
+
+def test_a_checkpoint_of_other_settings_is_refused_whatever_the_folder(
+    run: Path, finished: Path, tmp_path: Path
+) -> None:
+    checkpoint = run / "checkpoints" / "step_00000006"
+    with pytest.raises(TrainingError, match="weight_decay"):
+        small_run(tmp_path / "other", resume=checkpoint, weight_decay=0.9)
+    small_run(tmp_path / "branch", resume=checkpoint)
+    assert same_weights(tmp_path / "branch", finished)
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_refused(run: Path) -> None:
+    manifest = read_manifest(run / "checkpoints" / "step_00000012")
+    with pytest.raises(TrainingError, match=r"processes \(1 -> 2\)"):
+        check_checkpoint(manifest, manifest["experiment"], 2, manifest["environment"])
+
+
+@pytest.mark.parametrize("path", ["nowhere", "file", "folder"])
+def test_a_path_that_is_no_checkpoint_is_named(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(TrainingError, match=f"{path}: is no checkpoint"):
+        small_run(tmp_path / "run", resume=tmp_path / path)
+
+
+def test_resuming_an_older_checkpoint_sets_the_later_ones_aside(run: Path) -> None:
+    small_run(run, resume=run / "checkpoints" / "step_00000006")
+    names = {path.name for path in (run / "checkpoints").iterdir()}
     assert names == {"step_00000006", "step_00000012", "abandoned_step_00000012"}
 
 
 def test_resume_auto_starts_afresh_where_nothing_was_saved(tmp_path: Path) -> None:
-    small_run(tmp_path / "run", resume="auto")
+    small_run(tmp_path / "run", resume="auto", max_steps=1)
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_a_finished_run_resumes_to_the_same_result(tmp_path: Path) -> None:
-    first = small_run(tmp_path / "run")
-    before = weights(tmp_path / "run")
-    again = small_run(tmp_path / "run", resume="auto")
-    assert again.metrics == first.metrics
-    assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "run").items())
-
-
-def test_a_run_killed_with_sigkill_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    settings = {"epochs": 3, "checkpoint_every": 4, "ema": 0.9, "mixup": 0.2, "drop_rate": 0.2, "workers": 1}
-    whole = train_in_a_process(output_dir=tmp_path / "whole", **settings)
-    assert whole.returncode == 0, whole.stderr
-    killed = tmp_path / "killed"
-    command = [sys.executable, str(TRAIN), *flags(output_dir=killed, **settings)]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0
-    )
-    wait_until(lambda: any((killed / "checkpoints").glob("step_*")), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (killed / "model.safetensors").exists(), "it was to be killed in the middle"
-    resumed = train_in_a_process(output_dir=killed, resume="auto", **settings)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resumed" in resumed.stderr
-    assert same_weights(tmp_path / "whole", killed)
-    evaluated = [r["step"] for r in read_records(killed / "metrics.jsonl") if r["kind"] == "eval"]
-    assert evaluated == [6, 12, 18], "no step is recorded twice"
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    for _ in range(2400):
-        if condition():
-            return
-        assert process.poll() is None, "the run ended early"
-        time.sleep(0.05)
-    raise AssertionError("waited two minutes")
-
-
-def test_an_unfinished_checkpoint_is_not_taken(tmp_path: Path) -> None:
-    small_run(tmp_path / "run")
-    checkpoints = tmp_path / "run" / "checkpoints"
-    (checkpoints / ".unfinished_99").mkdir()
-    assert [path.name for path in list_checkpoints(checkpoints)] == ["step_00000006", "step_00000012"]
+def test_a_finished_run_resumes_to_the_same_result(run: Path, finished: Path) -> None:
+    (run / "model.safetensors").unlink()
+    small_run(run, resume="auto")
+    assert same_weights(run, finished)
+    assert json.loads((run / "config.json").read_text()) == json.loads((finished / "config.json").read_text())
+    assert (run / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
 def test_the_resolved_settings_repeat_the_run(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What ends a run from below (memory, disk, another process), told in one line with what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ssia_zoo._hub_errors import one_line
+from ssia_zoo.errors import SSIAZooError, TrainingError
+from ssia_zoo.training.config import TrainConfig
+
+_RESUME = "--resume auto continues from the last checkpoint, if there is one"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|std::bad_alloc|cannot allocate memory", re.I
+)
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?(?=\. |$)")
+_LOST_PROCESS = re.compile(r"connection (closed|reset|refused|was)|timed? ?out|broken pipe|gloo|nccl", re.I)
+
+
+@contextmanager
+def explained(config: TrainConfig) -> Iterator[None]:
+    """Turn what torch and the system raise into a `TrainingError`, where it is known what it means to a user.
+
+    Args:
+        config: The settings that its advice starts from.
+    """
+    try:
+        yield
+    except SSIAZooError:
+        raise
+    except (RuntimeError, MemoryError, OSError) as error:
+        told = _explain(error, config)
+        if told is None:
+            raise
+        raise TrainingError(told) from error
+
+
+def _explain(error: Exception, config: TrainConfig) -> str | None:
+    text = one_line(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(text):
+        return _out_of_memory(text, config)
+    if dead := _DEAD_WORKER.search(text):
+        shared = "/dev/shm may be too small: enlarge it, or " if "Bus error" in text else ""
+        return (
+            f"a process that loads images ended: {dead.group()}; {shared}lower --workers (now {config.workers}) if "
+            f"memory is short; {_RESUME}"
+        )
+    if isinstance(error, torch.distributed.DistError) or (_distributed() and _LOST_PROCESS.search(text)):
+        return f"another process of this run ended or cannot be reached ({text[:200]}); see its own message; {_RESUME}"
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        free = shutil.disk_usage(config.output_dir).free / 1e6
+        return f"no room to write: {text}; {free:.0f} MB are free at {config.output_dir}: make room there; {_RESUME}"
+    return None
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _out_of_memory(text: str, config: TrainConfig) -> str:
+    asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", text, re.I)
+    size = f" of {config.image_size}x{config.image_size}" if config.image_size else ""
+    advice = []
+    even = config.batch_size % (4 if config.mixup or config.cutmix else 2) == 0  # mixup takes even batches
+    if even:
+        advice.append(
+            f"--batch-size {config.batch_size // 2} --accumulation-steps {config.accumulation_steps * 2} makes the "
+            "same global batch"
+        )
+    if not config.grad_checkpointing:
+        advice.append("--grad-checkpointing")
+    if config.workers > 0:
+        advice.append(f"fewer --workers than {config.workers} take less, too")
+    advice.append("a smaller --image-size")
+    return (
+        f"out of memory{f' (asked for {asked.group(1)} more)' if asked else ''} with batches of {config.batch_size} "
+        f"images{size}; in a new --output-dir, try: {', or '.join(advice)}"
+    )

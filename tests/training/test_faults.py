@@ -1,0 +1,215 @@
+"""What a machine does to runs: no memory, no room on the disk, dead processes, losses that are no numbers."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import same_weights, small_run, weights
+from forked import Run, end_all
+from timm.task import ClassificationTask
+from torch import Tensor
+
+from ssia_zoo.errors import TrainingError
+from ssia_zoo.training.checkpoint import find_checkpoint, list_checkpoints
+from ssia_zoo.training.config import parse_config
+from ssia_zoo.training.faults import explained
+from ssia_zoo.training.methods import METHODS
+from ssia_zoo.training.output import RunFolder
+from ssia_zoo.training.records import read_records
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    yield
+    end_all()
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of twelve steps as a kill after its first epoch leaves it: one checkpoint, no model."""
+    folder = small_run(tmp_path_factory.mktemp("begun") / "run").folder
+    for path in (folder / "model.safetensors", folder / "config.json", folder / "README.md"):
+        path.unlink()
+    shutil.rmtree(folder / "checkpoints" / "step_00000012")
+    return folder
+
+
+def error_line(run: Run) -> str:
+    """The one line that a failed run ends with."""
+    text = run.told()
+    assert "Traceback" not in text, text
+    (line,) = [line for line in text.splitlines() if line.startswith("error:")]
+    return line
+
+
+@pytest.mark.parametrize("room", [3_000_000, 1_000_000, 30_000], ids=["optimizer", "weights", "curves"])
+def test_a_full_disk_ends_the_run_in_one_line_and_the_checkpoint_before_stays(
+    begun: Path, tmp_path: Path, room: int
+) -> None:
+    folder = Path(shutil.copytree(begun, tmp_path / "run"))
+    run = Run(tmp_path / "log", output_dir=folder, resume="auto", limits={resource.RLIMIT_FSIZE: room})
+    assert run.wait() == [1], run.told()
+    line = error_line(run)
+    assert "make room" in line
+    assert "--resume auto" in line
+    found = find_checkpoint("auto", folder / "checkpoints")
+    assert found is not None
+    assert [path.name for path in (folder / "checkpoints").iterdir()] in (
+        ["step_00000006"],
+        ["step_00000006", "step_00000012"],  # it was the curves that had no room
+        ["step_00000012", "step_00000006"],
+    )
+    assert not [path.name for path in folder.iterdir() if path.name.endswith("model.safetensors")]
+    small_run(folder, resume="auto")
+    small_run(tmp_path / "whole")
+    assert same_weights(folder, tmp_path / "whole")
+
+
+def test_a_disk_too_full_for_the_model_leaves_the_one_that_is_there(tmp_path: Path) -> None:
+    small_run(tmp_path / "run")
+    before = {path.name: path.stat().st_ino for path in (tmp_path / "run").iterdir()}
+    run = Run(tmp_path / "log", output_dir=tmp_path / "run", resume="auto", limits={resource.RLIMIT_FSIZE: 1_000_000})
+    assert run.wait() == [1], run.told()
+    assert "make room" in error_line(run)
+    after = {path.name: path.stat().st_ino for path in (tmp_path / "run").iterdir()}
+    assert after.keys() == before.keys(), "nothing half-written is left"
+    assert after["model.safetensors"] == before["model.safetensors"]
+
+
+def test_a_disk_that_fills_up_under_the_metrics_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = RunFolder.begin
+
+    def begin_on_a_full_disk(folder: RunFolder, step: int) -> None:
+        begin(folder, step)
+        folder._records.path = Path("/dev/full")
+
+    monkeypatch.setattr(RunFolder, "begin", begin_on_a_full_disk)
+    with pytest.raises(TrainingError, match=r"no room to write: .*No space left on device.*make room"):
+        small_run(tmp_path / "run")
+
+
+def test_a_dead_loading_process_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    run = Run(tmp_path / "log", output_dir=tmp_path / "run", workers=2, epochs=50, checkpoint_every=1)
+    while not list_checkpoints(tmp_path / "run" / "checkpoints"):
+        assert run.running, run.told()
+        time.sleep(0.02)
+    pid = run.ranks[0].pid
+    workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(workers[0]), signal.SIGKILL)
+    assert run.wait() == [1], run.told()
+    line = error_line(run)
+    assert f"pid {workers[0]}" in line.replace("(s)", "")
+    assert "--workers (now 2)" in line
+    assert find_checkpoint("auto", tmp_path / "run" / "checkpoints") is not None
+
+
+def test_a_dead_process_of_two_ends_the_other_in_one_line(tmp_path: Path) -> None:
+    run = Run(tmp_path / "log", 2, output_dir=tmp_path / "run", epochs=50, checkpoint_every=1)
+    while not list_checkpoints(tmp_path / "run" / "checkpoints"):
+        assert run.running, run.told()
+        time.sleep(0.02)
+    run.kill(1)
+    assert run.wait(120) == [1, -signal.SIGKILL], run.told()
+    assert "another process of this run ended" in error_line(run)
+    assert find_checkpoint("auto", tmp_path / "run" / "checkpoints") is not None
+
+
+def test_too_little_memory_is_told_with_the_numbers_to_change(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path / "log",
+        output_dir=tmp_path / "run",
+        batch_size=96,
+        image_size=512,
+        limits={resource.RLIMIT_DATA: 300_000_000},
+    )
+    assert run.wait() == [1], run.told()
+    line = error_line(run)
+    assert line.startswith("error: out of memory (asked for ")
+    assert "batches of 96 images of 512x512" in line
+    assert "--batch-size 48 --accumulation-steps 2" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …"), "asked for 2.00 GiB"),
+        (RuntimeError("Caught MemoryError in DataLoader worker: std::bad_alloc"), "out of memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible …"), "/dev/shm"),
+        (torch.distributed.DistNetworkError("The client socket has timed out"), "another process"),
+        (OSError(122, "Disk quota exceeded"), "no room to write"),
+    ],
+    ids=["gpu", "worker", "shared memory", "network", "quota"],
+)
+def test_what_this_machine_cannot_make_happen_is_told_by_its_message(
+    tmp_path: Path, error: Exception, told: str
+) -> None:
+    config = parse_config(["--model", "x", "--dataset", "digits", "--output-dir", str(tmp_path)])
+    with pytest.raises(TrainingError, match=told), explained(config):
+        raise error
+
+
+def test_an_error_that_is_not_known_keeps_its_traceback(tmp_path: Path) -> None:
+    config = parse_config(["--model", "x", "--dataset", "digits", "--output-dir", str(tmp_path)])
+    with pytest.raises(RuntimeError, match=r"^a bug$") as caught, explained(config):
+        raise RuntimeError("a bug")
+    assert not isinstance(caught.value, TrainingError)
+
+
+class LosesItsLoss(ClassificationTask):
+    """Its loss is not a number on some batches, while its gradients are what they always are."""
+
+    def __init__(self, batches: range, model: torch.nn.Module) -> None:
+        super().__init__(model, verbose=False)
+        self.bad, self.seen = batches, 0
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        result: dict[str, Tensor] = super().forward(images, labels)
+        if self.seen in self.bad:
+            result["loss"] = result["loss"] + math.nan
+        self.seen += 1
+        return result
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, batches: range) -> None:
+    monkeypatch.setitem(METHODS, "vanilla", lambda model, *settings: LosesItsLoss(batches, model))
+
+
+STILL = {"method": "vanilla", "optimizer": "sgd", "weight_decay": 0.0, "warmup_epochs": 0}
+
+
+def test_a_step_whose_loss_is_not_finite_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_run(tmp_path / "start", **STILL, max_steps=1, lr=1e-30)
+    small_run(tmp_path / "taken", **STILL, max_steps=1)
+    lose(monkeypatch, range(1))
+    small_run(tmp_path / "lost", **STILL, max_steps=1)
+    start, taken, lost = (weights(tmp_path / name) for name in ("start", "taken", "lost"))
+    assert all(torch.allclose(lost[name], tensor, rtol=0, atol=1e-20) for name, tensor in start.items())
+    assert not all(torch.allclose(taken[name], tensor, rtol=0, atol=1e-20) for name, tensor in start.items())
+
+
+def test_one_bad_batch_of_an_accumulated_step_skips_that_step_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose(monkeypatch, range(3, 4))
+    small_run(tmp_path / "run", **STILL, accumulation_steps=2, epochs=1)
+    skipped = [r["skipped"] for r in read_records(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "train"]
+    assert skipped == [0, 1, 1]
+
+
+def test_a_loss_that_stays_not_finite_ends_the_run_and_is_never_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose(monkeypatch, range(7, 1000))
+    with pytest.raises(TrainingError, match=r"not finite in 20 steps in a row.*last good checkpoint"):
+        small_run(tmp_path / "run", **STILL, epochs=5)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert find_checkpoint("auto", tmp_path / "run" / "checkpoints") is not None
