@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -178,6 +179,25 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_so(tmp_path: Path, 
     last = run.told().splitlines()[-1]
     assert last == (f"stopped by {number.name} after step {step}; the same command with --resume auto continues there")
     assert "Traceback" not in run.told()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_to_the_whole_job_leaves_the_loading_processes_to_finish_the_step(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    settings = {"workers": 2, "accumulation_steps": 3, "batch_size": 4, "epochs": 50, "checkpoint_every": 1000}
+    run = Run(tmp_path / "log", output_dir=tmp_path / "run", **settings)
+    wait_for_step(1, run, tmp_path / "run")
+    pid = run.ranks[0].pid
+    loading = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert len(loading) >= 2
+    for worker in loading:
+        os.kill(int(worker), number)
+    time.sleep(0.5)  # they get it first, so that the step has to be finished with what they still give
+    assert run.running, run.told()
+    run.signal(number)
+    assert run.wait() == [128 + number], run.told()
+    assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 1
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits_and_records(tmp_path: Path) -> None:
