@@ -34,7 +34,7 @@ def explained(config: TrainConfig) -> Iterator[None]:
         yield
     except SSIAZooError:
         raise
-    except (RuntimeError, MemoryError, OSError) as error:
+    except (RuntimeError, MemoryError, OSError, EOFError) as error:
         told = _explain(error, config)
         if told is None:
             raise
@@ -45,10 +45,12 @@ def _explain(error: Exception, config: TrainConfig) -> str | None:
     text = one_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(text):
         return _out_of_memory(text, config)
-    if dead := _DEAD_WORKER.search(text):
+    dead = _DEAD_WORKER.search(text)
+    if dead or isinstance(error, EOFError | ConnectionError):  # the latter while it hands over a batch
         shared = "/dev/shm may be too small: enlarge it, or " if "Bus error" in text else ""
+        said = dead.group() if dead else text
         return (
-            f"a process that loads images ended: {dead.group()}; {shared}lower --workers (now {config.workers}) if "
+            f"a process that loads images ended: {said}; {shared}lower --workers (now {config.workers}) if "
             f"memory is short; {_RESUME}"
         )
     if isinstance(error, torch.distributed.DistError) or (_distributed() and _LOST_PROCESS.search(text)):
