@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 	$(BIN)/ssia-zoo demo
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow
