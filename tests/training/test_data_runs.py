@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datasets
@@ -15,7 +16,6 @@ import pytest
 from conftest import ROOT, TRAIN, environment, flags, run, same_weights, small_run, train_in_a_process
 from data_folders import IMAGE, labelled, parquet, pictures, plain, rows
 from hub_server import HubServer
-from test_checkpoint import wait_until
 
 from ssia_zoo.data import digits
 from ssia_zoo.training.records import read_records
@@ -66,7 +66,11 @@ def test_a_stream_with_a_shuffle_buffer_that_is_killed_resumes_to_the_same_bits(
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0
     )
-    wait_until(lambda: any((killed / "checkpoints").glob("step_*")), process)
+    for _ in range(4800):
+        if any((killed / "checkpoints").glob("step_*")):
+            break
+        assert process.poll() is None, "the run ended early"
+        time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "model.safetensors").exists(), "it was to be killed in the middle"
