@@ -43,9 +43,7 @@ def evaluate(
         "top1" and "top5" in percent, and "loss", the mean cross-entropy.
     """
     evaluator = ClassificationEvaluator(device=accelerator.device)
-    if accelerator.num_processes > 1:  # batch statistics are each process's own; the main process's are saved
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+    share_buffers(model, accelerator)
     with evaluating(model), torch.inference_mode():
         for images, labels in batches:
             if channels_last:
@@ -59,6 +57,13 @@ def evaluate(
                 after_batch()
     batches.dataset.unreadable.collect()
     return dict(evaluator.compute())
+
+
+def share_buffers(model: torch.nn.Module, accelerator: Accelerator) -> None:
+    """Give all processes the main process's buffers: batch statistics are each one's own, and its are saved."""
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 def evaluate_only(config: TrainConfig, accelerator: Accelerator) -> dict[str, float]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from timm.utils import dispatch_clip_grad
 from timm.utils.model import unwrap_model
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training.run import Run
@@ -38,8 +40,9 @@ def optimizer_step(run: Run) -> None:
 
 
 def is_finite(module: torch.nn.Module) -> bool:
-    """Whether a module's parameters and buffers hold no NaN and no infinity."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values())
+    """Whether a module's parameters (this process's share of them) and buffers hold no NaN and no infinity."""
+    local = (t.to_local() if isinstance(t, DTensor) else t for t in module.state_dict().values())
+    return all(bool(torch.isfinite(tensor).all()) for tensor in local)
 
 
 def _clipped_norm(run: Run) -> float:
@@ -56,7 +59,8 @@ def _clipped_norm(run: Run) -> float:
     heads = [parameter for parameter in module.parameters() if id(parameter) not in of_student]
     parts = [part for part in (student, heads) if part]
     if mode == "norm":
-        return float(torch.stack([torch.nn.utils.clip_grad_norm_(part, value) for part in parts]).norm())
+        norms = [_whole(torch.nn.utils.clip_grad_norm_(part, value)) for part in parts]
+        return float(torch.stack(norms).norm())
     norm = _norm(module.parameters())
     for part in parts:
         dispatch_clip_grad(part[:-2] if mode == "agc" and part is student else part, value, mode=mode)
@@ -64,7 +68,11 @@ def _clipped_norm(run: Run) -> float:
 
 
 def _norm(parameters: Iterable[torch.nn.Parameter]) -> float:
-    return float(torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None))
+    return float(_whole(torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)))
+
+
+def _whole(norm: Tensor) -> Tensor:
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def _stop_if_hopeless(run: Run) -> None:

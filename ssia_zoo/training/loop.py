@@ -14,7 +14,7 @@ from accelerate import skip_first_batches
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ssia_zoo.training.config import TrainConfig
-from ssia_zoo.training.evaluation import evaluate, evaluate_only
+from ssia_zoo.training.evaluation import evaluate, evaluate_only, share_buffers
 from ssia_zoo.training.faults import explained
 from ssia_zoo.training.gradients import is_finite, optimizer_step
 from ssia_zoo.training.optimization import with_scaled_lr
@@ -79,7 +79,7 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
         metrics = {}
         if position.step == run.total_steps or any(n and position.epoch % n == 0 for n in intervals):
             metrics = evaluate(
-                run.student,
+                run.whole_student(),
                 run.eval_batches,
                 accelerator,
                 config.channels_last,
@@ -87,16 +87,17 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
             )
             report_evaluation(run, metrics)
         if config.push_every and position.epoch % config.push_every == 0 and position.step < run.total_steps:
-            run.folder.save_model(run.student, metrics)
+            run.folder.save_model(run.whole_student(), metrics)
             run.folder.push(f"epoch {position.epoch}, step {position.step}: top-1 {metrics['top1']:.2f} %")
         position.epoch_ended = False
     _stop_if_asked(run)
     run.stop.deferred = False
     progress.close()
     accelerator.unwrap_model(run.task.trainable_module, keep_fp32_wrapper=False)  # takes Accelerate's autocast off
+    student = run.whole_student()
     if not metrics or config.mixed_precision != "no":  # what is stated of the saved weights is measured in float32
-        metrics = evaluate(run.student, run.eval_batches, accelerator, config.channels_last, autocast=False)
-    run.folder.save_model(run.student, metrics)
+        metrics = evaluate(student, run.eval_batches, accelerator, config.channels_last, autocast=False)
+    run.folder.save_model(student, metrics)
     run.folder.finish()
     accelerator.end_training()
     return metrics
@@ -122,7 +123,8 @@ def _train_epoch(run: Run, progress: Progress) -> None:
             images = images.contiguous(memory_format=torch.channels_last)
         task.progress = position.step / run.total_steps  # lambda's schedule reads it; timm's own tasks do not
         with accelerator.accumulate(task.trainable_module):
-            result = task(images, labels)
+            with accelerator.autocast():  # for FSDP2; DDP's forward does it itself
+                result = task(images, labels)
             accelerator.backward(result["loss"])
             run.loss_lost |= ~torch.isfinite(result["loss"].detach())
             if accelerator.sync_gradients:
@@ -148,7 +150,11 @@ def _train_epoch(run: Run, progress: Progress) -> None:
 
 def _save_checkpoint(run: Run) -> bool:
     """Save the run's state, unless it is spoiled: a checkpoint is there to go back to."""
-    if not is_finite(run.task.trainable_module):
+    module = run.task.trainable_module
+    if run.whole is not None:
+        share_buffers(module, run.accelerator)  # any process's are saved under FSDP2
+    (spoiled,) = agree(run.accelerator, int(not is_finite(module)))
+    if spoiled:
         _log.warning("step %d: weights are not finite; no checkpoint is written", run.position.step)
         return False
     run.folder.save_checkpoint(run.accelerator, run.position.step)

@@ -22,6 +22,7 @@ from ssia_zoo.training.mixing import Mixing, build_mixing
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
 from ssia_zoo.training.output import RunFolder, flat_settings
 from ssia_zoo.training.setup import build_model
+from ssia_zoo.training.sharding import gather, whole_copy
 from ssia_zoo.training.signals import StopSignals
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ class Run:
     accelerator: Accelerator
     data: ImageData
     task: TrainingTask
+    whole: TimmModel | None
+    """under FSDP2 a copy of the student, into which its shards are gathered"""
     batches: Any
     eval_batches: Any
     optimizer: Any
@@ -50,10 +53,13 @@ class Run:
     loss_lost: torch.Tensor
     """whether a loss of this optimizer step was not finite, in this process"""
 
-    @property
-    def student(self) -> TimmModel:
-        """What is evaluated and saved: the bare model, or its moving average."""
-        return unwrap_model(self.task.get_eval_model(ema=self.config.ema is not None))
+    def whole_student(self) -> TimmModel:
+        """What is evaluated and saved: the bare model, or its moving average; every process must call this."""
+        student = unwrap_model(self.task.get_eval_model(ema=self.config.ema is not None))
+        if self.whole is None:
+            return student
+        gather(student, self.whole)
+        return self.whole
 
 
 def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, stop: StopSignals) -> Run:
@@ -70,6 +76,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     task = create_task(model, config, preprocessing.input_size).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
+    whole = whole_copy(accelerator, model)
     optimizer: Any = build_optimizer(config, task.trainable_module)
     statistics = {"mean": preprocessing.mean, "std": preprocessing.std}
     batches = share_loader(train_loader(data, config, seed=config.seed, **statistics), accelerator)
@@ -101,6 +108,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         accelerator=accelerator,
         data=data,
         task=task,
+        whole=whole,
         batches=batches,
         eval_batches=eval_batches,
         optimizer=optimizer,

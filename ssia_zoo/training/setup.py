@@ -25,23 +25,19 @@ from ssia_zoo.features import TimmModel, evaluating, forward_stages, stage_indic
 from ssia_zoo.loading import create_checked, timm_name
 from ssia_zoo.model_folder import Preprocessing
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.sharding import check_applied, sharding_plugin
 
 _log = logging.getLogger(__name__)
 
 BF16_IS_SLOW = "this CPU has no bf16 instructions: --mixed-precision bf16 is many times slower here than no"
-
-_SHARDING = {
-    "FSDP": "ACCELERATE_USE_FSDP",
-    "DeepSpeed": "ACCELERATE_USE_DEEPSPEED",
-    "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM",
-}
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """Make the Accelerator, which knows devices, processes and precision.
 
     Raises:
-        ConfigError: If this machine lacks the precision or the tracker asked for.
+        ConfigError: If this machine lacks the precision or the tracker asked for, or the launcher asks for sharding
+            that is not offered.
     """
     if config.with_tracking and config.tracker not in (available := [str(t) for t in get_available_trackers()]):
         raise ConfigError(
@@ -56,19 +52,17 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     if config.mixed_precision == "bf16" and not torch.accelerator.is_available() and capabilities and not native:
         _log.warning(BF16_IS_SLOW)
-    for backend, variable in _SHARDING.items():
-        if os.environ.get(variable, "false").lower() in ("true", "1"):  # without a GPU Accelerate would ignore it
-            raise ConfigError(
-                f"{variable} is set: {backend} shards the model, of which evaluation, EMA and saving need the whole; "
-                "choose MULTI_GPU (DDP) in accelerate config, as docs/launch/one_node.yaml does"
-            )
+    plugin = sharding_plugin(config)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.accumulation_steps,
         log_with=config.tracker if config.with_tracking else None,
         project_dir=config.output_dir,
         dynamo_backend="inductor" if config.compile else "no",
+        fsdp_plugin=plugin,
     )
+    if plugin is not None:
+        check_applied(accelerator)
     if accelerator.gradient_accumulation_steps != config.accumulation_steps:
         raise ConfigError(
             f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={accelerator.gradient_accumulation_steps} is set and replaces "
