@@ -1,7 +1,7 @@
 """Trains several runs under FSDP2 in the same processes, on CPUs, where Accelerate would ignore it without a word.
 
-Started by torchrun. Each argument is a JSON list of train_hf.py's flags. The main process writes to SHARDS, a file, how
-the model of each run was spread.
+Started by torchrun. Each argument is a JSON list: variables of the environment, and train_hf.py's flags. The main
+process writes to SHARDS, a file, how the model of each run was spread.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def main() -> None:
     setup.Accelerator = ShardingAccelerator
     for argument in sys.argv[1:]:
         AcceleratorState._reset_state()  # the next run may want another precision
-        train(parse_config(json.loads(argument)))
+        variables, flags = json.loads(argument)
+        os.environ.update(variables)
+        train(parse_config(flags))
     if PartialState().is_main_process:
         Path(os.environ["SHARDS"]).write_text(json.dumps(spread), encoding="utf-8")
 

@@ -84,7 +84,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def assert_as_in_one_process(folder: Path, processes: int, name: str) -> None:
+def assert_as_in_one_process(folder: Path, processes: int, name: str, settings: dict[str, Any]) -> None:
     """Compare a run's weights with those that one process trains on the same global batches.
 
     The sums of float32 gradients in another order differ by some 1e-6 of them, and training carries that on; a gradient
@@ -92,8 +92,8 @@ def assert_as_in_one_process(folder: Path, processes: int, name: str) -> None:
     may differ by a thousandth of the way that training has moved them (and by 1e-6, for those it hardly moves).
     """
     start, one = folder / f"{name}_start", folder / f"{name}_one"
-    small_run(start, **{**RUNS[name], "lr": 1e-30, "max_steps": 1})
-    small_run(one, batch_size=GLOBAL_BATCH, **RUNS[name])
+    small_run(start, **{**settings, "lr": 1e-30, "max_steps": 1})
+    small_run(one, batch_size=GLOBAL_BATCH, **settings)
     before, expected = weights(start), weights(one)
     moved = {key: float((expected[key] - before[key]).abs().max()) for key in expected}
     assert sum(way > 1e-4 for way in moved.values()) > len(moved) / 2, "or there is nothing to compare"
@@ -109,14 +109,14 @@ def assert_as_in_one_process(folder: Path, processes: int, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vanilla", "ssia"])
 def test_two_processes_train_the_weights_of_one(two_processes: Path, name: str) -> None:
-    assert_as_in_one_process(two_processes, 2, name)
+    assert_as_in_one_process(two_processes, 2, name, RUNS[name])
 
 
 @pytest.mark.slow
 def test_four_processes_train_the_weights_of_one(tmp_path: Path) -> None:
     in_processes(4, tmp_path, runs_in_layouts(tmp_path, 4, list(RUNS)))
     for name in RUNS:
-        assert_as_in_one_process(tmp_path, 4, name)
+        assert_as_in_one_process(tmp_path, 4, name, RUNS[name])
 
 
 def test_ssia_sends_nothing_but_its_heads_weights_once_and_their_gradients_each_step(two_processes: Path) -> None:

@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from conftest import ROOT, TRAIN, environment, flags, run, small_run
-
-from ssia_zoo.errors import ConfigError
+from conftest import ROOT, TRAIN, environment, flags, run
 
 LAUNCH = ROOT / "docs" / "launch"
 
@@ -107,13 +105,3 @@ def test_the_slurm_script_requeues_a_run_that_its_time_limit_stopped_and_no_othe
     for status, requeued in ((1, False), (143, False), (138, True)):
         assert slurm(tmp_path, srun=f"exit {status}").returncode == status
         assert ("requeue" in (tmp_path / "asked").read_text()) == requeued
-
-
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"])
-def test_a_launcher_that_shards_the_model_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
-) -> None:
-    monkeypatch.setenv(variable, "true")
-    with pytest.raises(ConfigError, match=f"{variable} is set.*one_node.yaml"):
-        small_run(tmp_path / "run")
-    assert not (tmp_path / "run").exists()
