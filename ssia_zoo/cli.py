@@ -224,8 +224,10 @@ def validate(
     holdout: float = 0.0,
     image_column: str | None = None,
     label_column: str | None = None,
+    num_classes: int | None = None,
     image_size: int | None = None,
     max_eval_images: int | None = None,
+    max_corrupt: float = 0.001,
     batch_size: int = 128,
     workers: int = 2,
     json: bool = False,
@@ -244,29 +246,21 @@ def validate(
         holdout: measure on this fraction of the training split, the same that training with this flag left out.
         image_column: column with the images.
         label_column: column with the classes.
+        num_classes: number of classes, where labels are numbers without names.
         image_size: height and width of the input; the model's own if not given.
         max_eval_images: measure on this many images, chosen at random once and for all.
+        max_corrupt: fraction of the images that may be unreadable; they are left out.
         batch_size: images per step.
         workers: processes that load images.
         json: print one JSON document.
     """
+    flags = {name: value for name, value in locals().items() if name not in ("model", "json")}  # as DataConfig's
     from ssia_zoo.data import DataConfig
     from ssia_zoo.inference import check_image_size
     from ssia_zoo.loading import load_model
     from ssia_zoo.validation import validate as measure
 
-    data = DataConfig(
-        dataset=dataset,
-        train_split=train_split,
-        eval_split=eval_split,
-        holdout=holdout,
-        image_column=image_column,
-        label_column=label_column,
-        image_size=image_size,
-        max_eval_images=max_eval_images,
-        batch_size=batch_size,
-        workers=workers,
-    )
+    data = DataConfig(**flags)
     loaded = load_model(model)
     if image_size is not None:
         check_image_size(loaded, image_size)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import io
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +21,7 @@ import yaml
 from ssia_zoo._resources import resource_dir
 from ssia_zoo.baselines import RivalConfig
 from ssia_zoo.data import DataConfig
-from ssia_zoo.errors import ConfigError
+from ssia_zoo.errors import ConfigError, SSIAZooError
 from ssia_zoo.ssia import SSIAConfig
 from ssia_zoo.training.checks import check_config
 
@@ -250,6 +253,21 @@ def parse_config(args: Sequence[str]) -> TrainConfig:
     known, rest = first.parse_known_args(args)
     default = read_config(known.config) if known.config else TrainConfig()
     description = f"{TrainConfig.__doc__}\n--config FILE takes settings from YAML or JSON; flags override them."
-    config = tyro.cli(TrainConfig, args=rest, default=default, prog="train_hf.py", description=description)
+    drawn = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(drawn):
+            config = tyro.cli(TrainConfig, args=rest, default=default, prog="train_hf.py", description=description)
+    except SystemExit as stop:
+        if (refused := _refusal(stop)) is not None:  # tyro draws a box around what a settings class refuses
+            raise ConfigError(str(refused)) from refused
+        sys.stderr.write(drawn.getvalue())
+        raise
     check_config(config)
     return config
+
+
+def _refusal(error: BaseException | None) -> SSIAZooError | None:
+    """The error of this package that another one came of."""
+    while error is not None and not isinstance(error, SSIAZooError):
+        error = error.__cause__ or error.__context__
+    return error

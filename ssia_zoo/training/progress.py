@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import time
+from dataclasses import fields
 
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -15,7 +17,7 @@ from ssia_zoo.training.run import Run
 _RECORDS_PER_EPOCH = 10
 _OF_EVALUATION = (
     *("dataset", "train_split", "eval_split", "holdout"),
-    *("image_column", "label_column", "image_size", "max_eval_images"),
+    *("image_column", "label_column", "num_classes", "image_size", "max_eval_images", "max_corrupt"),
 )
 _SECONDS_BETWEEN_LINES = 30.0
 _log = logging.getLogger(__name__)
@@ -130,7 +132,9 @@ def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: 
     skipped = f", {run.position.skipped} skipped as not finite" if run.position.skipped else ""
     _log.info("%d steps%s in %s%s", run.position.step, skipped, tqdm.format_interval(seconds), speed)
     _log.info("weights: %s (model.safetensors, config.json, README.md; curves.png)", folder)
-    flags = [f"--{n.replace('_', '-')} {v}" for n in _OF_EVALUATION if (v := getattr(config, n)) not in (None, 0.0)]
-    _log.info("evaluate: ssia-zoo validate %s %s", folder, " ".join(flags))
+    default = {field.name: field.default for field in fields(config)}
+    given = {name: value for name in _OF_EVALUATION if (value := getattr(config, name)) != default[name]}
+    flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    _log.info("evaluate: %s", shlex.join(["ssia-zoo", "validate", str(folder), *flags]))
     if not config.push_to_hub:
-        _log.info("publish: ssia-zoo publish %s your-name/model-name", folder)
+        _log.info("publish: ssia-zoo publish %s your-name/model-name", shlex.quote(str(folder)))

@@ -7,6 +7,7 @@ import logging
 import os
 import pty
 import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from conftest import ROOT, TRAIN, environment, flags, small_run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ssia_zoo.cli import main as command_line
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training.records import read_records
 
@@ -86,3 +88,25 @@ def test_tensorboard_is_told_what_the_records_hold(tmp_path: Path) -> None:
     for kind, name in (("train", "loss"), ("train", "task_loss"), ("train", "top1"), ("train", "lr"), ("eval", "top1")):
         told = [(event.step, event.value) for event in events.Scalars(f"{kind}/{name}")]
         assert told == [(r["step"], pytest.approx(r[name])) for r in records if r["kind"] == kind]
+
+
+def test_the_command_that_the_end_prints_measures_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "my cat's images"
+    for split, count in (("train", 8), ("test", 4)):
+        for name, level in (("cat", 60), ("dog", 180)):
+            folder = data / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (32, 32), (level, 10 * number, 0)).save(folder / f"{number}.png")
+    (data / "test" / "dog" / "broken.png").write_bytes(b"no image")
+    caplog.set_level(logging.INFO)
+    result = small_run(tmp_path / "my run", dataset=str(data), batch_size=8, max_steps=1, max_corrupt=0.2)
+    (command,) = (message for message in caplog.messages if message.startswith("evaluate: "))
+    words = shlex.split(command.removeprefix("evaluate: "))
+    assert words[0] == "ssia-zoo"
+    capsys.readouterr()
+    assert command_line([*words[1:], "--workers", "0"]) == 0
+    assert f"top-1 {result.metrics['top1']:.2f} %" in (told := capsys.readouterr().out)
+    assert "8 images" in told
