@@ -236,7 +236,8 @@ def check_checkpoint(
         TrainingError: If not; names what differs.
     """
     before, processes_before = manifest["experiment"], manifest["processes"]
-    decisive = {name: now for name, now in experiment.items() if name != "workers"}  # which change nothing
+    free = ("workers", "max_corrupt")  # which change nothing; to raise the latter is what a stopped run is told to do
+    decisive = {name: now for name, now in experiment.items() if name not in free}
     changed = [f"{name} ({before.get(name)} -> {now})" for name, now in decisive.items() if before.get(name) != now]
     if processes_before != processes:
         changed.append(f"processes ({processes_before} -> {processes})")

@@ -20,6 +20,9 @@ _NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|std::bad_alloc|cannot allocate memory", re.I
 )
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?(?=\. |$)")
+_NO_SHARED_MEMORY = re.compile(
+    r"unable to (resize file|allocate shared memory\(shm\) for file|mmap \d+ bytes from file) </torch_.*"
+)
 _LOST_PROCESS = re.compile(r"connection (closed|reset|refused|was)|timed? ?out|broken pipe|gloo|nccl", re.I)
 
 
@@ -45,6 +48,11 @@ def _explain(error: Exception, config: TrainConfig) -> str | None:
     text = one_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(text):
         return _out_of_memory(text, config)
+    if full := _NO_SHARED_MEMORY.search(text):
+        return (
+            f"no room to hand over a batch: {full.group()}; enlarge /dev/shm (or the limit on file sizes), or lower "
+            f"--workers (now {config.workers}; 0 needs none); {_RESUME}"
+        )
     dead = _DEAD_WORKER.search(text)
     if dead or isinstance(error, EOFError | ConnectionError):  # the latter while it hands over a batch
         shared = "/dev/shm may be too small: enlarge it, or " if "Bus error" in text else ""

@@ -197,6 +197,13 @@ def test_a_checkpoint_of_other_settings_is_refused_whatever_the_folder(
     assert same_weights(tmp_path / "branch", finished)
 
 
+def test_a_run_that_too_many_unreadable_images_stopped_goes_on_with_a_higher_limit(run: Path) -> None:
+    manifest = read_manifest(run / "checkpoints" / "step_00000012")
+    check_checkpoint(manifest, manifest["experiment"] | {"max_corrupt": 0.1}, 1, manifest["environment"])
+    with pytest.raises(TrainingError, match="holdout"):
+        check_checkpoint(manifest, manifest["experiment"] | {"holdout": 0.1}, 1, manifest["environment"])
+
+
 def test_a_checkpoint_of_another_number_of_processes_is_refused(run: Path) -> None:
     manifest = read_manifest(run / "checkpoints" / "step_00000012")
     with pytest.raises(TrainingError, match=r"processes \(1 -> 2\)"):

@@ -144,12 +144,30 @@ def test_too_little_memory_is_told_with_the_numbers_to_change(tmp_path: Path) ->
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …"), "asked for 2.00 GiB"),
         (RuntimeError("Caught MemoryError in DataLoader worker: std::bad_alloc"), "out of memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible …"), "/dev/shm"),
+        (RuntimeError("unable to resize file </torch_7_4_0> to the right size: File too large (27)"), "/dev/shm"),
+        (
+            RuntimeError(
+                "Caught RuntimeError in DataLoader worker process 0.\nunable to allocate shared memory(shm) for file "
+                "</torch_7_4_0>: No space left on device (28)"
+            ),
+            "no room to hand over a batch",
+        ),
         (EOFError(), "a process that loads images ended"),
         (ConnectionResetError(104, "Connection reset by peer"), "a process that loads images ended"),
         (torch.distributed.DistNetworkError("The client socket has timed out"), "another process"),
         (OSError(122, "Disk quota exceeded"), "no room to write"),
     ],
-    ids=["gpu", "worker", "shared memory", "handed over", "cut off", "network", "quota"],
+    ids=[
+        "gpu",
+        "worker",
+        "shared memory",
+        "file size",
+        "no shared memory",
+        "handed over",
+        "cut off",
+        "network",
+        "quota",
+    ],
 )
 def test_what_this_machine_cannot_make_happen_is_told_by_its_message(
     tmp_path: Path, error: Exception, told: str
