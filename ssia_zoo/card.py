@@ -250,7 +250,10 @@ def _hub_model_id(model: str) -> str | None:
     if source == "local-dir":
         return None
     if not source and is_model(name):
-        name = getattr(get_pretrained_cfg(name, allow_unregistered=False), "hf_hub_id", None) or ""
+        try:
+            name = getattr(get_pretrained_cfg(name), "hf_hub_id", None) or ""
+        except RuntimeError:  # the architecture is registered without this tag: a weight of somebody's own
+            return None
     name = name.split("@", 1)[0]
     return name if _HUB_ID.fullmatch(name) else None
 

@@ -99,6 +99,7 @@ def test_a_card_does_not_depend_on_where_the_weight_was_published_before(config:
         ("hf-hub:org/name@main", "org/name"),
         ("local-dir:resnet18", None),
         ("test_resnet_ssia.toys_r64", None),
+        ("resnet18.tag_of_ones_own", None),
     ],
 )
 def test_a_fine_tuned_weight_names_its_base_model(config: HubConfig, model: str, base: str | None) -> None:
