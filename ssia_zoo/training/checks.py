@@ -45,6 +45,8 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError("--mixup-off-epoch does nothing without --mixup or --cutmix")
     if config.clip_mode != "norm" and config.clip_grad is None:
         raise ConfigError(f"--clip-mode {config.clip_mode} does nothing without --clip-grad")
+    if config.eval_split == (config.train_split or "train") and not (config.holdout or config.eval_only):
+        raise ConfigError(f"--eval-split {config.eval_split} is what is trained on; choose another, or --holdout 0.1")
     if config.push_every and not config.val_interval:
         raise ConfigError("--push-every states what it publishes scores; with --val-interval 0 leave it out")
 

@@ -141,6 +141,8 @@ def test_what_is_required_is_named(missing: str) -> None:
         ["--batch-size", "15", "--mixup", "0.2"],
         ["--hub-model-id", "org/name"],
         ["--push-to-hub"],
+        ["--eval-split", "train"],
+        ["--eval-split", "test", "--train-split", "test"],
         ["--workers", "-1"],
         ["--scale", "1", "0.5"],
         ["--holdout", "0.1", "--streaming"],
