@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
             monkeypatch.setattr(constants, name, value)
         close_session()
         yield server
+    for thread in threading.enumerate():
+        if thread.name == "ssia-zoo-push":  # finding no Hub, it would close the next test's connections
+            thread.join(30)
     close_session()
 
 
