@@ -200,8 +200,8 @@ def table(record: dict[str, Any]) -> str:
     lines += [
         "",
         f"{settings['dataset']}, {rounds}, seed {settings['seed']}, {record['time'][:10]}; {builds}; "
-        f"{machine['cores']} {machine['cpu']} cores, shared with other work (load {load}), which is why the quartiles "
-        "are wide: a ratio that differs from 1 by less than they span says nothing.",
+        f"{machine['cores']} {machine['cpu']} cores, load {load}. A ratio that differs from 1 by less than its "
+        "quartiles span says nothing.",
     ]
     return "\n".join(lines)
 
