@@ -24,6 +24,7 @@ from ssia_zoo.training.output import RunFolder, flat_settings
 from ssia_zoo.training.setup import build_model
 from ssia_zoo.training.sharding import gather, whole_copy
 from ssia_zoo.training.signals import StopSignals
+from ssia_zoo.training.small_maps import multiply_small_maps
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     data = load_image_data(config)
     set_seed(config.seed)
     model, preprocessing = build_model(config, len(data.label_names))
+    if accelerator.device.type == "cpu" and config.mixed_precision == "no":
+        multiply_small_maps(model)
     config = replace(config, image_size=preprocessing.input_size[1])
     folder.describe(data, preprocessing)
     task = create_task(model, config, preprocessing.input_size).to(accelerator.device)
