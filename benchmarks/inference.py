@@ -84,6 +84,7 @@ def eager(model: torch.nn.Module) -> Callable[[np.ndarray], np.ndarray]:
 
 def measure(settings: Settings) -> dict[str, Any]:
     """One record: sizes of each variant, and times of each (runtime, variant, batch)."""
+    load = os.getloadavg()[0]
     torch.manual_seed(settings.seed)
     torch.set_num_threads(settings.threads)
     models = variants(settings)
@@ -116,7 +117,7 @@ def measure(settings: Settings) -> dict[str, Any]:
             for (runtime, variant), row in rows.items()
         ],
         "versions": versions(),
-        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "shared": True},
+        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "load": load},
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -174,9 +175,9 @@ def table(record: dict[str, Any]) -> str:
         f"`{settings['arch']}` at {settings['image_size']} px, {settings['threads']} thread, "
         f"{settings['rounds']} rounds, seed {settings['seed']}, {record['time'][:10]}. A time is the median latency "
         "(quartiles); the processor time, and that as a multiple of vanilla's. The machine "
-        f"({machine['cores']} {machine['cpu']} cores, load {machine['load']:.1f}) was shared with other work: hence "
-        "wide quartiles. SSIA runs the very graph of vanilla, so what sets those two apart is noise, and what lies "
-        "within as much of 1 says nothing. "
+        f"has {machine['cores']} {machine['cpu']} cores and had a load of {machine['load']:.1f} when this began. SSIA "
+        "runs the very graph of vanilla, so what sets those two apart is noise, and what lies within as much of 1 says "
+        "nothing. "
         + ", ".join(f"{k} {record['versions'][k]}" for k in ("torch", "timm", "onnxruntime", "openvino"))
         + ".",
     ]

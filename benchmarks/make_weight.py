@@ -5,7 +5,8 @@
 reads hub_configs/recipes/NAME.yaml and hub_configs/recipes/NAME.terms.json (description, licence and data terms), runs
 train_hf.py for each method and seed (a second call resumes where it stopped), and writes hub_configs/NAME.safetensors
 (float16) and NAME.json, whose top-1 is that of the float16 file as loaded by timm. The first seed's weight is the one
-that is published, whatever the others score.
+that is published, whatever the others score. --dataset names a local copy of the recipe's data; NAME.terms.json says
+in what it differs from the original.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Arguments:
     """where the runs are kept"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """the first one's weight is published"""
+    dataset: Path | None = None
+    """folder with the recipe's data; otherwise the recipe's own name for it, on the Hub"""
 
 
 def main(arguments: Arguments) -> None:
@@ -54,11 +57,14 @@ def main(arguments: Arguments) -> None:
     for (method, seed), folder in folders.items():
         if not (folder / "model.safetensors").exists():
             flags = ["--config", recipe, "--method", method, "--seed", seed, "--output-dir", folder, "--resume", "auto"]
+            flags += ["--dataset", arguments.dataset] if arguments.dataset else []
             subprocess.run([sys.executable, ROOT / "train_hf.py", *map(str, flags)], check=True)
-    write_entry(arguments, terms, folders)
+    write_entry(arguments, terms, read_config(str(recipe)).dataset, folders)
 
 
-def write_entry(arguments: Arguments, terms: dict[str, Any], folders: dict[tuple[str, int], Path]) -> None:
+def write_entry(
+    arguments: Arguments, terms: dict[str, Any], dataset: str, folders: dict[tuple[str, int], Path]
+) -> None:
     seed = arguments.seeds[0]
     folder = folders["ssia", seed]
     described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -83,7 +89,7 @@ def write_entry(arguments: Arguments, terms: dict[str, Any], folders: dict[tuple
         "num_classes": described["num_classes"],
         "label_names": described["label_names"],
         **{key: cfg[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")},
-        "training": {**run["training"], "image_size": cfg["input_size"][1]},
+        "training": {**run["training"], "dataset": dataset, "image_size": cfg["input_size"][1]},
         "environment": run["environment"],
         "metrics": {
             "split": run["evaluated_on"],

@@ -1,0 +1,187 @@
+"""Fine-tune SSIA weights and their controls to other data, alike: a linear probe, and the whole network.
+
+    python benchmarks/finetune.py run runs/weights/resnet50_ssia.c10_r32 --dataset digits
+    python benchmarks/finetune.py report
+
+The folder is one of make_weight.py's: it holds ssia_seedN and vanilla_seedN, trained alike. Each pair is fine-tuned
+with every seed, without the SSIA loss on either side. The seed decides data order, augmentation and the new
+classifier's initial weights; for the probe (scikit-learn's logistic regression on the standardised features before the
+classifier) it draws the training images. Both are scored on the official test split, once, after the last step.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import tyro
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ssia_zoo.comparison import compare
+from ssia_zoo.data import ImageData, eval_loader, load_image_data
+from ssia_zoo.hub_config import PairedRun
+from ssia_zoo.training import TrainConfig, train
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "finetune.jsonl"
+DOCS = ROOT / "docs" / "accuracy.md"
+START, END = "<!-- finetune: begin -->", "<!-- finetune: end -->"
+METHODS = ("ssia", "vanilla")
+KEY = ("weights", "method", "pretraining_seed", "dataset", "seed", "how")
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Fine-tune what has no result yet."""
+
+    weights: tyro.conf.Positional[Path]
+    """folder of ssia_seedN and vanilla_seedN"""
+    dataset: str
+    """what to fine-tune to"""
+    image_size: int = 32
+    """height and width, pixels"""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """of fine-tuning"""
+    epochs: int = 10
+    """passes over the training images, for the whole network"""
+    lr: float = 5e-4
+    """peak learning rate of adamw, for the whole network"""
+    max_train_images: int | None = None
+    """training images, for the whole network"""
+    probe_images: int = 1000
+    """training images of a probe"""
+    work: Path = Path("runs/finetune")
+    """where unfinished runs are kept"""
+
+
+def run(arguments: Run) -> None:
+    """Fine-tune and record, seed by seed."""
+    known = {tuple(record[name] for name in KEY) for record in read_results()}
+    pretraining_seeds = sorted(
+        int(path.name.removeprefix("ssia_seed")) for path in arguments.weights.glob("ssia_seed*")
+    )
+    dataset = Path(arguments.dataset).name if Path(arguments.dataset).exists() else arguments.dataset
+    for seed in arguments.seeds:
+        for pretraining_seed in pretraining_seeds:
+            for method in METHODS:
+                folder = arguments.weights / f"{method}_seed{pretraining_seed}"
+                settings = _settings(arguments, folder, seed)
+                for how, score in (("probe", probe), ("whole", fine_tune)):
+                    values = (arguments.weights.name, method, pretraining_seed, dataset, seed, how)
+                    if values in known:
+                        continue
+                    record = {**dict(zip(KEY, values, strict=True)), **score(settings, arguments)}
+                    _append({**record, "settings": {**settings.experiment(), "dataset": dataset, "model": folder.name}})
+                    print(*values, record["top1"], flush=True)
+
+
+def _settings(arguments: Run, folder: Path, seed: int) -> TrainConfig:
+    return TrainConfig(
+        model=f"local-dir:{folder}",
+        pretrained=True,
+        method="vanilla",
+        dataset=arguments.dataset,
+        image_size=arguments.image_size,
+        max_train_images=arguments.max_train_images,
+        crop_padding=arguments.image_size // 8,
+        hflip=0.0,
+        epochs=arguments.epochs,
+        lr=arguments.lr,
+        batch_size=64,
+        channels_last=True,
+        workers=0,
+        val_interval=0,
+        seed=seed,
+        resume="auto",
+        output_dir=str(arguments.work / f"{arguments.weights.name}_{folder.name}_{seed}"),
+    )
+
+
+def fine_tune(settings: TrainConfig, arguments: Run) -> Record:
+    """Train the whole network, from the weights."""
+    result = train(settings)
+    shutil.rmtree(result.folder)
+    return {"top1": round(result.metrics["top1"], 2)}
+
+
+def probe(settings: TrainConfig, arguments: Run) -> Record:
+    """Fit a classifier on the frozen features of some training images."""
+    data = load_image_data(replace(settings, max_train_images=None))
+    chosen = np.random.RandomState(settings.seed).permutation(len(data.train))[: arguments.probe_images]
+    model = timm.create_model(settings.model, pretrained=True, num_classes=0).eval()
+    features, labels = _features(model, replace(data, eval=data.train.select(np.sort(chosen))), settings)
+    tested, truth = _features(model, data, settings)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(features, labels)
+    return {"top1": round(100 * float((classifier.predict(tested) == truth).mean()), 2), "images": len(labels)}
+
+
+@torch.inference_mode()
+def _features(model: Any, data: ImageData, settings: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
+    cfg = model.pretrained_cfg
+    found = [
+        (model(images).numpy(), labels.numpy())
+        for images, labels in eval_loader(data, settings, mean=cfg["mean"], std=cfg["std"])
+    ]
+    features, labels = zip(*found, strict=True)
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def _append(record: Record) -> None:
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_results() -> list[Record]:
+    """Every recorded score."""
+    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the table into docs/accuracy.md."""
+
+
+def report() -> None:
+    """A line for each weight, data set and way: paired over pretraining seed and seed."""
+    cells: dict[tuple[str, ...], dict[str, dict[tuple[int, int], float]]] = defaultdict(lambda: defaultdict(dict))
+    for r in read_results():
+        place = (r["pretraining_seed"], r["seed"])
+        cells[r["weights"], r["dataset"], r["how"]][r["method"]][place] = r["top1"]
+    lines = [
+        "| from | to | what is trained | SSIA | control | difference, paired | 95 % interval | pairs × seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (weights, dataset, how), scores in cells.items():
+        places = sorted(scores["ssia"].keys() & scores["vanilla"].keys())
+        pairs = [
+            PairedRun(seed=number, ssia=scores["ssia"][place], vanilla=scores["vanilla"][place])
+            for number, place in enumerate(places)
+        ]
+        c = compare(pairs)
+        between = f"{c.interval[0]:+.2f} to {c.interval[1]:+.2f}" if c.interval else "–"
+        pretrained = len({place[0] for place in places})
+        lines.append(
+            f"| `{weights}` | {dataset} | {'linear probe' if how == 'probe' else 'the whole network'} "
+            f"| {c.ssia_mean:.2f} | {c.vanilla_mean:.2f} | {c.difference:+.2f} | {between} "
+            f"| {pretrained} × {len(places) // pretrained} |"
+        )
+    before, rest = DOCS.read_text(encoding="utf-8").split(START)
+    text = f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{rest.split(END)[1]}"
+    DOCS.write_text(text, encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    arguments = tyro.cli(Run | Report)  # type: ignore[arg-type]  # tyro takes unions
+    run(arguments) if isinstance(arguments, Run) else report()
