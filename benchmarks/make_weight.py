@@ -5,7 +5,8 @@
 reads hub_configs/recipes/NAME.yaml and hub_configs/recipes/NAME.terms.json (description, licence and data terms), runs
 train_hf.py for each method and seed (a second call resumes where it stopped), and writes hub_configs/NAME.safetensors
 (float16) and NAME.json, whose top-1 is that of the float16 file as loaded by timm. The first seed's weight is the one
-that is published, whatever the others score. --dataset names a local copy of the recipe's data; NAME.terms.json says
+that is published, whatever the others score; of every run, the controls' too, results/weights/NAME.jsonl keeps
+settings, log, metrics and the weights' sha256. --dataset names a local copy of the recipe's data; NAME.terms.json says
 in what it differs from the original.
 """
 
@@ -27,6 +28,7 @@ from ssia_zoo.hub import file_sha256
 from ssia_zoo.hub_config import read_hub_config
 from ssia_zoo.training import TrainConfig
 from ssia_zoo.training.config import read_config
+from ssia_zoo.training.records import read_records
 from ssia_zoo.validation import validate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +61,19 @@ def main(arguments: Arguments) -> None:
             flags = ["--config", recipe, "--method", method, "--seed", seed, "--output-dir", folder, "--resume", "auto"]
             flags += ["--dataset", arguments.dataset] if arguments.dataset else []
             subprocess.run([sys.executable, ROOT / "train_hf.py", *map(str, flags)], check=True)
+    write_log(arguments, folders)
     write_entry(arguments, terms, read_config(str(recipe)).dataset, folders)
+
+
+def write_log(arguments: Arguments, folders: dict[tuple[str, int], Path]) -> None:
+    path = ROOT / "benchmarks" / "results" / "weights" / f"{arguments.name}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for (method, seed), folder in folders.items():
+            run = json.loads((folder / "config.json").read_text(encoding="utf-8"))["ssia"]
+            about = {"method": method, "seed": seed, "sha256": file_sha256(folder / "model.safetensors")}
+            log = read_records(folder / "metrics.jsonl")
+            file.write(json.dumps({**about, **run, "log": log}) + "\n")
 
 
 def write_entry(

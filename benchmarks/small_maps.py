@@ -94,8 +94,9 @@ def write_table(records: list[dict[str, Any]]) -> None:
     lines += [
         "",
         f"Forward, backward and SGD step without data, batch {last['batch']}; median processor time of "
-        f"{last['rounds']} steps in turns; channels_last, one thread, seed 0, {last['time'][:10]}; torch {last['torch']}, "
-        f"timm {last['timm']}, {last['cpu']} ({last['instructions']}), load {min(loads)} to {max(loads)}.",
+        f"{last['rounds']} steps in turns; channels_last, one thread, seed 0, {last['time'][:10]}; "
+        f"torch {last['torch']}, timm {last['timm']}, {last['cpu']} ({last['instructions']}), "
+        f"load {min(loads)} to {max(loads)}.",
     ]
     before, rest = DOC.read_text(encoding="utf-8").split(BEGIN)
     text = f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.split(END)[1]}"
