@@ -108,18 +108,17 @@ def shaken(name: str) -> Any:
 
 
 def workable_size(model: Any) -> int | None:
-    """SIZE where a model takes images of any size, to spare time; None, its own, elsewhere."""
+    """SIZE, or else a model's least, where it takes images of any size, to spare time; None, its own, elsewhere."""
     import torch
 
     cfg = model.pretrained_cfg
     if cfg.get("fixed_input_size") or min(cfg["input_size"][1:]) <= SIZE:
         return None
-    try:
-        with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, SIZE, SIZE))
-    except Exception:  # models raise every kind
-        return None
-    return SIZE
+    for size in (SIZE, *(cfg.get("min_input_size") or ())[1:2]):
+        with contextlib.suppress(Exception), torch.inference_mode():  # models raise every kind
+            model.eval()(torch.zeros(1, 3, size, size))
+            return size
+    return None
 
 
 def export_one(targets: Sequence[str], name: str, outcomes: Path) -> None:

@@ -20,7 +20,7 @@ PRECISIONS = ("fp32", "int8")
 OPSET = 18
 NOTES = {"opset": OPSET}
 
-_DEEP_ATTENTION = ("timm.models.hiera", "timm.models.nest", "timm.models.twins")
+_DEEP_ATTENTION = ("timm.models.hiera", "timm.models.nest", "timm.models.twins", "timm.models.vision_transformer_sam")
 _LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf ends at 2 GiB, weights beyond that lie in a second file
 
 
@@ -53,6 +53,7 @@ def convert(
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, which tell the paths of the machine
         node.doc_string = None
+    _restore_constants(program.model.graph)
     size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     program.save(path, external_data=size > _LARGEST_FILE)
     if precision == "int8":
@@ -69,6 +70,16 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["logits"], {"pixel_values": images})[0]
+
+
+def _restore_constants(graph: Any) -> None:
+    """Give back what onnxscript 0.7.2 loses when it merges clamps that follow one another: it names limits alike."""
+    for node in graph.all_nodes():
+        for value in node.inputs:
+            known = value is None or value.const_value is None or value.producer() is not None
+            if not known and not value.is_initializer():
+                value.name = f"{value.name}_{node.name}"
+                graph.register_initializer(value)
 
 
 @contextmanager

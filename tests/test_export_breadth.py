@@ -40,6 +40,30 @@ def test_small_models_of_many_families_export_with_parity(name: str, tmp_path: P
     assert result.manifest["parity"]["top1_agreement"] == 1
 
 
+class Clamps(torch.nn.Module):
+    """Two branches of one map, each clamped twice by its own limits, as in timm's gemma4_vit."""
+
+    num_classes = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pretrained_cfg = timm.get_pretrained_cfg("test_vit").to_dict() | {"input_size": (3, 8, 8)}
+        self.linear = torch.nn.Linear(192, 4)
+        for number, limit in enumerate((0.9, 0.6, 0.7, 0.4)):
+            self.register_buffer(f"limit{number}", torch.tensor(limit))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.linear(x.flatten(1))
+        one = x.clamp(-self.limit0, self.limit0).clamp(-self.limit1, self.limit1)
+        return one * x.clamp(-self.limit2, self.limit2).clamp(-self.limit3, self.limit3)
+
+
+def test_clamps_that_follow_one_another_keep_their_limits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    result = export_model("onnx", Clamps().eval(), "clamps", tmp_path / "m.onnx", image_size=8, weights="random")
+    assert result.manifest["parity"]["max_abs_error"] < 1e-5
+
+
 def small(name: str) -> Any:
     """A model with attention of five dimensions, of a few thousand weights: timm's own are large."""
     stages = {"num_classes": 5, "embed_dims": (16, 32, 64), "num_heads": (1, 2, 4), "depths": (1, 1, 1)}
