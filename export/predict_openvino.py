@@ -16,7 +16,10 @@ given, (height, width) = manifest["input"], manifest["input"]["shape"][2:]
 resize = given["resize"] or sys.exit(f"{sys.argv[1]} takes images resized in a way that is not written here")
 compiled = openvino.Core().compile_model(sys.argv[1], "CPU")
 for name in sys.argv[2:]:
-    image = ImageOps.exif_transpose(Image.open(name)).convert("RGB")
+    image = Image.open(name)
+    if image.mode[0] in "IF":
+        sys.exit(f"{name} has more than 8 bits a channel, which Pillow would cut off: store it with 8")
+    image = ImageOps.exif_transpose(image).convert("RGB")
     if "shortest_edge" in resize:
         size = [int(resize["shortest_edge"] * side / min(image.size)) for side in image.size]
     else:

@@ -108,7 +108,7 @@ def _quantise(path: Path, batches: Sequence[np.ndarray]) -> None:
             batch = next(self.batches, None)
             return None if batch is None else {"pixel_values": batch}
 
-    prepared = path.with_name("prepared.onnx")
+    prepared = path.with_suffix(".prepared.onnx")
     quant_pre_process(path, prepared, skip_symbolic_shape=True)  # dynamo's shapes are complete already
     quantize_static(
         prepared,

@@ -43,6 +43,9 @@ def move_out(room: Path, out: Path) -> None:
     Raises:
         ConfigError: If a name is taken by a folder, or cannot be written.
     """
+    taken = [file.name for file in room.iterdir() if out.with_name(file.name).is_dir()]
+    if taken:
+        raise ConfigError(f"--out {out}: {taken[0]} is a folder there; name another")
     try:
         for file in sorted(room.iterdir(), key=lambda file: file.name == out.name):
             os.replace(file, out.with_name(file.name))

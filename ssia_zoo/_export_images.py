@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
@@ -15,6 +16,7 @@ from timm.data import create_transform, resolve_model_data_config
 from ssia_zoo._images import decode_rgb
 from ssia_zoo.data import DataConfig, digits, load_image_data
 from ssia_zoo.errors import ConfigError, DataError
+from ssia_zoo.model_folder import public_name
 
 _ACCURACY_IMAGES = 1000
 
@@ -37,7 +39,7 @@ class CalibrationData:
     images: Array
     eval_images: Array
     eval_labels: npt.NDArray[np.int64]
-    classes: int
+    label_names: list[str]
     dataset: str
 
 
@@ -59,7 +61,7 @@ def parity_images(config: dict[str, Any], folder: Path | None, count: int) -> Re
     names = [name for name, _ in found]
     pixels = _preprocess(config, [image for _, image in found])
     order = [index % len(names) for index in range(count)]
-    source = "scikit-learn's digits, test split" if folder is None else str(folder)
+    source = "scikit-learn's digits, test split" if folder is None else public_name(str(folder))
     return RealImages(pixels[order], [names[index] for index in order], source)
 
 
@@ -77,13 +79,14 @@ def calibration_data(config: dict[str, Any], dataset: str, count: int) -> Calibr
     splits: tuple[tuple[str, Any], ...] = (("train", data.train), (data.eval_name, data.eval))
     for name, rows in splits:
         try:
-            images = [image.convert("RGB") for image in rows[data.image_column]]
+            stored = rows.cast_column(data.image_column, datasets.Image(decode=False))
+            images = [decode_rgb(value) for value in stored[data.image_column]]
         except Exception as error:  # decoders raise whatever they like on damaged files
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"an image of {name} of {dataset} cannot be decoded: {reason}; mend it") from error
         parts.append(_preprocess(config, images))
     labels = np.asarray(data.eval[data.label_column], dtype=np.int64)
-    return CalibrationData(parts[0], parts[1], labels, len(data.label_names), dataset)
+    return CalibrationData(parts[0], parts[1], labels, list(data.label_names), public_name(dataset))
 
 
 def batches(images: Array, size: int) -> Iterator[Array]:
@@ -107,7 +110,7 @@ def _folder_images(folder: Path, count: int) -> list[tuple[str, PIL.Image.Image]
     found = []
     for file in files:
         try:
-            found.append((str(file), decode_rgb({"path": str(file), "bytes": None})))
+            found.append((str(file.relative_to(folder)), decode_rgb({"path": str(file), "bytes": None})))
         except Exception as error:  # decoders raise whatever they like on damaged files
             raise ConfigError(f"{file} cannot be decoded: {' '.join(str(error).split())[:200]}; remove it") from error
     return found

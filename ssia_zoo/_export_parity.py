@@ -107,10 +107,10 @@ def judge(parity: dict[str, Any], tolerance: float, what: str) -> None:
         )
 
 
-def accuracy(model: nn.Module, run: Runner, data: CalibrationData, classes: int) -> dict[str, Any]:
+def accuracy(model: nn.Module, run: Runner, data: CalibrationData, label_names: list[str] | None) -> dict[str, Any]:
     """Accuracy of PyTorch and of the file, in percent, on the evaluation split; how often they agree, in percent.
 
-    The accuracies are left out if the data set has other classes than the model.
+    The accuracies are left out unless the data set's classes are the model's, `label_names`.
     """
     expected = forward(model, data.eval_images).argmax(axis=1)
     got = np.concatenate([run(batch).argmax(axis=1) for batch in batches(data.eval_images, _EVAL_BATCH)])
@@ -120,7 +120,7 @@ def accuracy(model: nn.Module, run: Runner, data: CalibrationData, classes: int)
         "accuracy_images": len(data.eval_labels),
         "agreement": float(100 * (got == expected).mean()),
     }
-    if data.classes == classes:
+    if data.label_names == label_names:
         result["accuracy_fp32"] = float(100 * (expected == data.eval_labels).mean())
         result["accuracy"] = float(100 * (got == data.eval_labels).mean())
     return result

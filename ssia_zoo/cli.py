@@ -6,6 +6,7 @@ the output has gone (as `| head` does). What is not 0 or 141 comes with a line o
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -305,13 +306,17 @@ def publish(
         raise UsageError("publish: --with goes with a FOLDER, and --calibration-dataset with --with onnx")
     if folder is not None and repo_id is not None:
         from ssia_zoo.hub import publish as publish_folder
+        from ssia_zoo.hub import repeat_command
 
         extra: Sequence[str] = ()
+        repeat = None
         if with_ == "onnx":
             from ssia_zoo.hub_onnx import add_onnx
 
             extra = add_onnx(folder, calibration_dataset=calibration_dataset)
-        print(publish_folder(folder, repo_id, private=private, extra=extra))
+            repeat = repeat_command(folder, repo_id, private) + " --with onnx"
+            repeat += f" --calibration-dataset {shlex.quote(calibration_dataset)}" if calibration_dataset else ""
+        print(publish_folder(folder, repo_id, private=private, extra=extra, repeat=repeat))
     elif org is not None:
         from ssia_zoo.publish_all import publish_all
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -28,7 +29,9 @@ from ssia_zoo._export_images import batches, calibration_data, data_config, pari
 from ssia_zoo._export_parity import accuracy, compare, judge, judge_accuracy, reference
 from ssia_zoo._resources import resource_dir
 from ssia_zoo.errors import ConfigError, ExportError, SSIAZooError, WeightError
+from ssia_zoo.hub import file_sha256
 from ssia_zoo.loading import load_model
+from ssia_zoo.model_folder import public_name
 from ssia_zoo.registry import vanilla_architecture
 
 __all__ = ["TARGETS", "TOLERANCE", "ExportResult", "command", "export", "export_model", "load_artefact", "main"]
@@ -97,7 +100,8 @@ def export(
     Args:
         target: One of `TARGETS`.
         model: What timm.create_model takes: a name, `local-dir:FOLDER` or `hf-hub:org/name`.
-        out: File to write, with the target's suffix; or an existing folder, where the file takes the model's name.
+        out: File to write, with the target's suffix; or an existing folder, where the file takes the model's name,
+            followed by the precision if that is not fp32.
         precision: "fp32", and where the target has them "fp16" and "int8".
         images: Folder of real images for the parity check; scikit-learn's digits if None.
         calibration_dataset: For int8: a data set as `ssia_zoo.data.DataConfig` takes it.
@@ -115,7 +119,7 @@ def export(
     if (precision == "int8") != (calibration_dataset is not None):
         needs = "needs --calibration-dataset, e.g. digits" if precision == "int8" else "takes no --calibration-dataset"
         raise ConfigError(f"--precision {precision} {needs}")
-    path = _artefact_path(out, model, script.SUFFIX, target)
+    path = _artefact_path(out, model, precision, script.SUFFIX, target)
     created = _create(model, image_size, pretrained)
     return export_model(
         target,
@@ -128,7 +132,7 @@ def export(
         calibration_images=calibration_images,
         image_size=image_size,
         tolerance=tolerance,
-        weights=_weight_facts(created) if pretrained else "random",
+        weights=_weight_facts(model, created) if pretrained else "random",
     )
 
 
@@ -167,8 +171,8 @@ def export_model(
     """
     script = _script(target, precision)
     limit = TOLERANCE[precision] if tolerance is None else tolerance
-    if not limit > 0:
-        raise ConfigError(f"--tolerance is {limit:g}; expected a number above 0")
+    if not 0 < limit < math.inf:
+        raise ConfigError(f"--tolerance is {limit:g}; expected a finite number above 0")
     model = model.cpu().float().eval()
     config = data_config(model, image_size)
     real = parity_images(config, images, sum(BATCHES))
@@ -186,7 +190,8 @@ def export_model(
             run = script.load(path)
             parity = compare(run, real, expected, BATCHES) | {"tolerance": limit}
             if data is not None:
-                parity |= accuracy(model, run, data, int(expected.shape[1]))
+                known = None if weights == "random" else _labels(model)  # what guesses cannot get worse at it
+                parity |= accuracy(model, run, data, known)
         except Exception as error:  # so do runtimes
             raise ExportError(f"{target} cannot run its file of {name}: {_one_line(error)}") from error
         if data is None:
@@ -199,7 +204,7 @@ def export_model(
             "precision": precision,
             "file": out.name,
             "files": describe_files(room),
-            "model": name,
+            "model": public_name(name),
             "architecture": vanilla_architecture(_architecture(model)),
             "weights": weights,
             "input": input_contract(config),
@@ -254,7 +259,7 @@ def command(
         calibration_dataset: for int8: Hub id, folder of parquet files, image folder, or digits.
         calibration_images: images that calibrate.
         image_size: height and width of the input, pixels; the model's own if not given.
-        tolerance: largest logit error (int8: loss of accuracy, points) that is let pass.
+        tolerance: largest logit error let pass, as a fraction of the largest logit (int8: loss of accuracy, points).
         pretrained: load weights; --no-pretrained exports random ones, to measure speed.
     """
     result = export(
@@ -313,7 +318,7 @@ def _script(target: str, precision: str) -> _Script:
     packages = (*script.PACKAGES, *(getattr(script, "PACKAGES_INT8", ()) if precision == "int8" else ()))
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        extra = "executorch" if target == "executorch" else "'ssia-zoo[export]'"
+        extra = "executorch" if target == "executorch" else "'.[export]' in a clone of SSIA Zoo"
         raise ConfigError(f"{target} needs {', '.join(missing)}, which is not installed; run: pip install {extra}")
     return script
 
@@ -342,11 +347,11 @@ def _create(name: str, image_size: int | None, pretrained: bool) -> Any:
     return model
 
 
-def _artefact_path(out: Path, model: str, suffix: str, target: str) -> Path:
+def _artefact_path(out: Path, model: str, precision: str, suffix: str, target: str) -> Path:
     out = Path(out)
     if out.is_dir():
-        stem = model.split(":", 1)[-1].rstrip("/").rsplit("/", 1)[-1]
-        return out / f"{stem}{suffix}"
+        stem = public_name(model).split(":", 1)[-1].rsplit("/", 1)[-1]
+        return out / f"{stem}{'' if precision == 'fp32' else f'_{precision}'}{suffix}"
     if out.suffix != suffix:
         raise ConfigError(f"--out {out}: {target} writes {suffix} files; expected such a name or an existing folder")
     return out
@@ -361,9 +366,12 @@ def _labels(model: Any) -> list[str] | None:
     return None if names is None else list(names)
 
 
-def _weight_facts(model: Any) -> dict[str, Any]:
+def _weight_facts(name: str, model: Any) -> dict[str, Any]:
     cfg = model.pretrained_cfg
     facts = {key: cfg.get(key) for key in ("tag", "hf_hub_id", "license")}
+    file = Path(name.removeprefix("local-dir:")) / "model.safetensors"
+    if file.is_file():
+        facts["sha256"] = file_sha256(file)
     return {key: value for key, value in facts.items() if value}
 
 

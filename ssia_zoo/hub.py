@@ -84,7 +84,7 @@ def publish(
     folder = Path(folder)
     check_folder(folder)
     check_extra(folder, extra)
-    repeat = repeat or _repeat_command(folder, repo_id, private)
+    repeat = repeat or repeat_command(folder, repo_id, private)
     hub: dict[str, Any] = {"private": private, "token": token, "endpoint": endpoint}
     return _upload(folder, repo_id, **hub, message=message, repeat=repeat, extra=extra)
 
@@ -152,7 +152,7 @@ def check_access(
         problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
     if problem is None:
         return None
-    repeat = _repeat_command(folder, repo_id, private)
+    repeat = repeat_command(folder, repo_id, private)
     return f"a push to {repo_id} would fail: {problem}; training can go on, and push afterwards with: {repeat}"
 
 
@@ -203,7 +203,8 @@ def _upload(
     raise HubError(f"could not push to {repo_id}: {reason}; repeat with: {repeat}")
 
 
-def _repeat_command(folder: Path, repo_id: str, private: bool) -> str:
+def repeat_command(folder: Path, repo_id: str, private: bool) -> str:
+    """The command that publishes a folder."""
     return f"ssia-zoo publish {shlex.quote(str(folder))} {shlex.quote(repo_id)}" + (" --private" if private else "")
 
 
@@ -238,7 +239,7 @@ class BackgroundPusher:
         self._folder = Path(folder)
         self._repo_id = repo_id
         self._hub: dict[str, Any] = {"private": private, "token": token, "endpoint": endpoint}
-        self._repeat = _repeat_command(self._folder, repo_id, private)
+        self._repeat = repeat_command(self._folder, repo_id, private)
         self._lock = threading.Lock()  # guards the three below
         self._waiting: tuple[Path, str] | None = None
         self._thread: threading.Thread | None = None

@@ -33,6 +33,13 @@ class Preprocessing:
     crop_pct: float
 
 
+def public_name(name: str) -> str:
+    """A model's or data set's name as others may read it: of a folder on this machine only the last part."""
+    prefix, path = ("local-dir:", name[10:]) if name.startswith("local-dir:") else ("", name)
+    folder = Path(path).expanduser()
+    return prefix + folder.resolve().name if prefix or folder.is_dir() else name
+
+
 def write_model_folder(
     model: TimmModel,
     folder: Path,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import timm
 import torch
@@ -15,8 +16,9 @@ from publishable_folder import contents, edit_config, make_folder
 
 import ssia_zoo
 from ssia_zoo import exporting
-from ssia_zoo._export_images import RealImages, data_config, parity_images
-from ssia_zoo._export_parity import compare, judge, judge_accuracy
+from ssia_zoo._export_files import move_out, room_beside
+from ssia_zoo._export_images import CalibrationData, RealImages, calibration_data, data_config, parity_images
+from ssia_zoo._export_parity import accuracy, compare, judge, judge_accuracy
 from ssia_zoo.data import digits
 from ssia_zoo.errors import ConfigError, ExportError, SSIAZooError
 from ssia_zoo.exporting import ExportResult, export, export_model, load_artefact
@@ -158,8 +160,11 @@ def test_parity_is_checked_on_the_users_images(source: Path, tmp_path: Path) -> 
         digits()["test"][index]["image"].save(images / f"{index}.png")
     (images / "notes.txt").write_text("no image")
     result = export("torch-export", f"local-dir:{source}", tmp_path / "m.pt2", images=images)
-    assert result.manifest["parity"]["source"] == str(images)
-    assert Path(result.manifest["parity"]["worst_image"]).parent == images
+    assert result.manifest["parity"]["source"] == images.name
+    assert (images / result.manifest["parity"]["worst_image"]).is_file()
+    assert result.manifest["model"] == f"local-dir:{source.name}"
+    assert str(tmp_path.parent) not in result.manifest_path.read_text(encoding="utf-8")
+    assert result.manifest["weights"]["sha256"] == file_sha256(source / "model.safetensors")
 
 
 # --- int8, fp16, large files ------------------------------------------------------------------------------------------
@@ -168,8 +173,9 @@ def test_parity_is_checked_on_the_users_images(source: Path, tmp_path: Path) -> 
 def test_int8_tells_its_accuracy_beside_that_of_float32(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10)
+    model.pretrained_cfg |= {"label_names": [str(digit) for digit in range(10)]}
     quick = {"precision": "int8", "calibration_dataset": "digits", "calibration_images": 16, "image_size": 32}
-    result = export_model("onnx", model, "random", tmp_path / "m.onnx", tolerance=100, **quick)
+    result = export_model("onnx", model, "random", tmp_path / "prepared.onnx", tolerance=100, **quick)
     parity = result.manifest["parity"]
     assert parity["accuracy_images"] == 360
     assert 0 <= parity["accuracy"] <= 100
@@ -177,6 +183,26 @@ def test_int8_tells_its_accuracy_beside_that_of_float32(tmp_path: Path) -> None:
     assert "fp32" in exporting.summary(result)
     floats = sum(p.numel() * 4 for p in model.parameters())
     assert result.path.stat().st_size < floats / 2
+
+
+def test_int8_is_judged_by_labels_only_if_they_are_the_models_own() -> None:
+    data = CalibrationData(np.zeros((1, 2)), np.eye(2, dtype=np.float32), np.array([0, 1]), ["cat", "dog"], "pets")
+    judged = accuracy(torch.nn.Identity(), lambda images: images, data, ["cat", "dog"])
+    assert (judged["accuracy"], judged["accuracy_fp32"], judged["agreement"]) == (100, 100, 100)
+    for names in (["dog", "cat"], ["0", "1"], None):
+        assert "accuracy" not in accuracy(torch.nn.Identity(), lambda images: images, data, names)
+
+
+def test_images_of_sixteen_bits_calibrate_scaled_and_not_cut_off(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (folder / split / label).mkdir(parents=True)
+            pixels = np.full((8, 8), 20000 if label == "a" else 40000, np.uint16)
+            PIL.Image.fromarray(pixels).save(folder / split / label / "image.png")
+    config = data_config(timm.create_model("test_resnet"), 8) | {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    images = calibration_data(config, str(folder), 2).eval_images
+    assert sorted(images.mean(axis=(1, 2, 3))) == pytest.approx([20000 / 65535, 40000 / 65535], abs=0.003)
 
 
 def test_int8_that_loses_accuracy_fails() -> None:
@@ -200,6 +226,7 @@ def test_openvino_quantises_with_its_own_tool(tmp_path: Path) -> None:
     need("nncf")
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10)
+    model.pretrained_cfg |= {"label_names": [str(digit) for digit in range(10)]}
     quick = {"precision": "int8", "calibration_dataset": "digits", "calibration_images": 16, "image_size": 32}
     result = export_model("openvino", model, "random", tmp_path / "m.xml", tolerance=100, **quick)
     assert "accuracy" in result.manifest["parity"]
@@ -264,6 +291,7 @@ def bad(source: Path, folder: Path) -> dict[str, tuple[str, str, Path, dict, str
         "no size": ("onnx", model, out, {"image_size": 0}, "--image-size is 0"),
         "too small": ("onnx", "inception_v3", out, {"image_size": 8, "pretrained": False}, "8 x 8 pixels"),
         "tolerance": ("onnx", model, out, {"tolerance": 0.0}, "--tolerance is 0"),
+        "no tolerance": ("onnx", model, out, {"tolerance": float("inf")}, "--tolerance is inf"),
         "no images": ("onnx", model, out, {"images": folder / "none"}, "is no folder"),
         "empty images": ("onnx", model, out, {"images": folder}, "has no image"),
     }
@@ -278,12 +306,35 @@ def test_bad_input_gets_one_line_and_leaves_nothing(case: str, source: Path, tmp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("taken", ["m.xml", "m.bin", "m.xml.json"])
+def test_a_name_taken_by_a_folder_is_told_before_any_file_is_replaced(taken: str, tmp_path: Path) -> None:
+    names = ["m.xml", "m.bin", "m.xml.json"]
+    for name in names:
+        (tmp_path / name).mkdir() if name == taken else (tmp_path / name).write_text("old")
+    with room_beside(tmp_path / "m.xml") as room:
+        for name in names:
+            (room / name).write_text("new")
+        with pytest.raises(ConfigError, match=f"{taken} is a folder"):
+            move_out(room, tmp_path / "m.xml")
+    assert {name: (tmp_path / name).read_text() for name in names if name != taken} == dict.fromkeys(
+        set(names) - {taken}, "old"
+    )
+
+
+def test_in_a_folder_each_precision_has_a_name_of_its_own(source: Path, tmp_path: Path) -> None:
+    paths = [
+        exporting._artefact_path(tmp_path, model, precision, ".onnx", "onnx").name
+        for model, precision in (("hf-hub:org/name", "fp32"), ("resnet18", "int8"), (f"local-dir:{source}/.", "fp16"))
+    ]
+    assert paths == ["name.onnx", "resnet18_int8.onnx", f"{source.name}_fp16.onnx"]
+
+
 def test_a_missing_runtime_is_told_with_the_command_that_installs_it(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "onnxruntime" else find(name, *a))
-    with pytest.raises(ConfigError, match=r"onnx needs onnxruntime, .* pip install 'ssia-zoo\[export\]'"):
+    with pytest.raises(ConfigError, match=r"onnx needs onnxruntime, .* pip install '\.\[export\]'"):
         export("onnx", f"local-dir:{source}", tmp_path / "m.onnx")
 
 

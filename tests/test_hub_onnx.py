@@ -89,6 +89,15 @@ def test_the_command_publishes_with_onnx_and_a_quantised_file(
     assert quantised.stat().st_size < full.stat().st_size / 2
 
 
+def test_a_failed_push_is_repeated_with_onnx(
+    trained: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    monkeypatch.setattr("ssia_zoo.hub_onnx.add_onnx", lambda folder, **_: [])
+    assert main(["publish", str(trained), "alice/name", "--with", "onnx", "--calibration-dataset", "digits"]) == 1
+    assert f"publish {trained} alice/name --with onnx --calibration-dataset digits" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words",
     [["--all", "--org", "alice", "--with", "onnx"], ["runs/mine", "alice/name", "--calibration-dataset", "digits"]],

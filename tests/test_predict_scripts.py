@@ -115,6 +115,15 @@ def test_a_script_needs_neither_torch_nor_this_package(
     check(printed, source, images)
 
 
+def test_a_script_refuses_more_bits_than_it_would_keep(target: str, artefacts: dict[str, Path], tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "deep.png")
+    command = [sys.executable, script(target), artefacts[target], tmp_path / "deep.png"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "deep.png has more than 8 bits a channel" in done.stderr
+
+
 def with_manifest(artefact: Path, folder: Path, **changes: object) -> Path:
     """A copy of the artefact, with other words on its input."""
     for file in artefact.parent.glob("model.*"):
