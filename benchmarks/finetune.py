@@ -11,7 +11,6 @@ classifier) it draws the training images. Both are scored on the official test s
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import numpy as np
 import timm
 import torch
 import tyro
+from _recording import Record, append_record, read_results, replace_part
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -37,8 +37,6 @@ DOCS = ROOT / "docs" / "accuracy.md"
 START, END = "<!-- finetune: begin -->", "<!-- finetune: end -->"
 METHODS = ("ssia", "vanilla")
 KEY = ("weights", "method", "pretraining_seed", "dataset", "seed", "how")
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Run:
 
 def run(arguments: Run) -> None:
     """Fine-tune and record, seed by seed."""
-    known = {tuple(record[name] for name in KEY) for record in read_results()}
+    known = {tuple(record[name] for name in KEY) for record in read_results(RESULTS)}
     pretraining_seeds = sorted(
         int(path.name.removeprefix("ssia_seed")) for path in arguments.weights.glob("ssia_seed*")
     )
@@ -82,7 +80,10 @@ def run(arguments: Run) -> None:
                     if values in known:
                         continue
                     record = {**dict(zip(KEY, values, strict=True)), **score(settings, arguments)}
-                    _append({**record, "settings": {**settings.experiment(), "dataset": dataset, "model": folder.name}})
+                    append_record(
+                        RESULTS,
+                        {**record, "settings": {**settings.experiment(), "dataset": dataset, "model": folder.name}},
+                    )
                     print(*values, record["top1"], flush=True)
 
 
@@ -137,17 +138,6 @@ def _features(model: Any, data: ImageData, settings: TrainConfig) -> tuple[np.nd
     return np.concatenate(features), np.concatenate(labels)
 
 
-def _append(record: Record) -> None:
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def read_results() -> list[Record]:
-    """Every recorded score."""
-    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
-    return [json.loads(line) for line in lines]
-
-
 @dataclass(frozen=True)
 class Report:
     """Write the table into docs/accuracy.md."""
@@ -156,7 +146,7 @@ class Report:
 def report() -> None:
     """A line for each weight, data set and way: paired over pretraining seed and seed."""
     cells: dict[tuple[str, ...], dict[str, dict[tuple[int, int], float]]] = defaultdict(lambda: defaultdict(dict))
-    for r in read_results():
+    for r in read_results(RESULTS):
         place = (r["pretraining_seed"], r["seed"])
         cells[r["weights"], r["dataset"], r["how"]][r["method"]][place] = r["top1"]
     lines = [
@@ -177,9 +167,7 @@ def report() -> None:
             f"| {c.ssia_mean:.2f} | {c.vanilla_mean:.2f} | {c.difference:+.2f} | {between} "
             f"| {pretrained} × {len(places) // pretrained} |"
         )
-    before, rest = DOCS.read_text(encoding="utf-8").split(START)
-    text = f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{rest.split(END)[1]}"
-    DOCS.write_text(text, encoding="utf-8", newline="\n")
+    replace_part(DOCS, START, END, lines)
 
 
 if __name__ == "__main__":

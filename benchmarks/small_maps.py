@@ -5,7 +5,6 @@ PYTHONPATH=. python benchmarks/small_maps.py       # appends to results/small_ma
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
@@ -17,6 +16,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import tyro
+from _recording import append_record, replace_part
 
 from ssia_zoo.training.small_maps import multiply_small_maps
 
@@ -98,17 +98,15 @@ def write_table(records: list[dict[str, Any]]) -> None:
         f"torch {last['torch']}, timm {last['timm']}, {last['cpu']} ({last['instructions']}), "
         f"load {min(loads)} to {max(loads)}.",
     ]
-    before, rest = DOC.read_text(encoding="utf-8").split(BEGIN)
-    text = f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.split(END)[1]}"
-    DOC.write_text(text, encoding="utf-8", newline="\n")
+    replace_part(DOC, BEGIN, END, lines)
 
 
 def main(settings: Settings) -> None:
     """Measure, append, write."""
     torch.set_num_threads(1)
     records = [measure(arch, size, settings) for arch in settings.archs for size in settings.sizes]
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
+    for record in records:
+        append_record(RESULTS, record)
     write_table(records)
 
 

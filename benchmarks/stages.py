@@ -11,7 +11,6 @@ of those images to which the stage's probe and the network itself give the same 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import PIL.Image
 import timm
 import torch
 import tyro
+from _recording import Record, append_record, read_results, replace_part
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
@@ -40,8 +40,6 @@ START, END = "<!-- stages: begin -->", "<!-- stages: end -->"
 METHODS = ("vanilla", "ssia")
 PICTURED = 4
 STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Run:
 
 def run(arguments: Run) -> None:
     """Train, measure, record, draw where the stages look; what is recorded already is not measured again."""
-    known = {(r["model"], r["method"], r["seed"], r["epoch"]) for r in read_results()}
+    known = {(r["model"], r["method"], r["seed"], r["epoch"]) for r in read_results(RESULTS)}
     settings = TrainConfig(
         dataset=arguments.dataset,
         model=arguments.model,
@@ -100,7 +98,9 @@ def run(arguments: Run) -> None:
                     drawn[f"{method}, epoch {epoch}"] = stage_attention(model, _pictured(data, settings)[0])
                 about = {"model": arguments.model, "method": method, "seed": seed, "epoch": epoch}
                 if tuple(about.values()) not in known:
-                    _append({**about, **measure(model, data, settings), "settings": settings.experiment()})
+                    append_record(
+                        RESULTS, {**about, **measure(model, data, settings), "settings": settings.experiment()}
+                    )
     _, pictures, titles = _pictured(data, settings)
     draw_attention(pictures, drawn, titles, IMAGES / f"stages_attention_{arguments.model}.png")
 
@@ -159,17 +159,6 @@ def _pictured(data: ImageData, settings: TrainConfig) -> tuple[torch.Tensor, lis
     return images, rows.eval[data.image_column][:], [data.label_names[label] for label in labels]
 
 
-def _append(record: Record) -> None:
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def read_results() -> list[Record]:
-    """Every recorded measurement."""
-    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
-    return [json.loads(line) for line in lines]
-
-
 @dataclass(frozen=True)
 class Report:
     """Draw what is recorded, and write the table into docs/research.md."""
@@ -177,14 +166,11 @@ class Report:
 
 def report(arguments: Report) -> None:
     """Curves over training of the seeds that have them, and a table of the last epoch of every seed."""
-    records = read_results()
+    records = read_results(RESULTS)
     models = list(dict.fromkeys(r["model"] for r in records))
     for model in models:
         _draw([r for r in records if r["model"] == model], model)
-    text = DOCS.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    table = "\n".join(_table(records, models))
-    DOCS.write_text(f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}", encoding="utf-8", newline="\n")
+    replace_part(DOCS, START, END, _table(records, models))
 
 
 def _draw(records: list[Record], model: str) -> None:

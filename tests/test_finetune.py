@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
-from test_accuracy import load
+from test_accuracy import BENCHMARKS, load
 
 from ssia_zoo.training import TrainConfig, train
 
@@ -33,6 +33,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_pair_is_fine_tuned_alike_recorded_once_and_told(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
     finetune = load("finetune")
     docs = tmp_path / "accuracy.md"
     docs.write_text(f"before\n{finetune.START}\nold\n{finetune.END}\nafter\n", encoding="utf-8")
@@ -44,7 +45,7 @@ def test_a_pair_is_fine_tuned_alike_recorded_once_and_told(weights, tmp_path, mo
     AcceleratorState._reset_state(reset_partial_state=True)
     finetune.run(arguments)
 
-    records = finetune.read_results()
+    records = finetune.read_results(finetune.RESULTS)
     assert {(r["method"], r["seed"], r["how"]) for r in records} == {
         (method, seed, how) for method in ("ssia", "vanilla") for seed in (0, 1) for how in ("probe", "whole")
     }
@@ -57,7 +58,7 @@ def test_a_pair_is_fine_tuned_alike_recorded_once_and_told(weights, tmp_path, mo
     assert min(probes) > 50  # 100 digits suffice for that, whatever the network has learned
 
     finetune.run(arguments)
-    assert finetune.read_results() == records
+    assert finetune.read_results(finetune.RESULTS) == records
     finetune.report()
     text = docs.read_text(encoding="utf-8")
     assert text.startswith("before\n")
