@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ssia_zoo._hub_errors import one_line
 from ssia_zoo.errors import TrainingError
+from ssia_zoo.training.faults import is_dead_worker
 
 _PREFIX = "step_"
 _UNFINISHED = ".unfinished_"
@@ -73,6 +74,7 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, keep: int
             "environment", what may change its last bits; "records", lines of metrics so far.
 
     Raises:
+        RuntimeError: If a process that loads images ended meanwhile.
         TrainingError: If it cannot be written; what was written of it is deleted, and the others are left alone.
     """
     unfinished, finished = folder / f"{_UNFINISHED}{step}", folder / f"{_PREFIX}{step:08d}"
@@ -106,6 +108,8 @@ def _writing(folder: Path, step: int) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch tells a full disk as a RuntimeError
+        if is_dead_worker(error):  # raised from a signal's handler: it is not what was being written
+            raise
         free = f"{shutil.disk_usage(folder).free / 1e6:.0f} MB" if folder.exists() else "nothing"
         raise TrainingError(
             f"the checkpoint of step {step} cannot be written: {one_line(error)[:200]}; {free} is free at {folder}: "

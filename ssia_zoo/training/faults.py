@@ -44,6 +44,11 @@ def explained(config: TrainConfig) -> Iterator[None]:
         raise TrainingError(told) from error
 
 
+def is_dead_worker(error: Exception) -> bool:
+    """Tell whether a process that loads images ended; torch raises this wherever the run happens to be."""
+    return isinstance(error, RuntimeError) and _DEAD_WORKER.search(one_line(error)) is not None
+
+
 def _explain(error: Exception, config: TrainConfig) -> str | None:
     text = one_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(text):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _SMALL = 2  # positions a side
+_SMALL_STRIDED = 16  # the same, of what a 1x1 convolution with a stride takes
 
 
 def multiply_small_maps(model: nn.Module) -> None:
@@ -24,24 +26,26 @@ def multiply_small_maps(model: nn.Module) -> None:
         if type(module) is not nn.Conv2d or module.groups != 1 or module.dilation != (1, 1):
             continue
         form = (module.kernel_size, module.stride, module.padding)
-        if form == ((1, 1), (1, 1), (0, 0)):
-            module._conv_forward = _pointwise  # type: ignore[method-assign,assignment]
+        if form in (((1, 1), (1, 1), (0, 0)), ((1, 1), (2, 2), (0, 0))):
+            module._conv_forward = partial(_pointwise, module.stride[0])  # type: ignore[method-assign,assignment]
         elif form in (((3, 3), (1, 1), (1, 1)), ((3, 3), (2, 2), (1, 1))) and module.padding_mode == "zeros":
             module._conv_forward = partial(_three_by_three, module.stride[0])  # type: ignore[method-assign]
 
 
-def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if max(x.shape[2:]) > _SMALL:
-        return F.conv2d(x, weight, bias)
+def _pointwise(stride: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if max(x.shape[2:]) > (_SMALL if stride == 1 else _SMALL_STRIDED):
+        return F.conv2d(x, weight, bias, stride)
+    x = x[:, :, ::stride, ::stride]
     return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def _three_by_three(stride: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply by one matrix from all input positions to all output positions: none is padding, as in an unfolding."""
     height, width = x.shape[2:]
     if max(height, width) > _SMALL:
         return F.conv2d(x, weight, bias, stride, padding=1)
-    if height == width == 1:  # the other taps see padding only
-        return F.linear(x.flatten(1), weight[:, :, 1, 1], bias)[..., None, None]
-    patches = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, stride).unfold(3, 3, stride)  # [B, C, H', W', 3, 3]
-    patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)
-    return F.linear(patches, weight.flatten(1), bias).permute(0, 3, 1, 2)
+    rows, columns = range(0, height, stride), range(0, width, stride)
+    taps = [weight[:, :, 1 - i : 1 - i + height, 1 - j : 1 - j + width] for i in rows for j in columns]
+    matrix = torch.cat([tap.permute(0, 2, 3, 1).flatten(1) for tap in taps])  # [H'*W'*C', H*W*C]
+    y = F.linear(x.permute(0, 2, 3, 1).flatten(1), matrix, None if bias is None else bias.repeat(len(taps)))
+    return y.unflatten(1, (len(rows), len(columns), -1)).permute(0, 3, 1, 2)

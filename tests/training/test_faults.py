@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import same_weights, small_run, weights
 from forked import Run, end_all
 from timm.task import ClassificationTask
@@ -110,6 +111,18 @@ def test_a_dead_loading_process_ends_the_run_in_one_line(tmp_path: Path) -> None
     assert "a process that loads images ended" in line
     assert "--workers (now 2)" in line
     assert find_checkpoint("auto", tmp_path / "run" / "checkpoints") is not None
+
+
+def test_a_loading_process_that_dies_while_a_checkpoint_is_written_is_no_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 5236) is killed by signal: Killed. ")  # as torch's handler does
+
+    monkeypatch.setattr(Accelerator, "save_state", die)
+    with pytest.raises(TrainingError, match=r"a process that loads images ended: .*pid 5236.*--workers \(now 0\)"):
+        small_run(tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir()), "nothing half-written is left"
 
 
 def test_a_dead_process_of_two_ends_the_other_in_one_line(tmp_path: Path) -> None:
