@@ -5,9 +5,9 @@
 
 The folder is one of make_weight.py's (or of train_hf.py's --output-dirs of such names): it holds ssia_seedN and
 vanilla_seedN, with the checkpoints that --keep-checkpoints left. At every step of which both have one, a linear probe
-(scikit-learn's logistic regression on the standardised, position-averaged features of a stage, fitted on training images
-without augmentation) is scored on images of the run's evaluation split, which neither network nor probe was trained on;
-agreement is the share of those images to which the stage's probe and the network itself give the same class.
+(scikit-learn's logistic regression on the standardised, position-averaged features of a stage, fitted on training
+images without augmentation) is scored on images of the run's evaluation split, which neither network nor probe was
+trained on; agreement is the share of them to which the stage's probe and the network itself give the same class.
 """
 
 from __future__ import annotations
