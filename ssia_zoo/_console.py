@@ -6,18 +6,27 @@ import io
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ssia_zoo.errors import ConfigError, SSIAZooError
 
-DONE, FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
+DONE, FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE, TERMINATED = 0, 1, 2, 130, 141, 143
 
 
 class UsageError(ConfigError):
     """Flags or arguments that do not go together; ends with status 2, as a flag that does not exist does."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has come: what is unfinished is tidied away, as after Ctrl-C."""
+
+    status = TERMINATED
 
 
 def run(command: Callable[[], int | None]) -> int:
@@ -36,7 +45,8 @@ def run(command: Callable[[], int | None]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
         try:
-            return command() or DONE
+            with _sigterm_raises():
+                return command() or DONE
         finally:
             sys.stdout.flush()  # here, or a reader that has gone would show at the interpreter's end
     except BrokenPipeError:
@@ -45,15 +55,32 @@ def run(command: Callable[[], int | None]) -> int:
     except SSIAZooError as error:
         complain(f"error: {error}")
         return WRONG_USAGE if isinstance(error, UsageError) else FAILED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         complain("stopped")
-        return INTERRUPTED
+        return getattr(stop, "status", INTERRUPTED)  # training says which signal it was, too
     except Exception as error:
         if os.environ.get("SSIA_ZOO_DEBUG"):
             traceback.print_exc()
         name, hint = type(error).__name__, "SSIA_ZOO_DEBUG=1 shows where; please report it"
         complain(f"error: {error or name}" if isinstance(error, OSError) else f"error: {name}: {error}; {hint}")
         return FAILED
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise `_Terminated`; Python leaves signals to the main thread, in another one this does nothing."""
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def complain(message: str) -> None:

@@ -1,7 +1,7 @@
 """The command `ssia-zoo`: what can be said on the command line; the work is done by the modules that commands import.
 
 Exit status: 0 done, 1 failed or not all could be done, 2 wrong command line, 130 stopped (Ctrl-C), 141 the reader of
-the output has gone (as `| head` does). What is not 0 or 141 comes with a line on stderr.
+the output has gone (as `| head` does), 143 stopped by SIGTERM. What is not 0 or 141 comes with a line on stderr.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ Exit status:
   1    failed, or some of it could not be done: a line on stderr says what
   2    wrong command line
   130  stopped by the user (Ctrl-C)
-  141  the reader of the output has gone, as `| head` does"""
+  141  the reader of the output has gone, as `| head` does
+  143  stopped by SIGTERM"""
 
 _Name = Annotated[str, tyro.conf.Positional]
 

@@ -70,7 +70,7 @@ def test_help_has_the_commands_and_the_exit_statuses(capsys: Captured) -> None:
         main(["--help"])
     assert caught.value.code == 0
     printed = capsys.readouterr().out
-    for said in (*(f"• {command}" for command in COMMANDS), "  1 ", "  2 ", "  130 ", "  141 "):
+    for said in (*(f"• {command}" for command in COMMANDS), "  1 ", "  2 ", "  130 ", "  141 ", "  143 "):
         assert said in printed
 
 
@@ -113,6 +113,25 @@ def test_ctrl_c_ends_with_130_and_one_line(monkeypatch: pytest.MonkeyPatch, caps
         assert main(["demo"]) == 130
     finally:
         signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_sigterm_ends_with_143_one_line_and_the_handler_of_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    tidied = []
+
+    def stopped() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            tidied.append(True)
+
+    monkeypatch.setitem(cli._COMMANDS, "demo", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["demo"]) == 143
+    assert tidied
+    assert signal.getsignal(signal.SIGTERM) is before
     assert capsys.readouterr().err == "stopped\n"
 
 

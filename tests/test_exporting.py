@@ -3,8 +3,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -336,6 +338,19 @@ def test_a_missing_runtime_is_told_with_the_command_that_installs_it(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "onnxruntime" else find(name, *a))
     with pytest.raises(ConfigError, match=r"onnx needs onnxruntime, .* pip install '\.\[export\]'"):
         export("onnx", f"local-dir:{source}", tmp_path / "m.onnx")
+
+
+def test_sigterm_leaves_nothing_behind(source: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ssia_zoo.cli", "export", "torch-export", str(source), "--out", "m.pt2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.iterdir()):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (143, "stopped\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_shows_an_example_for_each_target() -> None:
