@@ -27,7 +27,7 @@ def multiply_small_maps(model: nn.Module) -> None:
             continue
         form = (module.kernel_size, module.stride, module.padding)
         if form in (((1, 1), (1, 1), (0, 0)), ((1, 1), (2, 2), (0, 0))):
-            module._conv_forward = partial(_pointwise, module.stride[0])  # type: ignore[method-assign,assignment]
+            module._conv_forward = partial(_pointwise, module.stride[0])  # type: ignore[method-assign]
         elif form in (((3, 3), (1, 1), (1, 1)), ((3, 3), (2, 2), (1, 1))) and module.padding_mode == "zeros":
             module._conv_forward = partial(_three_by_three, module.stride[0])  # type: ignore[method-assign]
 
@@ -48,4 +48,4 @@ def _three_by_three(stride: int, x: Tensor, weight: Tensor, bias: Tensor | None)
     taps = [weight[:, :, 1 - i : 1 - i + height, 1 - j : 1 - j + width] for i in rows for j in columns]
     matrix = torch.cat([tap.permute(0, 2, 3, 1).flatten(1) for tap in taps])  # [H'*W'*C', H*W*C]
     y = F.linear(x.permute(0, 2, 3, 1).flatten(1), matrix, None if bias is None else bias.repeat(len(taps)))
-    return y.unflatten(1, (len(rows), len(columns), -1)).permute(0, 3, 1, 2)
+    return y.view(len(x), len(rows), len(columns), -1).permute(0, 3, 1, 2)
