@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -101,38 +100,6 @@ def test_a_wrong_command_line_ends_with_status_2(wrong: list[str], capsys: Captu
         status = caught.code
     assert status == 2
     assert capsys.readouterr().out == ""
-
-
-def test_ctrl_c_ends_with_130_and_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    def stopped() -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setitem(cli._COMMANDS, "demo", stopped)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    try:
-        assert main(["demo"]) == 130
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr().err == "stopped\n"
-
-
-def test_sigterm_ends_with_143_one_line_and_the_handler_of_before(
-    monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
-    tidied = []
-
-    def stopped() -> None:
-        try:
-            signal.raise_signal(signal.SIGTERM)
-        finally:
-            tidied.append(True)
-
-    monkeypatch.setitem(cli._COMMANDS, "demo", stopped)
-    before = signal.getsignal(signal.SIGTERM)
-    assert main(["demo"]) == 143
-    assert tidied
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert capsys.readouterr().err == "stopped\n"
 
 
 @pytest.mark.parametrize(
