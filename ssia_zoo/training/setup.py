@@ -39,8 +39,6 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         ConfigError: If this machine lacks the precision or the tracker asked for, or the launcher asks for sharding
             that is not offered.
     """
-    if not torch.accelerator.is_available():  # torch reads this once, when it first allocates a tensor
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # it asks for huge pages: docs/speed.md has the figures
     if config.with_tracking and config.tracker not in (available := [str(t) for t in get_available_trackers()]):
         raise ConfigError(
             f"--tracker {config.tracker} is not installed; installed: {', '.join(available) or 'none'} "

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -109,23 +106,3 @@ def test_every_family_that_offers_gradient_checkpointing_uses_it_in_both_forward
     except ConfigError as error:
         pytest.skip(str(error))
     assert used == [True, True]
-
-
-@pytest.mark.parametrize(("variable", "huge"), [(None, True), ("0", False)])
-def test_memory_comes_in_huge_pages_on_a_cpu(tmp_path: Path, variable: str | None, huge: bool) -> None:
-    offered = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if torch.accelerator.is_available() or not offered.exists() or "[madvise]" not in offered.read_text():
-        pytest.skip("the system does not give huge pages to those who ask, and to those alone")
-    script = (
-        "import pathlib, re, torch\n"
-        "from ssia_zoo.training import TrainConfig\n"
-        "from ssia_zoo.training.setup import build_accelerator\n"
-        f"build_accelerator(TrainConfig(output_dir={str(tmp_path)!r}))\n"
-        "kept = [torch.ones(2**21) for _ in range(8)]\n"
-        "print(re.search(r'AnonHugePages: *(\\d+)', pathlib.Path('/proc/self/smaps_rollup').read_text())[1])\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
-    if variable is not None:
-        environment["THP_MEM_ALLOC_ENABLE"] = variable
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert (int(done.stdout) > 16_000) is huge, "kB, of the 64 MB of tensors"
