@@ -17,7 +17,9 @@ _SMALL_STRIDED = 16  # the same, of what a 1x1 convolution with a stride takes
 
 
 def multiply_small_maps(model: nn.Module) -> None:
-    """Let a model's 1x1 convolutions, and its 3x3 ones on maps of at most 2x2, run as matrix products.
+    """Let a model's 1x1 and 3x3 convolutions of small maps run as matrix products.
+
+    Small is at most 2x2, and 16x16 for 1x1 convolutions with a stride.
 
     Parameters, state_dict and the modules' classes stay as they are; results differ by rounding. Meant for float32
     on a CPU.
