@@ -66,8 +66,16 @@ def cells(plan: Settings) -> Iterator[Cell]:
             *(plan[part].items() for part in ("data", "archs", "methods"))
         ):
             subset = dict(subset)
-            settings = {**common, **subset.pop("settings", {}), **model, **objective, "seed": seed}
+            settings = merged(common, subset.pop("settings", {}), model, objective, {"seed": seed})
             yield Cell(data, arch, method, seed, subset, settings)
+
+
+def merged(*parts: Settings) -> Settings:
+    """Settings of which later ones count; groups of settings (`model_kwargs`, `ssia`) are merged, not replaced."""
+    whole: Settings = {}
+    for name, value in (item for part in parts for item in part.items()):
+        whole[name] = {**whole.get(name, {}), **value} if isinstance(value, dict) else value
+    return whole
 
 
 def make_subset(source: Path, subset: Settings, target: Path) -> None:

@@ -48,12 +48,25 @@ def groups(runs: list[Result]) -> dict[tuple[str, str], Group]:
 
 def paired(group: Group, method: str) -> Comparison | None:
     """A method against the control over the seeds that both have run."""
-    common = sorted(group[method].keys() & group.get(CONTROL, {}).keys())
-    if not common:
-        return None
-    return compare(
-        [PairedRun(seed=s, ssia=group[method][s]["top1"], vanilla=group[CONTROL][s]["top1"]) for s in common]
-    )
+    pairs = control_pairs(group, method)
+    return compare(pairs) if pairs else None
+
+
+def control_pairs(group: Group, method: str) -> list[PairedRun]:
+    """A method's scores beside the control's, for the seeds that both have run."""
+    ours, controls = group.get(method, {}), group.get(CONTROL, {})
+    return [
+        PairedRun(seed=s, ssia=ours[s]["top1"], vanilla=controls[s]["top1"])
+        for s in sorted(ours.keys() & controls.keys())
+    ]
+
+
+def interval(comparison: Comparison | None) -> str:
+    """A 95 % interval in a table's cell."""
+    if comparison is None or comparison.interval is None:
+        return "–"
+    low, high = comparison.interval
+    return f"{low:+.2f} to {high:+.2f}"
 
 
 def section(plan: str, runs: list[Result]) -> str:
@@ -83,28 +96,29 @@ def row(group: Group, method: str) -> str:
     seeds = " / ".join(f"{r['top1']:.2f}" for r in results)
     comparison = paired(group, method) if method != CONTROL else None
     difference = f"{comparison.difference:+.2f}" if comparison else "–"
-    interval = comparison.interval if comparison else None
-    between = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else "–"
-    return f"| {method} | {mean:.2f} | {seeds} | {difference} | {between} | {loss:.3f} |"
+    return f"| {method} | {mean:.2f} | {seeds} | {difference} | {interval(comparison)} | {loss:.3f} |"
 
 
 def pooled(runs: list[Result]) -> list[str]:
-    """Each method's mean difference over all cells, with how many of them it leads."""
+    """Each method against the control over all cells and seeds together, with how many of the cells it leads."""
     lines = [
-        "Over all of them: the mean of the cells' paired differences, and in how many cells it is above zero.",
+        "Over all of them: the paired differences of every data set, architecture and seed taken together.",
         "",
-        "| method | mean difference | cells above zero |",
-        "|---|---|---|",
+        "| method | pairs | minus vanilla, paired | 95 % interval | mean above zero in |",
+        "|---|---|---|---|---|",
     ]
-    differences: dict[str, list[float]] = defaultdict(list)
-    for group in groups(runs).values():
-        for method in group:
-            comparison = paired(group, method) if method != CONTROL else None
-            if comparison:
-                differences[method].append(comparison.difference)
-    for method, values in differences.items():
-        above = sum(value > 0 for value in values)
-        lines.append(f"| {method} | {sum(values) / len(values):+.2f} | {above} of {len(values)} |")
+    found = groups(runs).values()
+    for method in {method: None for group in found for method in group if method != CONTROL}:
+        pairs = [pair for group in found for pair in control_pairs(group, method)]
+        if not pairs:
+            continue
+        comparison = compare(pairs)
+        means = [one.difference for group in found if (one := paired(group, method))]
+        above = sum(value > 0 for value in means)
+        lines.append(
+            f"| {method} | {len(pairs)} | {comparison.difference:+.2f} | {interval(comparison)} "
+            f"| {above} of {len(means)} |"
+        )
     return [*lines, ""]
 
 

@@ -43,8 +43,9 @@ class SSIAConfig:
         ConfigError: If a value is out of range, on construction.
     """
 
-    pairs: Literal["deepest", "adjacent"] = "deepest"
-    """which higher stage supervises: the deepest one supervises all, or each stage supervises the one below it"""
+    pairs: Literal["deepest", "adjacent", "upper"] = "deepest"
+    """who supervises whom: the deepest stage all; each stage the one below it (adjacent); the deepest stage the one
+    below it alone (upper)"""
     semantic: float = 1.0
     """weight of the semantic signal (class distribution of the final logits); 0 turns it off"""
     channel: float = 0.0
@@ -53,8 +54,9 @@ class SSIAConfig:
     """weight of the spatial signal (attention map of the higher stage); 0 turns it off"""
     temperature: float = 3.0
     """temperature T of the semantic signal"""
-    pooling: Literal["average", "attention"] = "average"
-    """how the semantic head pools positions: evenly, or by the higher stage's spatial attention"""
+    pooling: Literal["average", "attention", "none"] = "average"
+    """how the semantic head pools positions: evenly, by the higher stage's spatial attention, or not at all, so that
+    every position predicts by itself"""
     hidden: int = 256
     """width of the training-only heads, in channels"""
     weight: float = 1.0
@@ -92,8 +94,8 @@ class SSIAConfig:
 
 
 _CHOICES = {
-    "pairs": ("deepest", "adjacent"),
-    "pooling": ("average", "attention"),
+    "pairs": ("deepest", "adjacent", "upper"),
+    "pooling": ("average", "attention", "none"),
 }
 
 
@@ -208,7 +210,11 @@ class SSIALoss(AuxiliaryLoss):
         super().__init__(shapes, num_classes)
         self.config = config or SSIAConfig()
         deepest = len(self.shapes) - 1
-        self.pairs = [(low, deepest if self.config.pairs == "deepest" else low + 1) for low in range(deepest)]
+        self.pairs = {
+            "deepest": [(low, deepest) for low in range(deepest)],
+            "adjacent": [(low, low + 1) for low in range(deepest)],
+            "upper": [(deepest - 1, deepest)],
+        }[self.config.pairs]
         with torch.random.fork_rng(devices=[]):
             self.semantic = nn.ModuleList(self._head(low, num_classes) for low, _ in self._active("semantic"))
             self.channel = nn.ModuleList(self._head(low, self.shapes[high][0]) for low, high in self._active("channel"))
@@ -257,13 +263,19 @@ class SSIALoss(AuxiliaryLoss):
         target = torch.log_softmax(logits / temperature, dim=1)
         losses = []
         for head, (low, high) in zip(self.semantic, self._active("semantic"), strict=True):
+            pool: Tensor | None
             if self.config.pooling == "attention":
                 grid = _size(features[high])
                 pool = spatial_attention(features[high].detach())
             else:
                 grid, pool = even_grid(features[low])
-            prediction = torch.log_softmax(head(features[low], grid, pool) / temperature, dim=1)
-            losses.append(F.kl_div(prediction, target, reduction="batchmean", log_target=True))
+            if self.config.pooling == "none":
+                prediction = head(features[low], grid, None) / temperature  # [B, H * W, num_classes]
+                wanted = target[:, None].expand_as(prediction).flatten(0, 1)
+            else:
+                prediction, wanted = head(features[low], grid, pool) / temperature, target
+            log_p = torch.log_softmax(prediction.flatten(0, -2), dim=1)
+            losses.append(F.kl_div(log_p, wanted, reduction="batchmean", log_target=True))
         return temperature**2 * torch.stack(losses).mean()
 
     def _channel(self, features: Sequence[Tensor]) -> Tensor:

@@ -56,6 +56,17 @@ def test_runs_of_one_seed_differ_in_the_method_alone_and_every_run_has_its_own_k
     assert vanilla.subset == ssia.subset
 
 
+def test_groups_of_settings_are_merged_so_that_a_method_may_add_to_an_architecture(arena: ModuleType) -> None:
+    plan = {
+        **PLAN,
+        "archs": {"narrow": {"model": "resnet18", "model_kwargs": {"channels": [8, 8, 8, 8]}}},
+        "methods": {"SE": {"method": "vanilla", "model_kwargs": {"block_args": {"attn_layer": "se"}}}},
+    }
+    settings = next(arena.cells(plan)).settings
+    assert settings["model_kwargs"] == {"channels": [8, 8, 8, 8], "block_args": {"attn_layer": "se"}}
+    assert "block_args" not in plan["archs"]["narrow"]["model_kwargs"], "the plan stays as it is"
+
+
 def test_a_subset_keeps_classes_and_shares_no_image_between_training_and_validation(
     arena: ModuleType, tmp_path: Path
 ) -> None:
@@ -124,3 +135,19 @@ def test_the_report_shows_every_seed_and_the_paired_difference(
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert (tmp_path / "accuracy_p.png").stat().st_size > 1000
+
+
+def test_over_several_cells_the_report_takes_all_pairs_together() -> None:
+    report = load("accuracy_report")
+    about = {"plan": "p", "evaluated_on": "test", "images": 100, "train_task_loss": 1.0, "arch": "a"}
+    gains = {"c10": (1.0, 2.0), "tin": (-1.0, 2.0)}
+    runs = [
+        {**about, "data": data, "method": method, "seed": seed, "top1": 50.0 + gain * (method == "ssia")}
+        for data, of_seeds in gains.items()
+        for seed, gain in enumerate(of_seeds)
+        for method in ("vanilla", "ssia")
+    ]
+    alone = {**about, "data": "tin", "method": "dsn", "seed": 7, "top1": 60.0}  # of a seed without a control
+    # 1.0 +- 3.1824 (t of 3 degrees of freedom) * sqrt(2) (standard deviation) / sqrt(4)
+    assert "| ssia | 4 | +1.00 | -1.25 to +3.25 | 2 of 2 |" in report.section("p", [*runs, alone])
+    assert "| dsn | 4" not in report.section("p", [*runs, alone])

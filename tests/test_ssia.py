@@ -19,6 +19,7 @@ from ssia_zoo.ssia import SSIAConfig, SSIALoss, StageShape, channel_signal, spat
 SIGNALS: dict[str, dict[str, Any]] = {
     "semantic": {},
     "semantic-attention": {"pooling": "attention"},
+    "semantic-positions": {"pooling": "none"},
     "channel": {"semantic": 0.0, "channel": 1.0},
     "spatial": {"semantic": 0.0, "spatial": 1.0},
     "all": {"channel": 0.5, "spatial": 2.0, "pooling": "attention"},
@@ -33,7 +34,7 @@ SHAPES: dict[str, list[StageShape]] = {
 CLASSES = 7
 
 each_signal = pytest.mark.parametrize("signals", SIGNALS.values(), ids=SIGNALS.keys())
-each_choice_of_pairs = pytest.mark.parametrize("pairs", ["deepest", "adjacent"])
+each_choice_of_pairs = pytest.mark.parametrize("pairs", ["deepest", "adjacent", "upper"])
 each_network = pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())
 
 
@@ -64,7 +65,7 @@ def gradients(loss: SSIALoss, features: list[Tensor], logits: Tensor) -> list[Te
 
 
 def skip_unless_possible(shapes: list[StageShape], signals: dict[str, Any], pairs: str) -> None:
-    if signals is SIGNALS["spatial"] and pairs == "deepest" and shapes[-1][1:] == (1, 1):
+    if signals is SIGNALS["spatial"] and pairs != "adjacent" and shapes[-1][1:] == (1, 1):
         pytest.skip("this network's deepest stage has no spatial signal")
 
 
@@ -79,7 +80,13 @@ def test_gradients_reach_every_lower_stage_and_head_but_not_the_top(
     *lower, top, logits = gradients(loss, *make_inputs(shapes))
     assert top is None
     assert logits is None
-    for (stage, high), gradient in zip(loss.pairs, lower, strict=True):
+    supervised = dict(loss.pairs)
+    assert pairs == "upper" or len(supervised) == len(lower)
+    for stage, gradient in enumerate(lower):
+        if stage not in supervised:
+            assert gradient is None
+            continue
+        high = supervised[stage]
         if signals is SIGNALS["spatial"] and shapes[high][1:] == (1, 1):
             assert gradient is None
             continue
@@ -152,7 +159,7 @@ def test_gradients_are_those_of_the_loss(pairs: str, signals: dict[str, Any]) ->
     features, logits = make_inputs(shapes, batch=2)
     names = [name for name, _ in loss.named_parameters()]
     # With adjacent pairs a middle stage moves a target too, by a way that is no part of the gradient: it stays fixed.
-    free = 2 if pairs == "deepest" else 1
+    free = 1 if pairs == "adjacent" else 2
     maps, logits = [feature.double() for feature in features], logits.double()
 
     def value(*inputs: Tensor) -> Tensor:
@@ -313,6 +320,22 @@ def test_a_pair_whose_target_is_one_position_skips_the_spatial_signal() -> None:
     assert deepest.pairs == [(0, 2), (1, 2)]
 
 
+def test_the_upper_pair_is_the_deepest_stage_and_the_one_below_it() -> None:
+    loss = make_loss(SHAPES["K=5"], pairs="upper", channel=1, spatial=1)
+    assert loss.pairs == [(3, 4)]
+    assert (len(loss.semantic), len(loss.channel), len(loss.spatial)) == (1, 1, 1)
+
+
+def test_without_pooling_each_position_is_taught_by_itself() -> None:
+    shapes: list[StageShape] = [(4, 2, 2), (8, 1, 1)]
+    loss, pooled = make_loss(shapes, pooling="none"), make_loss(shapes)
+    (low, high), logits = make_inputs(shapes)
+    alone = [
+        pooled([low[:, :, i : i + 1, j : j + 1], high], logits)["semantic"] for i, j in ((0, 0), (0, 1), (1, 0), (1, 1))
+    ]
+    torch.testing.assert_close(loss([low, high], logits)["semantic"], torch.stack(alone).mean())
+
+
 @pytest.mark.parametrize(
     ("choices", "expected"),
     [
@@ -341,8 +364,8 @@ weights = st.sampled_from([0.0, 0.3, 1.0])
     channel=weights,
     spatial=weights,
     temperature=st.sampled_from([0.5, 1.0, 4.0]),
-    pairs=st.sampled_from(["deepest", "adjacent"]),
-    pooling=st.sampled_from(["average", "attention"]),
+    pairs=st.sampled_from(["deepest", "adjacent", "upper"]),
+    pooling=st.sampled_from(["average", "attention", "none"]),
     scale=st.sampled_from([0.0, 1e-4, 1.0, 1e3]),
     seed=st.integers(0, 99),
 )
