@@ -4,7 +4,7 @@
     python benchmarks/accuracy.py report                                  # tables and plots from every recorded run
 
 A plan names seeds, settings in common, and three lists: data (with the classes and images to keep), archs, methods;
-every combination is a run. The same seed gives each method the same initial student weights, data order and
+every combination is a run, or of data and archs those that a fourth list, cells, names. The same seed gives each method the same initial student weights, data order and
 augmentation. The score is that of the weights after the last step. A plan evaluates on `validation` (a part of the
 training split, for choosing) or on `test` (the official one, for the last word): runs of the latter look at it once,
 when they have ended. Results are appended to results/accuracy.jsonl, a line a run, with every setting; a combination
@@ -61,11 +61,10 @@ class Cell:
 def cells(plan: Settings) -> Iterator[Cell]:
     """The plan's runs; seed by seed, so that whatever is finished is a comparison."""
     common = {"eval_split": plan["evaluate"], **plan["common"]}
+    chosen = [tuple(cell) for cell in plan.get("cells", product(plan["data"], plan["archs"]))]
     for seed in plan["seeds"]:
-        for (data, subset), (arch, model), (method, objective) in product(
-            *(plan[part].items() for part in ("data", "archs", "methods"))
-        ):
-            subset = dict(subset)
+        for (data, arch), (method, objective) in product(chosen, plan["methods"].items()):
+            subset, model = dict(plan["data"][data]), plan["archs"][arch]
             settings = merged(common, subset.pop("settings", {}), model, objective, {"seed": seed})
             yield Cell(data, arch, method, seed, subset, settings)
 

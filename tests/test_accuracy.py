@@ -56,6 +56,12 @@ def test_runs_of_one_seed_differ_in_the_method_alone_and_every_run_has_its_own_k
     assert vanilla.subset == ssia.subset
 
 
+def test_a_plan_may_choose_among_the_pairs_of_data_and_architecture(arena: ModuleType) -> None:
+    plan = {**PLAN, "data": {**PLAN["data"], "more": PLAN["data"]["digits5"]}, "cells": [["more", "test_resnet"]]}
+    assert {(cell.data, cell.arch) for cell in arena.cells(plan)} == {("more", "test_resnet")}
+    assert len(list(arena.cells(plan))) == 4
+
+
 def test_groups_of_settings_are_merged_so_that_a_method_may_add_to_an_architecture(arena: ModuleType) -> None:
     plan = {
         **PLAN,
