@@ -1,14 +1,15 @@
 """The arena: method x architecture x data x seed, each run by train_hf.py, paired by seed; and the tables of docs/.
 
     python benchmarks/accuracy.py run benchmarks/plans/PLAN.yaml --data-root DATA --jobs 2    # resumes where it stopped
-    python benchmarks/accuracy.py report                                  # tables and plots from every recorded run
+    python benchmarks/accuracy.py report                                  # tables and plots of every plan's runs
 
 A plan names seeds, settings in common, and three lists: data (with the classes and images to keep), archs, methods;
-every combination is a run, or of data and archs those that a fourth list, cells, names. The same seed gives each method the same initial student weights, data order and
-augmentation. The score is that of the weights after the last step. A plan evaluates on `validation` (a part of the
-training split, for choosing) or on `test` (the official one, for the last word): runs of the latter look at it once,
-when they have ended. Results are appended to results/accuracy.jsonl, a line a run, with every setting; a combination
-that has a line is not run again.
+every combination is a run, or of data and archs those that a fourth list, cells, names. The same seed gives each method
+the same initial student weights, data order and augmentation. The score is that of the weights after the last step. A
+plan evaluates on `validation` (a part of the training split, for choosing) or on `test` (the official one, for the last
+word): runs of the latter look at it once, when they have ended. Results are appended to results/accuracy.jsonl, a
+line a run, with every setting; a combination that has one is not run again, and counts in every plan that
+holds it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import yaml
 from ssia_zoo.training.records import read_records
 
 ROOT = Path(__file__).resolve().parent.parent
+PLANS = ROOT / "benchmarks" / "plans"
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
 Settings = dict[str, Any]
 
@@ -157,6 +159,22 @@ def read_results() -> list[Settings]:
     return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
 
 
+def results_by_plan() -> dict[str, list[Settings]]:
+    """Of each plan in plans/ the runs that are recorded, whichever plan made them, in the plan's words and order."""
+    known = {result["key"]: result for result in read_results()}
+    plans = {
+        path.stem: cells(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in sorted(PLANS.glob("*.yaml"))
+    }
+    return {
+        name: [
+            {**known[cell.key], "data": cell.data, "arch": cell.arch, "method": cell.method}
+            for cell in planned
+            if cell.key in known
+        ]
+        for name, planned in plans.items()
+    }
+
+
 @dataclass(frozen=True)
 class Run:
     """Run what of a plan has no result yet."""
@@ -202,7 +220,7 @@ def run(arguments: Run) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """Write the tables and plots of docs/accuracy.md from every recorded run."""
+    """Write the tables and plots of docs/accuracy.md: of every plan, what has been run."""
 
 
 def main(arguments: Run | Report) -> None:
@@ -211,7 +229,7 @@ def main(arguments: Run | Report) -> None:
     else:
         from accuracy_report import write_report
 
-        write_report(read_results())
+        write_report(results_by_plan())
 
 
 if __name__ == "__main__":

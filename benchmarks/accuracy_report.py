@@ -23,11 +23,9 @@ Group = dict[str, dict[int, Result]]
 """Results by method and seed."""
 
 
-def write_report(results: list[Result]) -> None:
-    """Replace the generated part of docs/accuracy.md, and draw a plot for each plan."""
-    plans: dict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        plans[result["plan"]].append(result)
+def write_report(plans: dict[str, list[Result]]) -> None:
+    """Replace the generated part of docs/accuracy.md, and draw a plot for each plan of which something has been run."""
+    plans = {name: runs for name, runs in plans.items() if runs}
     parts = [section(name, runs) for name, runs in plans.items()]
     for name, runs in plans.items():
         draw(name, runs)
@@ -83,7 +81,7 @@ def section(plan: str, runs: list[Result]) -> str:
             "|---|---|---|---|---|---|",
         ]
         lines += [row(group, method) for method in group] + [""]
-    if len(groups(runs)) > 1:
+    if len(groups(runs)) > 1 and any(run["method"] == CONTROL for run in runs):
         lines += pooled(runs)
     return "\n".join(lines)
 

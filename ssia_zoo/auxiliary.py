@@ -40,7 +40,7 @@ class AuxiliaryLoss(nn.Module):
     """
 
     name: ClassVar[str]
-    uses_labels: ClassVar[bool] = False
+    uses_labels: bool = False
 
     def __init__(self, shapes: Sequence[StageShape], num_classes: int) -> None:
         super().__init__()

@@ -67,7 +67,7 @@ def weight_card(config: HubConfig, repo_id: str | None) -> str:
 
 {config.description.rstrip(".")}.
 
-{_what_it_is(config.architecture)} {_start(base_model)}
+{_what_it_is(config.architecture, config.training)} {_start(base_model)}
 
 ## Measured against its vanilla control
 
@@ -171,7 +171,7 @@ def training_card(
         ),
     )
     how = (
-        _what_it_is(architecture)
+        _what_it_is(architecture, settings)
         if ssia
         else f"A timm `{architecture}` trained {_without_ssia(objective)} (`--method {method}`)."
     )
@@ -265,9 +265,11 @@ def _render(data: ModelCardData, text: str) -> str:
 # --- Parts of the text ------------------------------------------------------------------------------------------------
 
 
-def _what_it_is(architecture: str) -> str:
+def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
+    labels = (settings.get("ssia") or {}).get("labels", 0) > 0
+    name = "SSIA + DSN (the labels teach the lower layers too, arXiv 1409.5185)" if labels else "the SSIA loss"
     return (
-        f"Trained with the SSIA loss: signals of the network's own higher layers guide its lower layers, in training "
+        f"Trained with {name}: signals of the network's own higher layers guide its lower layers, in training "
         f"only. It *is* a timm `{architecture}`: same parameters, same speed. {RECONSTRUCTION}"
     )
 

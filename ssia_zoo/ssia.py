@@ -14,7 +14,8 @@ Notation: F_1..F_K are the last maps (NCHW) of a network's stages, z_K its logit
   activation attention of Zagoruyko & Komodakis, "Paying More Attention to Attention" (arXiv 1612.03928), section 3.1.
 
 No signal or head uses statistics across images, so the loss is the same under gradient accumulation and data
-parallelism. The loss is self-supervised: it never sees a label.
+parallelism. The loss is self-supervised: it never sees a label, unless `labels` lets the semantic heads learn them too.
+That is no longer SSIA but SSIA + DSN (Lee et al., arXiv 1409.5185), and is called so.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssia_zoo.auxiliary import AuxiliaryLoss, Schedule, StageShape, at_least_float32, check_schedule, scheduled
+from ssia_zoo.auxiliary import (
+    AuxiliaryLoss,
+    LabelLoss,
+    Schedule,
+    StageShape,
+    at_least_float32,
+    check_schedule,
+    scheduled,
+)
 from ssia_zoo.errors import ConfigError
 
 _EPS = 1e-6
@@ -52,6 +61,8 @@ class SSIAConfig:
     """weight of the channel signal (pooled features of the higher stage); 0 turns it off"""
     spatial: float = 0.0
     """weight of the spatial signal (attention map of the higher stage); 0 turns it off"""
+    labels: float = 0.0
+    """weight of the task's own loss on the semantic heads: above 0 this is SSIA + DSN, no longer self-supervised"""
     temperature: float = 3.0
     """temperature T of the semantic signal"""
     pooling: Literal["average", "attention", "none"] = "average"
@@ -71,13 +82,18 @@ class SSIAConfig:
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"ssia.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
         check_schedule("ssia", self.weight, self.schedule, self.warmup)
-        for name in ("semantic", "channel", "spatial"):
+        for name in ("semantic", "channel", "spatial", "labels"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"ssia.{name} is {value}; expected a finite number >= 0")
         if self.semantic + self.channel + self.spatial == 0:
             raise ConfigError(
                 "ssia has no signal: set at least one of ssia.semantic, ssia.channel, ssia.spatial above 0"
+            )
+        if self.labels > 0 and (self.semantic == 0 or self.pooling == "none"):
+            raise ConfigError(
+                f"ssia.labels is {self.labels}, but it is the pooled semantic heads that learn labels; set "
+                "ssia.semantic above 0 and ssia.pooling to average or attention"
             )
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ConfigError(f"ssia.temperature is {self.temperature}; expected a finite number > 0")
@@ -209,6 +225,7 @@ class SSIALoss(AuxiliaryLoss):
     def __init__(self, shapes: Sequence[StageShape], num_classes: int, config: SSIAConfig | None = None) -> None:
         super().__init__(shapes, num_classes)
         self.config = config or SSIAConfig()
+        self.uses_labels = self.config.labels > 0
         deepest = len(self.shapes) - 1
         self.pairs = {
             "deepest": [(low, deepest) for low in range(deepest)],
@@ -236,12 +253,15 @@ class SSIALoss(AuxiliaryLoss):
     def _head(self, low: int, out_features: int, bias: bool = True) -> Head:
         return Head(self.shapes[low][0], self.config.hidden, out_features, bias)
 
-    def forward(self, features: Sequence[Tensor], logits: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, features: Sequence[Tensor], logits: Tensor, label_loss: LabelLoss | None = None
+    ) -> dict[str, Tensor]:
         """Compute the loss; gradients reach the lower stages and the heads, never the supervising features.
 
         Args:
             features: The stages' maps [B, C, H, W], lowest first, with the channels given on construction.
             logits: Final logits [B, num_classes].
+            label_loss: The task's criterion on this batch's targets; only with `labels` above 0.
 
         Returns:
             Scalars in at least float32: each active signal's mean over its pairs, and "ssia", their weighted sum
@@ -250,7 +270,12 @@ class SSIALoss(AuxiliaryLoss):
         with torch.autocast(logits.device.type, enabled=False):
             terms: dict[str, Tensor] = {}
             if self.semantic:
-                terms["semantic"] = self._semantic(features, at_least_float32(logits.detach()))
+                predictions = self._predict_classes(features)
+                terms["semantic"] = self._semantic(predictions, at_least_float32(logits.detach()))
+                if self.uses_labels:
+                    if label_loss is None:
+                        raise ConfigError("ssia.labels is above 0, but the loss was called without a label_loss")
+                    terms["labels"] = torch.stack([label_loss(prediction) for prediction in predictions]).mean()
             if self.channel:
                 terms["channel"] = self._channel(features)
             if self.spatial:
@@ -258,23 +283,23 @@ class SSIALoss(AuxiliaryLoss):
             terms["ssia"] = torch.stack([getattr(self.config, name) * term for name, term in terms.items()]).sum()
         return terms
 
-    def _semantic(self, features: Sequence[Tensor], logits: Tensor) -> Tensor:
+    def _predict_classes(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Each semantic head's logits: [B, num_classes], or [B, positions, num_classes] without pooling."""
+        predictions = []
+        for head, (low, high) in zip(self.semantic, self._active("semantic"), strict=True):
+            grid, pool = even_grid(features[low])
+            if self.config.pooling == "attention":
+                grid, pool = _size(features[high]), spatial_attention(features[high].detach())
+            predictions.append(head(features[low], grid, None if self.config.pooling == "none" else pool))
+        return predictions
+
+    def _semantic(self, predictions: Sequence[Tensor], logits: Tensor) -> Tensor:
         temperature = self.config.temperature
         target = torch.log_softmax(logits / temperature, dim=1)
         losses = []
-        for head, (low, high) in zip(self.semantic, self._active("semantic"), strict=True):
-            pool: Tensor | None
-            if self.config.pooling == "attention":
-                grid = _size(features[high])
-                pool = spatial_attention(features[high].detach())
-            else:
-                grid, pool = even_grid(features[low])
-            if self.config.pooling == "none":
-                prediction = head(features[low], grid, None) / temperature  # [B, H * W, num_classes]
-                wanted = target[:, None].expand_as(prediction).flatten(0, 1)
-            else:
-                prediction, wanted = head(features[low], grid, pool) / temperature, target
-            log_p = torch.log_softmax(prediction.flatten(0, -2), dim=1)
+        for prediction in predictions:
+            wanted = target if prediction.dim() == 2 else target[:, None].expand_as(prediction).flatten(0, 1)
+            log_p = torch.log_softmax(prediction.flatten(0, -2) / temperature, dim=1)
             losses.append(F.kl_div(log_p, wanted, reduction="batchmean", log_target=True))
         return temperature**2 * torch.stack(losses).mean()
 

@@ -127,25 +127,41 @@ def test_the_report_shows_every_seed_and_the_paired_difference(
 ) -> None:
     report = load("accuracy_report")
     scores = {"vanilla": (50.0, 52.0, 54.0), "ssia": (51.0, 54.0, 57.0)}
-    about = {"plan": "p", "data": "d", "arch": "a", "evaluated_on": "test", "images": 100, "train_task_loss": 1.0}
+    about = {"data": "d", "arch": "a", "evaluated_on": "test", "images": 100, "train_task_loss": 1.0}
     results = [
         {**about, "method": m, "seed": s, "top1": top1} for m, runs in scores.items() for s, top1 in enumerate(runs)
     ]
     monkeypatch.setattr(report, "DOCS", tmp_path / "accuracy.md")
     monkeypatch.setattr(report, "IMAGES", tmp_path)
     report.DOCS.write_text(f"before\n{report.START}\nold\n{report.END}\nafter\n", encoding="utf-8")
-    report.write_report(results)
+    report.write_report({"p": results, "not yet run": []})
     text = report.DOCS.read_text(encoding="utf-8")
     assert "| ssia | 54.00 | 51.00 / 54.00 / 57.00 | +2.00 | -0.48 to +4.48 |" in text
     assert "old" not in text
+    assert "not yet run" not in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert (tmp_path / "accuracy_p.png").stat().st_size > 1000
 
 
+def test_a_run_counts_in_every_plan_that_holds_it(
+    arena: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arena, "PLANS", tmp_path / "plans")
+    arena.PLANS.mkdir()
+    other = {**PLAN, "seeds": [1], "methods": {"control": {"method": "vanilla"}}}
+    for name, plan in (("first", PLAN), ("other", other)):
+        (arena.PLANS / f"{name}.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
+    recorded = [{"plan": "first", "method": cell.method, "key": cell.key, "top1": 1.0} for cell in arena.cells(PLAN)]
+    arena.RESULTS.write_text("".join(json.dumps(line) + "\n" for line in recorded), encoding="utf-8")
+    found = arena.results_by_plan()
+    assert len(found["first"]) == 4
+    assert [(r["method"], r["key"]) for r in found["other"]] == [("control", recorded[2]["key"])]
+
+
 def test_over_several_cells_the_report_takes_all_pairs_together() -> None:
     report = load("accuracy_report")
-    about = {"plan": "p", "evaluated_on": "test", "images": 100, "train_task_loss": 1.0, "arch": "a"}
+    about = {"evaluated_on": "test", "images": 100, "train_task_loss": 1.0, "arch": "a"}
     gains = {"c10": (1.0, 2.0), "tin": (-1.0, 2.0)}
     runs = [
         {**about, "data": data, "method": method, "seed": seed, "top1": 50.0 + gain * (method == "ssia")}

@@ -271,6 +271,31 @@ def test_the_semantic_loss_is_t_squared_times_the_mean_divergence() -> None:
     assert terms["ssia"].item() == pytest.approx(0.5 * terms["semantic"].item())
 
 
+def test_with_labels_the_semantic_heads_learn_the_tasks_own_loss_too() -> None:
+    loss = SSIALoss(SHAPES["K=3"], 2, SSIAConfig(hidden=4, labels=0.5))
+    assert loss.uses_labels
+    predict_always(loss.semantic[0], [0.0, math.log(3)])
+    predict_always(loss.semantic[1], [0.0, math.log(9)])
+    features, _ = make_inputs(SHAPES["K=3"], batch=2)
+    labels = torch.tensor([0, 1])
+    terms = loss(features, torch.zeros(2, 2), lambda z: F.cross_entropy(z, labels))
+    expected = -(math.log(1 / 4) + math.log(3 / 4) + math.log(1 / 10) + math.log(9 / 10)) / 4
+    assert terms["labels"].item() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(terms["ssia"], terms["semantic"] + 0.5 * terms["labels"])
+    with pytest.raises(ConfigError, match=r"ssia\.labels is above 0, .*label_loss"):
+        loss(features, torch.zeros(2, 2))
+
+
+def test_without_labels_the_loss_does_not_ask_for_them() -> None:
+    loss = make_loss(SHAPES["K=2"])
+    assert not loss.uses_labels
+
+    def unasked(logits: Tensor) -> Tensor:
+        raise AssertionError("the loss looked at labels")
+
+    assert "labels" not in loss(*make_inputs(SHAPES["K=2"]), unasked)
+
+
 def test_the_channel_loss_is_the_mean_squared_error_to_the_supervisors_signal() -> None:
     loss = make_loss(SHAPES["K=3"], pairs="adjacent", semantic=0, channel=3)
     features, logits = make_inputs(SHAPES["K=3"])
@@ -394,6 +419,9 @@ def test_the_loss_is_finite_and_not_negative(
         ({"channel": math.inf}, r"ssia\.channel is inf"),
         ({"spatial": math.nan}, r"ssia\.spatial is nan"),
         ({"weight": -0.1}, r"ssia\.weight is -0\.1"),
+        ({"labels": -1.0}, r"ssia\.labels is -1\.0"),
+        ({"labels": 1.0, "semantic": 0.0, "channel": 1.0}, r"ssia\.labels is 1\.0, .* set ssia\.semantic above 0"),
+        ({"labels": 1.0, "pooling": "none"}, r"ssia\.labels is 1\.0, .* ssia\.pooling to average or attention"),
         ({"semantic": 0.0}, r"no signal: .*ssia\.semantic, ssia\.channel, ssia\.spatial"),
         ({"temperature": 0.0}, r"ssia\.temperature is 0\.0"),
         ({"hidden": 0}, r"ssia\.hidden is 0"),

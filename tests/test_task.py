@@ -17,6 +17,7 @@ from timm.task import ClassificationTask
 from torch import Tensor, nn
 
 from ssia_zoo.errors import ConfigError
+from ssia_zoo.features import forward_stages
 from ssia_zoo.ssia import SSIAConfig
 from ssia_zoo.task import SSIATask
 
@@ -125,6 +126,21 @@ def test_the_loss_is_the_task_loss_plus_lambda_times_ssia(name: str) -> None:
     torch.testing.assert_close(result["loss"], result["task_loss"] + 0.3 * result["ssia"])
     torch.testing.assert_close(result["task_loss"], F.cross_entropy(result["output"], target))
     assert result["output"].shape == (4, CLASSES)
+
+
+def test_with_labels_the_heads_learn_by_the_tasks_own_criterion() -> None:
+    task = SSIATask(
+        make_model("test_resnet"), SSIAConfig(labels=2.0), input_size=SIZE, criterion_kwargs={"smoothing": 0.1}
+    ).eval()
+    images, target = make_batch()
+    with torch.no_grad():
+        result = task(images, target)
+        module = task.trainable_module
+        _, features = forward_stages(module.student, images, module.indices)
+        heads = module.projection._predict_classes(features)
+    expected = torch.stack([F.cross_entropy(z, target, label_smoothing=0.1) for z in heads]).mean()
+    torch.testing.assert_close(result["labels"], expected)
+    torch.testing.assert_close(result["loss"], result["task_loss"] + result["semantic"] + 2 * expected)
 
 
 def test_progress_drives_lambda() -> None:
