@@ -143,7 +143,7 @@ def run_cell(cell: Cell, folder: Path, data: Path) -> Settings:
         "evaluated_on": cell.settings["eval_split"],
         "images": described["evaluated_images"],
         **{name: round(value, 4) for name, value in described["metrics"].items()},
-        "train_task_loss": round(last["task_loss"], 4),
+        "train_task_loss": round(last["task_loss"], 4),  # of a tenth of an epoch, augmented
         "seconds": round(time.monotonic() - start, 1),
         "key": cell.key,
         "subset": cell.subset,
@@ -160,19 +160,24 @@ def read_results() -> list[Settings]:
 
 
 def results_by_plan() -> dict[str, list[Settings]]:
-    """Of each plan in plans/ the runs that are recorded, whichever plan made them, in the plan's words and order."""
+    """Of each plan in plans/ the runs that are recorded, whichever plan made them, in the plan's words and order.
+
+    Runs that no plan holds any more come last, by the names that they were recorded under.
+    """
     known = {result["key"]: result for result in read_results()}
-    plans = {
-        path.stem: cells(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in sorted(PLANS.glob("*.yaml"))
-    }
-    return {
-        name: [
+    plans: dict[str, list[Settings]] = {}
+    for path in sorted(PLANS.glob("*.yaml")):
+        planned = cells(yaml.safe_load(path.read_text(encoding="utf-8")))
+        plans[path.stem] = [
             {**known[cell.key], "data": cell.data, "arch": cell.arch, "method": cell.method}
             for cell in planned
             if cell.key in known
         ]
-        for name, planned in plans.items()
-    }
+    held = {run["key"] for runs in plans.values() for run in runs}
+    for result in known.values():
+        if result["key"] not in held:
+            plans.setdefault(f"{result['plan']}, taken out of the plan since", []).append(result)
+    return plans
 
 
 @dataclass(frozen=True)

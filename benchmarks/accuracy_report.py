@@ -77,7 +77,7 @@ def section(plan: str, runs: list[Result]) -> str:
         lines += [
             f"`{arch}` on `{data}` ({images:,} images to evaluate on)",
             "",
-            "| method | mean | every seed | minus vanilla, paired | 95 % interval | training loss |",
+            "| method | mean | every seed | minus vanilla, paired | 95 % interval | loss, last batches |",
             "|---|---|---|---|---|---|",
         ]
         lines += [row(group, method) for method in group] + [""]
@@ -90,32 +90,33 @@ def row(group: Group, method: str) -> str:
     """A method's line: every seed in order."""
     results = [group[method][seed] for seed in sorted(group[method])]
     mean = sum(r["top1"] for r in results) / len(results)
-    loss = sum(r["train_task_loss"] for r in results) / len(results)
+    smoothed = any(r["settings"].get("smoothing") for r in results)  # which makes another loss of it
+    loss = "–" if smoothed else f"{sum(r['train_task_loss'] for r in results) / len(results):.3f}"
     seeds = " / ".join(f"{r['top1']:.2f}" for r in results)
     comparison = paired(group, method) if method != CONTROL else None
     difference = f"{comparison.difference:+.2f}" if comparison else "–"
-    return f"| {method} | {mean:.2f} | {seeds} | {difference} | {interval(comparison)} | {loss:.3f} |"
+    return f"| {method} | {mean:.2f} | {seeds} | {difference} | {interval(comparison)} | {loss} |"
 
 
 def pooled(runs: list[Result]) -> list[str]:
-    """Each method against the control over all cells and seeds together, with how many of the cells it leads."""
+    """Each method against the control over the cells: a mean of each cell's seeds, and an interval over the cells."""
     lines = [
-        "Over all of them: the paired differences of every data set, architecture and seed taken together.",
+        "Over all of them: a network on a data set, a cell, counts once, by the mean of its seeds' paired differences. The",
+        "95 % t-interval is over the cells: it covers other networks and data, as far as these can stand for them.",
         "",
-        "| method | pairs | minus vanilla, paired | 95 % interval | mean above zero in |",
-        "|---|---|---|---|---|",
+        "| method | cells | pairs | minus vanilla | 95 % interval | above zero in |",
+        "|---|---|---|---|---|---|",
     ]
     found = groups(runs).values()
     for method in {method: None for group in found for method in group if method != CONTROL}:
-        pairs = [pair for group in found for pair in control_pairs(group, method)]
-        if not pairs:
+        cells = [comparison for group in found if (comparison := paired(group, method))]
+        if not cells:
             continue
-        comparison = compare(pairs)
-        means = [one.difference for group in found if (one := paired(group, method))]
-        above = sum(value > 0 for value in means)
+        over = compare([PairedRun(seed=i, ssia=c.ssia_mean, vanilla=c.vanilla_mean) for i, c in enumerate(cells)])
+        above = sum(cell.difference > 0 for cell in cells)
         lines.append(
-            f"| {method} | {len(pairs)} | {comparison.difference:+.2f} | {interval(comparison)} "
-            f"| {above} of {len(means)} |"
+            f"| {method} | {len(cells)} | {sum(cell.seeds for cell in cells)} | {over.difference:+.2f} "
+            f"| {interval(over)} | {above} |"
         )
     return [*lines, ""]
 

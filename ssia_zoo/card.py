@@ -152,7 +152,8 @@ def training_card(
         Metadata and text; no licence is stated, as only the owner of a run can grant one.
     """
     dataset, ssia = str(settings["dataset"]), method == "ssia"
-    name = f"{architecture}, {'SSIA-trained' if ssia else 'trained'} on {dataset}"
+    by = f"{'SSIA + DSN' if _labels(settings) else 'SSIA'}-trained" if ssia else "trained"
+    name = f"{architecture}, {by} on {dataset}"
     data = _card_data(
         name=name,
         ssia=ssia,
@@ -266,12 +267,17 @@ def _render(data: ModelCardData, text: str) -> str:
 
 
 def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
-    labels = (settings.get("ssia") or {}).get("labels", 0) > 0
-    name = "SSIA + DSN (the labels teach the lower layers too, arXiv 1409.5185)" if labels else "the SSIA loss"
+    taught = "SSIA + DSN (the labels teach the lower layers too, arXiv 1409.5185; near BYOT, arXiv 1905.08094)"
+    name = taught if _labels(settings) else "the SSIA loss"
     return (
         f"Trained with {name}: signals of the network's own higher layers guide its lower layers, in training "
         f"only. It *is* a timm `{architecture}`: same parameters, same speed. {RECONSTRUCTION}"
     )
+
+
+def _labels(settings: Mapping[str, Any]) -> bool:
+    """Whether the SSIA heads were taught labels too."""
+    return bool((settings.get("ssia") or {}).get("labels", 0) > 0)
 
 
 def _without_ssia(objective: str | None) -> str:

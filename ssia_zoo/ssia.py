@@ -15,7 +15,8 @@ Notation: F_1..F_K are the last maps (NCHW) of a network's stages, z_K its logit
 
 No signal or head uses statistics across images, so the loss is the same under gradient accumulation and data
 parallelism. The loss is self-supervised: it never sees a label, unless `labels` lets the semantic heads learn them too.
-That is no longer SSIA but SSIA + DSN (Lee et al., arXiv 1409.5185), and is called so.
+That is no longer SSIA but SSIA + DSN (Lee et al., arXiv 1409.5185), near BYOT (Zhang et al., arXiv 1905.08094) without
+its hint, and is called so.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class SSIAConfig:
     temperature: float = 3.0
     """temperature T of the semantic signal"""
     pooling: Literal["average", "attention", "none"] = "average"
-    """how the semantic head pools positions: evenly, by the higher stage's spatial attention, or not at all, so that
-    every position predicts by itself"""
+    """how the semantic head pools positions: evenly, by the higher stage's spatial attention, or not at all (none), so
+    that each cell of its grid, at most 2x2, predicts by itself"""
     hidden: int = 256
     """width of the training-only heads, in channels"""
     weight: float = 1.0

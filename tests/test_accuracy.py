@@ -127,7 +127,7 @@ def test_the_report_shows_every_seed_and_the_paired_difference(
 ) -> None:
     report = load("accuracy_report")
     scores = {"vanilla": (50.0, 52.0, 54.0), "ssia": (51.0, 54.0, 57.0)}
-    about = {"data": "d", "arch": "a", "evaluated_on": "test", "images": 100, "train_task_loss": 1.0}
+    about = {"data": "d", "arch": "a", "evaluated_on": "test", "images": 100, "train_task_loss": 1.0, "settings": {}}
     results = [
         {**about, "method": m, "seed": s, "top1": top1} for m, runs in scores.items() for s, top1 in enumerate(runs)
     ]
@@ -157,12 +157,16 @@ def test_a_run_counts_in_every_plan_that_holds_it(
     found = arena.results_by_plan()
     assert len(found["first"]) == 4
     assert [(r["method"], r["key"]) for r in found["other"]] == [("control", recorded[2]["key"])]
+    assert list(found) == ["first", "other"]
+    (arena.PLANS / "first.yaml").unlink()
+    left = arena.results_by_plan()["first, taken out of the plan since"]
+    assert {r["key"] for r in left} == {recorded[i]["key"] for i in (0, 1, 3)}
 
 
-def test_over_several_cells_the_report_takes_all_pairs_together() -> None:
+def test_over_several_cells_the_report_counts_each_once() -> None:
     report = load("accuracy_report")
-    about = {"evaluated_on": "test", "images": 100, "train_task_loss": 1.0, "arch": "a"}
-    gains = {"c10": (1.0, 2.0), "tin": (-1.0, 2.0)}
+    about = {"evaluated_on": "test", "images": 100, "train_task_loss": 1.0, "arch": "a", "settings": {}}
+    gains = {"c10": (1.0, 2.0, 3.0, 2.0), "tin": (-1.0, 1.0), "digits": (1.0,)}  # means 2, 0, 1
     runs = [
         {**about, "data": data, "method": method, "seed": seed, "top1": 50.0 + gain * (method == "ssia")}
         for data, of_seeds in gains.items()
@@ -170,6 +174,18 @@ def test_over_several_cells_the_report_takes_all_pairs_together() -> None:
         for method in ("vanilla", "ssia")
     ]
     alone = {**about, "data": "tin", "method": "dsn", "seed": 7, "top1": 60.0}  # of a seed without a control
-    # 1.0 +- 3.1824 (t of 3 degrees of freedom) * sqrt(2) (standard deviation) / sqrt(4)
-    assert "| ssia | 4 | +1.00 | -1.25 to +3.25 | 2 of 2 |" in report.section("p", [*runs, alone])
-    assert "| dsn | 4" not in report.section("p", [*runs, alone])
+    text = report.section("p", [*runs, alone])
+    # 1.0 +- 4.3027 (t of 2 degrees of freedom) * 1.0 (standard deviation) / sqrt(3)
+    assert "| ssia | 3 | 7 | +1.00 | -1.48 to +3.48 | 2 |" in text
+    assert "| dsn | 1" not in text
+
+
+def test_a_smoothed_loss_is_not_held_against_others() -> None:
+    report = load("accuracy_report")
+    run = {"seed": 0, "top1": 50.0, "train_task_loss": 1.25}
+    group = {
+        "vanilla": {0: {**run, "settings": {}}},
+        "label smoothing": {0: {**run, "settings": {"smoothing": 0.1}}},
+    }
+    assert report.row(group, "vanilla").endswith("| 1.250 |")
+    assert report.row(group, "label smoothing").endswith("| – |")

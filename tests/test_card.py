@@ -199,7 +199,9 @@ def test_a_run_claims_no_gain_and_a_control_no_ssia() -> None:
 
 def test_a_run_whose_heads_learned_labels_is_called_so() -> None:
     settings = {"model": "test_resnet", "dataset": "makers/toys", "seed": 3, "ssia": {"labels": 0.5}}
-    assert "Trained with SSIA + DSN (the labels teach the lower layers too" in run_card(settings=settings)
+    card = run_card(settings=settings)
+    assert "# test_resnet, SSIA + DSN-trained on makers/toys" in card
+    assert "Trained with SSIA + DSN (the labels teach the lower layers too" in card
     assert "Trained with the SSIA loss" in run_card()
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ssia_zoo._hub_errors import one_line
 from ssia_zoo.errors import TrainingError
+from ssia_zoo.training.config import complete
 from ssia_zoo.training.faults import is_dead_worker
 
 _PREFIX = "step_"
@@ -234,12 +235,13 @@ def check_checkpoint(
 ) -> None:
     """Check that a checkpoint is of a run with the same settings, spread over as many processes.
 
+    Settings that an older version did not know count as their defaults.
     What may change the last bits of the result (versions, threads) is told as a warning.
 
     Raises:
         TrainingError: If not; names what differs.
     """
-    before, processes_before = manifest["experiment"], manifest["processes"]
+    before, processes_before = complete(manifest["experiment"]), manifest["processes"]
     free = ("workers", "max_corrupt")  # which change nothing; to raise the latter is what a stopped run is told to do
     decisive = {name: now for name, now in experiment.items() if name not in free}
     changed = [f"{name} ({before.get(name)} -> {now})" for name, now in decisive.items() if before.get(name) != now]

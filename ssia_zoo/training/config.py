@@ -194,6 +194,15 @@ class TrainConfig(DataConfig):
         return yaml.safe_dump(json.loads(json.dumps(asdict(self))), sort_keys=False)
 
 
+def complete(experiment: dict[str, Any]) -> dict[str, Any]:
+    """An older version's `TrainConfig.experiment()`: what was not there yet counts as its default, in groups too."""
+    whole = TrainConfig().experiment()
+    for name, value in experiment.items():
+        default = whole.get(name)
+        whole[name] = {**default, **value} if isinstance(default, dict) and isinstance(value, dict) else value
+    return whole
+
+
 _OUTPUT_FIELDS = (
     *("output_dir", "resume", "checkpoint_every", "keep_checkpoints", "with_tracking", "tracker"),
     *("push_to_hub", "hub_model_id", "hub_private", "push_every", "val_interval", "eval_only"),

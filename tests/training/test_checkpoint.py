@@ -197,6 +197,17 @@ def test_a_checkpoint_of_other_settings_is_refused_whatever_the_folder(
     assert same_weights(tmp_path / "branch", finished)
 
 
+def test_a_checkpoint_from_before_there_was_a_setting_goes_on_with_its_default(run: Path) -> None:
+    manifest = read_manifest(run / "checkpoints" / "step_00000012")
+    here = manifest["experiment"]
+    older = {name: value for name, value in here.items() if name != "crop_pct"}
+    older["ssia"] = {name: value for name, value in here["ssia"].items() if name != "labels"}
+    check_checkpoint({**manifest, "experiment": older}, here, 1, manifest["environment"])
+    changed = {**here, "ssia": {**here["ssia"], "labels": 1.0}}
+    with pytest.raises(TrainingError, match="changed here: ssia"):
+        check_checkpoint({**manifest, "experiment": older}, changed, 1, manifest["environment"])
+
+
 def test_a_run_that_too_many_unreadable_images_stopped_goes_on_with_a_higher_limit(run: Path) -> None:
     manifest = read_manifest(run / "checkpoints" / "step_00000012")
     check_checkpoint(manifest, manifest["experiment"] | {"max_corrupt": 0.1}, 1, manifest["environment"])
