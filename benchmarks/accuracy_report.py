@@ -101,8 +101,8 @@ def row(group: Group, method: str) -> str:
 def pooled(runs: list[Result]) -> list[str]:
     """Each method against the control over the cells: a mean of each cell's seeds, and an interval over the cells."""
     lines = [
-        "Over all of them: a network on a data set, a cell, counts once, by the mean of its seeds' paired differences. The",
-        "95 % t-interval is over the cells: it covers other networks and data, as far as these can stand for them.",
+        "Over all of them: a network on a data set, a cell, counts once, by the mean of its seeds' paired differences.",
+        "The 95 % t-interval is over the cells: it covers other networks and data, as far as these can stand for them.",
         "",
         "| method | cells | pairs | minus vanilla | 95 % interval | above zero in |",
         "|---|---|---|---|---|---|",
