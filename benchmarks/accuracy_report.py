@@ -26,9 +26,11 @@ Group = dict[str, dict[int, Result]]
 def write_report(plans: dict[str, list[Result]]) -> None:
     """Replace the generated part of docs/accuracy.md, and draw a plot for each plan of which something has been run."""
     plans = {name: runs for name, runs in plans.items() if runs}
-    parts = [section(name, runs) for name, runs in plans.items()]
+    parts = []
     for name, runs in plans.items():
-        draw(name, runs)
+        parts.append(section(name, runs))
+        if picture := draw(name, runs):
+            parts.append(f"![paired differences of {name}](images/{picture.name})\n")
     text = DOCS.read_text(encoding="utf-8")
     generated = f"{START}\n\n" + "\n".join(parts) + f"\n{END}"
     DOCS.write_text(
@@ -121,12 +123,12 @@ def pooled(runs: list[Result]) -> list[str]:
     return [*lines, ""]
 
 
-def draw(plan: str, runs: list[Result]) -> None:
-    """Paired differences with their intervals, a panel for each data set and architecture."""
+def draw(plan: str, runs: list[Result]) -> Path | None:
+    """Paired differences with their intervals, a panel for each data set and architecture; nothing without any."""
     found = {key: [m for m in group if m != CONTROL and paired(group, m)] for key, group in groups(runs).items()}
     found = {key: methods for key, methods in found.items() if methods}
     if not found:
-        return
+        return None
     height = 0.6 + 0.28 * max(map(len, found.values()))
     figure = Figure(figsize=(9, 0.4 + height * ((len(found) + 1) // 2)), layout="constrained")
     axes = figure.subplots((len(found) + 1) // 2, 2, squeeze=False, sharex=True).flat
@@ -142,4 +144,6 @@ def draw(plan: str, runs: list[Result]) -> None:
     for panel in list(axes)[len(found) :]:
         panel.set_axis_off()
     figure.supxlabel("top-1 minus vanilla's, points; paired by seed, 95 % interval", fontsize=9)
-    figure.savefig(IMAGES / f"accuracy_{plan}.png", dpi=110)
+    path = IMAGES / f"accuracy_{plan}.png"
+    figure.savefig(path, dpi=110)
+    return path

@@ -137,6 +137,7 @@ def test_the_report_shows_every_seed_and_the_paired_difference(
     report.write_report({"p": results, "not yet run": []})
     text = report.DOCS.read_text(encoding="utf-8")
     assert "| ssia | 54.00 | 51.00 / 54.00 / 57.00 | +2.00 | -0.48 to +4.48 |" in text
+    assert "![paired differences of p](images/accuracy_p.png)" in text
     assert "old" not in text
     assert "not yet run" not in text
     assert text.startswith("before\n")
