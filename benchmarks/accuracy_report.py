@@ -48,17 +48,12 @@ def groups(runs: list[Result]) -> dict[tuple[str, str], Group]:
 
 def paired(group: Group, method: str) -> Comparison | None:
     """A method against the control over the seeds that both have run."""
-    pairs = control_pairs(group, method)
-    return compare(pairs) if pairs else None
-
-
-def control_pairs(group: Group, method: str) -> list[PairedRun]:
-    """A method's scores beside the control's, for the seeds that both have run."""
-    ours, controls = group.get(method, {}), group.get(CONTROL, {})
-    return [
+    ours, controls = group[method], group.get(CONTROL, {})
+    pairs = [
         PairedRun(seed=s, ssia=ours[s]["top1"], vanilla=controls[s]["top1"])
         for s in sorted(ours.keys() & controls.keys())
     ]
+    return compare(pairs) if pairs else None
 
 
 def interval(comparison: Comparison | None) -> str:
@@ -111,7 +106,7 @@ def pooled(runs: list[Result]) -> list[str]:
     ]
     found = groups(runs).values()
     for method in {method: None for group in found for method in group if method != CONTROL}:
-        cells = [comparison for group in found if (comparison := paired(group, method))]
+        cells = [comparison for group in found if method in group and (comparison := paired(group, method))]
         if not cells:
             continue
         over = compare([PairedRun(seed=i, ssia=c.ssia_mean, vanilla=c.vanilla_mean) for i, c in enumerate(cells)])

@@ -288,9 +288,10 @@ class SSIALoss(AuxiliaryLoss):
         """Each semantic head's logits: [B, num_classes], or [B, positions, num_classes] without pooling."""
         predictions = []
         for head, (low, high) in zip(self.semantic, self._active("semantic"), strict=True):
-            grid, pool = even_grid(features[low])
             if self.config.pooling == "attention":
                 grid, pool = _size(features[high]), spatial_attention(features[high].detach())
+            else:
+                grid, pool = even_grid(features[low])
             predictions.append(head(features[low], grid, None if self.config.pooling == "none" else pool))
         return predictions
 

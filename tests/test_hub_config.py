@@ -11,7 +11,7 @@ import pytest
 from ssia_zoo._resources import resource_dir
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.hub_config import read_hub_config, read_hub_configs
-from ssia_zoo.training.config import TrainConfig, read_config
+from ssia_zoo.training.config import complete, read_config
 
 NAME = "mobilenetv3_small_050_ssia.digits_r32"
 
@@ -32,10 +32,7 @@ def test_every_shipped_description_is_valid_and_its_training_settings_are_accept
     assert configs
     for config in configs:
         settings = read_config(config.name)
-        expected = TrainConfig().experiment()  # what was not there yet when it was trained counts as its default
-        for field, value in config.training.items():
-            expected[field] = {**expected[field], **value} if isinstance(value, dict) else value
-        assert settings.experiment() == expected
+        assert settings.experiment() == complete(config.training)
         assert settings.method == "ssia"
         assert settings.seed == config.metrics.seed
 
