@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import timm
+import torch
 from matplotlib.figure import Figure
+from torch.utils.flop_counter import FlopCounterMode
 
 from ssia_zoo.comparison import Comparison, compare
 from ssia_zoo.hub_config import PairedRun
@@ -74,8 +79,8 @@ def section(plan: str, runs: list[Result]) -> str:
         lines += [
             f"`{arch}` on `{data}` ({images:,} images to evaluate on)",
             "",
-            "| method | mean | every seed | minus vanilla, paired | 95 % interval | loss, last batches |",
-            "|---|---|---|---|---|---|",
+            "| method | at inference | mean | every seed | minus vanilla, paired | 95 % interval | final loss |",
+            "|---|---|---|---|---|---|---|",
         ]
         lines += [row(group, method) for method in group] + [""]
     if len(groups(runs)) > 1 and any(run["method"] == CONTROL for run in runs):
@@ -92,7 +97,26 @@ def row(group: Group, method: str) -> str:
     seeds = " / ".join(f"{r['top1']:.2f}" for r in results)
     comparison = paired(group, method) if method != CONTROL else None
     difference = f"{comparison.difference:+.2f}" if comparison else "–"
-    return f"| {method} | {mean:.2f} | {seeds} | {difference} | {interval(comparison)} | {loss} |"
+    cost = inference_cost(results[0])
+    return f"| {method} | {cost} | {mean:.2f} | {seeds} | {difference} | {interval(comparison)} | {loss} |"
+
+
+def inference_cost(result: Result) -> str:
+    """What the network that was trained costs its user: parameters, and FLOPs for an image as PyTorch counts them."""
+    settings = result["settings"]
+    kwargs = json.dumps(settings.get("model_kwargs", {}), sort_keys=True)
+    parameters, flops = _size(settings["model"], kwargs, settings["image_size"], result["subset"]["classes"])
+    return f"{parameters / 1e6:.3f} M, {flops / 1e6:.1f} MFLOPs"
+
+
+@cache
+def _size(architecture: str, kwargs: str, image_size: int, classes: int) -> tuple[int, int]:
+    with torch.device("meta"):
+        model = timm.create_model(architecture, num_classes=classes, **json.loads(kwargs)).eval()
+        image = torch.zeros(1, 3, image_size, image_size)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(image)
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops()
 
 
 def pooled(runs: list[Result]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import pytest
+import timm
 import yaml
 
 from ssia_zoo.data import digits
@@ -24,6 +25,7 @@ PLAN: dict[str, Any] = {
     "archs": {"test_resnet": {"model": "test_resnet"}},
     "methods": {"vanilla": {"method": "vanilla"}, "ssia": {"method": "ssia"}},
 }
+TRAINED: dict[str, Any] = {"settings": {"model": "test_resnet", "image_size": 32}, "subset": {"classes": 5}}
 
 
 def load(name: str) -> ModuleType:
@@ -127,7 +129,7 @@ def test_the_report_shows_every_seed_and_the_paired_difference(
 ) -> None:
     report = load("accuracy_report")
     scores = {"vanilla": (50.0, 52.0, 54.0), "ssia": (51.0, 54.0, 57.0)}
-    about = {"data": "d", "arch": "a", "evaluated_on": "test", "images": 100, "train_task_loss": 1.0, "settings": {}}
+    about = {"data": "d", "arch": "a", "evaluated_on": "test", "images": 100, "train_task_loss": 1.0, **TRAINED}
     results = [
         {**about, "method": m, "seed": s, "top1": top1} for m, runs in scores.items() for s, top1 in enumerate(runs)
     ]
@@ -136,7 +138,7 @@ def test_the_report_shows_every_seed_and_the_paired_difference(
     report.DOCS.write_text(f"before\n{report.START}\nold\n{report.END}\nafter\n", encoding="utf-8")
     report.write_report({"p": results, "not yet run": []})
     text = report.DOCS.read_text(encoding="utf-8")
-    assert "| ssia | 54.00 | 51.00 / 54.00 / 57.00 | +2.00 | -0.48 to +4.48 |" in text
+    assert "MFLOPs | 54.00 | 51.00 / 54.00 / 57.00 | +2.00 | -0.48 to +4.48 |" in text
     assert "![paired differences of p](images/accuracy_p.png)" in text
     assert "old" not in text
     assert "not yet run" not in text
@@ -166,7 +168,7 @@ def test_a_run_counts_in_every_plan_that_holds_it(
 
 def test_over_several_cells_the_report_counts_each_once() -> None:
     report = load("accuracy_report")
-    about = {"evaluated_on": "test", "images": 100, "train_task_loss": 1.0, "arch": "a", "settings": {}}
+    about = {"evaluated_on": "test", "images": 100, "train_task_loss": 1.0, "arch": "a", **TRAINED}
     gains = {"c10": (1.0, 2.0, 3.0, 2.0), "tin": (-1.0, 1.0), "digits": (1.0,)}  # means 2, 0, 1
     runs = [
         {**about, "data": data, "method": method, "seed": seed, "top1": 50.0 + gain * (method == "ssia")}
@@ -183,10 +185,20 @@ def test_over_several_cells_the_report_counts_each_once() -> None:
 
 def test_a_smoothed_loss_is_not_held_against_others() -> None:
     report = load("accuracy_report")
-    run = {"seed": 0, "top1": 50.0, "train_task_loss": 1.25}
-    group = {
-        "vanilla": {0: {**run, "settings": {}}},
-        "label smoothing": {0: {**run, "settings": {"smoothing": 0.1}}},
-    }
+    run = {"seed": 0, "top1": 50.0, "train_task_loss": 1.25, **TRAINED}
+    smoothed = {**run, "settings": {**TRAINED["settings"], "smoothing": 0.1}}
+    group = {"vanilla": {0: run}, "label smoothing": {0: smoothed}}
     assert report.row(group, "vanilla").endswith("| 1.250 |")
     assert report.row(group, "label smoothing").endswith("| – |")
+
+
+def test_the_report_says_what_a_method_costs_at_inference() -> None:
+    report = load("accuracy_report")
+    settings = {"model": "resnet18", "image_size": 32, "model_kwargs": {"channels": [8, 16, 32, 64]}}
+    se = {**settings, "model_kwargs": {**settings["model_kwargs"], "block_args": {"attn_layer": "se"}}}
+    costs = {}
+    for name, given in (("vanilla", settings), ("ssia", {**settings, "ssia": {"hidden": 64}}), ("se", se)):
+        model = timm.create_model("resnet18", num_classes=5, **given["model_kwargs"])
+        costs[name] = report.inference_cost({"settings": given, "subset": {"classes": 5}})
+        assert costs[name].startswith(f"{sum(p.numel() for p in model.parameters()) / 1e6:.3f} M, ")
+    assert costs["ssia"] == costs["vanilla"] != costs["se"]
