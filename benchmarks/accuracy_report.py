@@ -73,7 +73,7 @@ def section(plan: str, runs: list[Result]) -> str:
     """One plan's tables, a table for each data set and architecture."""
     lines = [f"### `{plan}`", ""]
     on = {"validation": "a part of the training split", "test": "the official test split"}[runs[0]["evaluated_on"]]
-    lines += [f"`benchmarks/plans/{plan}.yaml`: {len(runs)} runs, top-1 in percent on {on}.", ""]
+    lines += [f"{len(runs)} runs, top-1 in percent on {on}.", ""]
     for (data, arch), group in groups(runs).items():
         images = next(iter(next(iter(group.values())).values()))["images"]
         lines += [
