@@ -49,7 +49,7 @@ class ReflectCrop:
 
     def __call__(self, image: PIL.Image.Image) -> PIL.Image.Image:
         """Takes an image whose sides are both at least `size` pixels."""
-        rows, columns = _reflected(image.height, self.padding), _reflected(image.width, self.padding)
+        rows, columns = reflected(image.height, self.padding), reflected(image.width, self.padding)
         top = int(torch.randint(0, len(rows) - self.size + 1, size=(1,)))
         left = int(torch.randint(0, len(columns) - self.size + 1, size=(1,)))
         kept = np.asarray(image)[rows[top : top + self.size]]
@@ -57,7 +57,8 @@ class ReflectCrop:
 
 
 @lru_cache(maxsize=256)
-def _reflected(length: int, padding: int) -> npt.NDArray[np.int64]:
+def reflected(length: int, padding: int) -> npt.NDArray[np.int64]:
+    """Which of `length` pixels stands at each place of a line that is padded by reflection at both ends."""
     return np.pad(np.arange(length), padding, mode="reflect")
 
 

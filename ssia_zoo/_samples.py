@@ -143,8 +143,7 @@ class Samples(Dataset[Sample]):
             raise UnreadableImageError(f"no image of a batch can be read, such as {name}; mend or remove them")
         filled = []
         for place, sample in enumerate(samples):
-            neighbour = next((other for other in whole if other > place), whole[0])
-            filled.append(sample or self._sample(stored[neighbour], stored[place]))
+            filled.append(sample or self._sample(stored[neighbour(place, whole)], stored[place]))
         return filled  # type: ignore[return-value]  # a neighbour can be decoded
 
     def _sample(self, image: Stored, place: Stored) -> Sample | None:
@@ -161,6 +160,11 @@ class Samples(Dataset[Sample]):
             return None
         seed_everything(mix(self.sampler.seed, place.epoch, place.index))
         return self.transform(decoded), image.label
+
+
+def neighbour(place: int, whole: Sequence[int]) -> int:
+    """The place of the batch whose image fills this one: the next that is whole, or the first."""
+    return next((other for other in whole if other > place), whole[0])
 
 
 def _path(image: Stored) -> str:

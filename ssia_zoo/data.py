@@ -13,13 +13,11 @@ from typing import Any, Literal
 import datasets
 import numpy as np
 import torch
-from timm.data import create_transform
-from timm.data.transforms import str_to_interp_mode
 from torch.utils.data import DataLoader, Sampler, default_collate
-from torchvision import transforms
 
-from ssia_zoo._images import ReflectCrop, mix
-from ssia_zoo._samples import NOT_COUNTED, Samples, StoredRows, StreamedRows, Transform, UnreadableImageError
+from ssia_zoo._cached import CachedSamples, whole_batch
+from ssia_zoo._images import mix
+from ssia_zoo._samples import NOT_COUNTED, Samples, StoredRows, StreamedRows, UnreadableImageError
 from ssia_zoo._splits import (
     Part,
     count_rows,
@@ -36,6 +34,7 @@ from ssia_zoo._splits import (
     subset,
 )
 from ssia_zoo._streaming import ImageStream, StreamSampler, share_loader
+from ssia_zoo._transforms import eval_transform, train_transform
 from ssia_zoo._unreadable import UnreadableImages
 from ssia_zoo._workers import outlive_stop_signals
 from ssia_zoo.errors import ConfigError, DataError
@@ -119,6 +118,9 @@ class DataConfig:
     """Views of each image in its batch, augmented apart; an epoch keeps its length and sees fewer images."""
     crop_padding: int = 0
     """Pad by this many pixels (reflected) and crop at random, as is usual for CIFAR, not a random resized crop."""
+    cache_images: bool = False
+    """Decode the training images once and crop and flip them on the training device, which keeps all of them: the same
+    batches, sooner. For small square images, with --crop-padding and no augmentation but that and --hflip."""
     interpolation: str = "bicubic"
     """How images are resized: nearest, bilinear, bicubic, box, hamming or lanczos."""
     crop_pct: float = 1.0
@@ -160,6 +162,12 @@ class DataConfig:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}")
         if self.streaming and self.holdout:
             raise ConfigError("--holdout needs the training split at hand; leave out --streaming, or name --eval-split")
+        others = ("streaming", "vflip", "color_jitter", "auto_augment", "random_erase")
+        if self.cache_images and (not self.crop_padding or any(getattr(self, name) for name in others)):
+            raise ConfigError(
+                "--cache-images needs --crop-padding and takes no augmentation beside it but --hflip; leave it out, or "
+                + ", ".join(f"--{name.replace('_', '-')}" for name in others)
+            )
 
 
 @dataclass(frozen=True)
@@ -246,56 +254,22 @@ def _stream(
     return ImageStream(rows, image_column, label_column, num_classes, length, config.shuffle_buffer)
 
 
-def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:
-    """Makes timm's augmentation: an RGB image to a normalized float tensor, 3 x image_size x image_size."""
-    size = _size(config)
-    try:
-        transform = create_transform(
-            size,
-            is_training=True,
-            scale=config.scale,
-            ratio=config.ratio,
-            hflip=config.hflip,
-            vflip=config.vflip,
-            color_jitter=config.color_jitter or None,
-            auto_augment=config.auto_augment,
-            interpolation=config.interpolation,
-            mean=tuple(mean),
-            std=tuple(std),
-            re_prob=config.random_erase,
-            re_mode=config.random_erase_mode,
-            re_count=config.random_erase_count,
-        )
-    except (AssertionError, ValueError, KeyError, IndexError) as error:
-        raise ConfigError(
-            f"timm cannot make the augmentation of --auto-augment {config.auto_augment!r}; "
-            "expected a policy such as 'rand-m9-mstd0.5-inc1', 'augmix-m3-w3', 'original' or 'v0'"
-        ) from error
-    if config.crop_padding:
-        # Resize leaves an image alone whose shorter side has this size already.
-        resize = transforms.Resize(size, interpolation=str_to_interp_mode(config.interpolation))
-        transform = transforms.Compose([resize, ReflectCrop(size, config.crop_padding), *transform.transforms[1:]])
-    made: Transform = transform
-    return made
-
-
-def eval_transform(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:
-    """Makes timm's resize and centre crop: an RGB image to a normalized float tensor, 3 x image_size x image_size."""
-    made: Transform = create_transform(
-        _size(config), interpolation=config.interpolation, crop_pct=config.crop_pct, mean=tuple(mean), std=tuple(std)
-    )
-    return made
-
-
 def train_loader(
-    data: ImageData, config: DataConfig, *, mean: Sequence[float], std: Sequence[float], seed: int
+    data: ImageData,
+    config: DataConfig,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int,
+    device: torch.device | None = None,
 ) -> DataLoader[Batch]:
     """Makes the loader of shuffled, augmented batches: (float32 NCHW, int64 N); a last part batch is left out.
 
-    The epoch is 0 until `loader.sampler.set_epoch` says otherwise; Accelerate's `set_epoch` arrives there too.
+    The epoch is 0 until `loader.sampler.set_epoch` says otherwise; Accelerate's `set_epoch` arrives there too. `device`
+    is where cached images are kept, and their batches made; the CPU if None.
 
     Raises:
-        DataError: There are fewer images than a batch takes.
+        DataError: There are fewer images than a batch takes, or images to cache are not square.
     """
     if len(data.train) < config.batch_size:
         raise DataError(
@@ -308,6 +282,16 @@ def train_loader(
         source, sampler = StreamedRows(len(data.train)), StreamSampler(data.train, seed, repeats)
     else:
         source, sampler = _rows(data, data.train), EpochSampler(len(data.train), seed, repeats=repeats)
+        if config.cache_images:
+            cached = CachedSamples(source, config, mean, std, sampler, data.unreadable_train, device)
+            return DataLoader(
+                cached,
+                config.batch_size,
+                sampler=sampler,
+                drop_last=True,
+                collate_fn=whole_batch,
+                generator=torch.Generator(),  # or iter(loader) would draw from the global one
+            )
     samples = Samples(source, train_transform(config, mean, std), sampler, data.unreadable_train, training=True)
     return _loader(samples, config.batch_size, config.workers, drop_last=True)
 
@@ -378,9 +362,3 @@ def _loader(samples: Samples, batch_size: int, workers: int, drop_last: bool) ->
 def _collate(samples: list[tuple[torch.Tensor, int]]) -> Batch:
     images, labels = default_collate(samples)
     return images, labels
-
-
-def _size(config: DataConfig) -> int:
-    if config.image_size is None:
-        raise ConfigError("--image-size is not set; expected the model's input size in pixels")
-    return config.image_size

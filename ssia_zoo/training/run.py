@@ -82,7 +82,8 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     whole = whole_copy(accelerator, model)
     optimizer: Any = build_optimizer(config, task.trainable_module)
     statistics = {"mean": preprocessing.mean, "std": preprocessing.std}
-    batches = share_loader(train_loader(data, config, seed=config.seed, **statistics), accelerator)
+    loader = train_loader(data, config, seed=config.seed, device=accelerator.device, **statistics)
+    batches = share_loader(loader, accelerator)
     task.trainable_module, optimizer, eval_batches = accelerator.prepare(
         task.trainable_module, optimizer, eval_loader(data, config, **statistics)
     )

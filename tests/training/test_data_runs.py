@@ -126,3 +126,15 @@ def test_too_many_damaged_images_end_the_run_in_one_line(tmp_path: Path) -> None
     says = "error: 1 of 16 images of the training images cannot be read, first row 15 of 'train' ("
     assert any(line.strip().startswith(says) for line in done.stderr.splitlines()), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_cached_images_train_the_same_network_and_resume_within_an_epoch(tmp_path: Path) -> None:
+    settings = {"crop_padding": 2, "epochs": 2, "batch_size": 8, "max_train_images": 40}
+    ordinary = small_run(tmp_path / "ordinary", **settings)
+    settings |= {"cache_images": True, "checkpoint_every": 3, "keep_checkpoints": 9}
+    cached = small_run(tmp_path / "cached", **settings)
+    assert same_weights(ordinary.folder, cached.folder)
+    checkpoints = sorted((tmp_path / "cached" / "checkpoints").iterdir())
+    assert len(checkpoints) > 2, "the third step ends no epoch"
+    resumed = small_run(tmp_path / "resumed", **settings, resume=str(checkpoints[0]))
+    assert same_weights(resumed.folder, ordinary.folder)
