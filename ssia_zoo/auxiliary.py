@@ -52,6 +52,9 @@ class AuxiliaryLoss(nn.Module):
         if num_classes < 1:
             raise ConfigError(f"{self.name.upper()} needs a classifier; got num_classes={num_classes}")
 
+    def set_progress(self, progress: float) -> None:
+        """Tell the share of optimizer steps done, from 0 to 1, to an objective that changes over training."""
+
 
 def scheduled(weight: float, schedule: Schedule, warmup: float, progress: float) -> float:
     """Lambda at a point of training.

@@ -71,7 +71,7 @@ def weight_card(config: HubConfig, repo_id: str | None) -> str:
 
 ## Measured against its vanilla control
 
-{_comparison_text(config.metrics)}
+{_comparison_text(config.metrics, _objective(config.training))}
 
 ## Use
 
@@ -152,7 +152,7 @@ def training_card(
         Metadata and text; no licence is stated, as only the owner of a run can grant one.
     """
     dataset, ssia = str(settings["dataset"]), method == "ssia"
-    by = f"{'SSIA + DSN' if _labels(settings) else 'SSIA'}-trained" if ssia else "trained"
+    by = f"{_objective(settings)}-trained" if ssia else "trained"
     name = f"{architecture}, {by} on {dataset}"
     data = _card_data(
         name=name,
@@ -267,17 +267,20 @@ def _render(data: ModelCardData, text: str) -> str:
 
 
 def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
-    taught = "SSIA + DSN (the labels teach the lower layers too, arXiv 1409.5185; near BYOT, arXiv 1905.08094)"
-    name = taught if _labels(settings) else "the SSIA loss"
+    choices = settings.get("ssia") or {}
+    name = "the SSIA loss"
+    if _objective(settings) != "SSIA":
+        when = "at first, and less and less" if choices.get("handover") else "too"
+        name = f"SSIA + DSN (the labels teach the lower layers {when}, arXiv 1409.5185; near BYOT, arXiv 1905.08094)"
     return (
         f"Trained with {name}: signals of the network's own higher layers guide its lower layers, in training "
         f"only. It *is* a timm `{architecture}`: same parameters, same speed. {RECONSTRUCTION}"
     )
 
 
-def _labels(settings: Mapping[str, Any]) -> bool:
-    """Whether the SSIA heads were taught labels too."""
-    return bool((settings.get("ssia") or {}).get("labels", 0) > 0)
+def _objective(settings: Mapping[str, Any]) -> str:
+    """What the loss is called: where labels teach the SSIA heads, too, it is no longer SSIA alone."""
+    return "SSIA + DSN" if (settings.get("ssia") or {}).get("labels", 0) > 0 else "SSIA"
 
 
 def _without_ssia(objective: str | None) -> str:
@@ -305,7 +308,7 @@ def _environment(environment: Mapping[str, str]) -> str:
     return f"Environment: {', '.join(f'{key} {value}' for key, value in environment.items())}."
 
 
-def _comparison_text(metrics: Metrics) -> str:
+def _comparison_text(metrics: Metrics, objective: str) -> str:
     """The table of all seeds and what may be concluded from it."""
     result, images = compare(metrics.runs), metrics.images
     rows = [
@@ -316,9 +319,9 @@ def _comparison_text(metrics: Metrics) -> str:
     rows.append(f"| mean | {result.ssia_mean:.2f} | {result.vanilla_mean:.2f} | {result.difference:+.2f} |")
     if result.spread is not None:
         rows.append(f"| standard deviation | {' | '.join(f'{value:.2f}' for value in result.spread)} |")
-    table = "\n".join(["| seed | SSIA, % | vanilla control, % | difference, points |", "|---|---|---|---|", *rows])
+    table = "\n".join([f"| seed | {objective}, % | vanilla control, % | difference, points |", "|---|---|---|---|", *rows])
     return f"""Top-1 on {images} images ({metrics.split}); one image is {100 / images:.2f} points. The control is
-the same training without the SSIA loss: same initial weights, data order, settings and budget. Every seed that was run
+the same training without that loss: same initial weights, data order, settings and budget. Every seed that was run
 is here, whichever is ahead.
 
 {table}

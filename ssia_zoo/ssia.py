@@ -64,6 +64,9 @@ class SSIAConfig:
     """weight of the spatial signal (attention map of the higher stage); 0 turns it off"""
     labels: float = 0.0
     """weight of the task's own loss on the semantic heads: above 0 this is SSIA + DSN, no longer self-supervised"""
+    handover: bool = False
+    """whether the labels give way to the network's own signal over training: with t the share of it done, the labels
+    count (1 - t) times, the semantic signal t times"""
     temperature: float = 3.0
     """temperature T of the semantic signal"""
     pooling: Literal["average", "attention", "none"] = "average"
@@ -96,6 +99,8 @@ class SSIAConfig:
                 f"ssia.labels is {self.labels}, but it is the pooled semantic heads that learn labels; set "
                 "ssia.semantic above 0 and ssia.pooling to average or attention"
             )
+        if self.handover and self.labels == 0:
+            raise ConfigError("ssia.handover is set, but ssia.labels is 0: there is nothing to hand over from; set it")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ConfigError(f"ssia.temperature is {self.temperature}; expected a finite number > 0")
         if self.hidden < 1:
@@ -222,6 +227,7 @@ class SSIALoss(AuxiliaryLoss):
     """
 
     name = "ssia"
+    progress: Tensor
 
     def __init__(self, shapes: Sequence[StageShape], num_classes: int, config: SSIAConfig | None = None) -> None:
         super().__init__(shapes, num_classes)
@@ -237,11 +243,18 @@ class SSIALoss(AuxiliaryLoss):
             self.semantic = nn.ModuleList(self._head(low, num_classes) for low, _ in self._active("semantic"))
             self.channel = nn.ModuleList(self._head(low, self.shapes[high][0]) for low, high in self._active("channel"))
             self.spatial = nn.ModuleList(self._head(low, 1, bias=False) for low, _ in self._active("spatial"))
+        if self.config.handover:  # a tensor, so that torch.compile does not compile each step anew
+            self.register_buffer("progress", torch.zeros(()), persistent=False)
         if not (self.semantic or self.channel or self.spatial):
             raise ConfigError(
                 f"no pair has a spatial signal: every supervising stage has one position (shapes {self.shapes}); "
                 "use larger images, ssia.pairs=adjacent, or another signal"
             )
+
+    def set_progress(self, progress: float) -> None:
+        """Tell how far the labels have given way; only `handover` asks."""
+        if self.config.handover:
+            self.progress.fill_(progress)
 
     def _active(self, signal: str) -> list[tuple[int, int]]:
         """Pairs that carry a signal, at the sizes known on construction."""
@@ -281,7 +294,11 @@ class SSIALoss(AuxiliaryLoss):
                 terms["channel"] = self._channel(features)
             if self.spatial:
                 terms["spatial"] = self._spatial(features)
-            terms["ssia"] = torch.stack([getattr(self.config, name) * term for name, term in terms.items()]).sum()
+            weights = {name: getattr(self.config, name) for name in terms}
+            if self.config.handover:
+                weights["semantic"] *= self.progress
+                weights["labels"] *= 1 - self.progress
+            terms["ssia"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return terms
 
     def _predict_classes(self, features: Sequence[Tensor]) -> list[Tensor]:

@@ -113,6 +113,7 @@ class AuxiliaryTask(TrainingTask):  # type: ignore[misc]  # timm has no types
             "loss" to train on, "output" (logits [B, num_classes]), and the parts: "task_loss" and the objective's
             terms, among them the whole of it under its name, without lambda.
         """
+        self._module().projection.set_progress(self.progress)
         logits, terms = self.trainable_module(*((input, target) if self._uses_labels else (input,)))
         task_loss = self.criterion(logits, target)
         loss = task_loss + self.weight_at(self.progress) * terms[self.objective_name]

@@ -203,6 +203,8 @@ def test_a_run_whose_heads_learned_labels_is_called_so() -> None:
     assert "# test_resnet, SSIA + DSN-trained on makers/toys" in card
     assert "Trained with SSIA + DSN (the labels teach the lower layers too" in card
     assert "Trained with the SSIA loss" in run_card()
+    settings["ssia"] = {"labels": 0.5, "handover": True}
+    assert "the labels teach the lower layers at first, and less and less" in run_card(settings=settings)
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,16 @@ def test_with_labels_the_semantic_heads_learn_the_tasks_own_loss_too() -> None:
         loss(features, torch.zeros(2, 2))
 
 
+def test_with_handover_the_labels_give_way_to_the_signal_over_training() -> None:
+    loss = SSIALoss(SHAPES["K=2"], 2, SSIAConfig(hidden=4, semantic=3.0, labels=2.0, handover=True))
+    features, logits = make_inputs(SHAPES["K=2"], batch=2)
+    for progress, (semantic, labels) in {0.0: (0.0, 2.0), 0.25: (0.75, 1.5), 1.0: (3.0, 0.0)}.items():
+        loss.set_progress(progress)
+        terms = loss(features, logits[:, :2], lambda z: F.cross_entropy(z, torch.tensor([0, 1])))
+        torch.testing.assert_close(terms["ssia"], semantic * terms["semantic"] + labels * terms["labels"])
+    assert not any("progress" in name for name in loss.state_dict()), "the run's position is saved elsewhere"
+
+
 def test_without_labels_the_loss_does_not_ask_for_them() -> None:
     loss = make_loss(SHAPES["K=2"])
     assert not loss.uses_labels

@@ -41,6 +41,7 @@ def test_lambda_follows_its_schedule(choices: dict[str, Any], expected: list[flo
         ({"labels": -1.0}, r"ssia\.labels is -1\.0"),
         ({"labels": 1.0, "semantic": 0.0, "channel": 1.0}, r"ssia\.labels is 1\.0, .* set ssia\.semantic above 0"),
         ({"labels": 1.0, "pooling": "none"}, r"ssia\.labels is 1\.0, .* ssia\.pooling to average or attention"),
+        ({"handover": True}, r"ssia\.handover is set, but ssia\.labels is 0"),
         ({"semantic": 0.0}, r"no signal: .*ssia\.semantic, ssia\.channel, ssia\.spatial"),
         ({"temperature": 0.0}, r"ssia\.temperature is 0\.0"),
         ({"hidden": 0}, r"ssia\.hidden is 0"),

@@ -143,6 +143,15 @@ def test_with_labels_the_heads_learn_by_the_tasks_own_criterion() -> None:
     torch.testing.assert_close(result["loss"], result["task_loss"] + result["semantic"] + 2 * expected)
 
 
+def test_progress_drives_the_handover() -> None:
+    config = SSIAConfig(labels=1.0, handover=True)
+    task = SSIATask(make_model("test_resnet"), config, input_size=SIZE).eval()
+    task.progress = 0.25
+    with torch.no_grad():
+        result = task(*make_batch())
+    torch.testing.assert_close(result["ssia"], 0.25 * result["semantic"] + 0.75 * result["labels"])
+
+
 def test_progress_drives_lambda() -> None:
     task = make_task(schedule="cosine", warmup=0.5, weight=2.0).eval()
     for progress, weight in [(0.0, 0.0), (0.25, 1.0), (0.5, 2.0), (0.75, 1.0), (1.0, 0.0)]:
