@@ -1,7 +1,7 @@
 """The arena: method x architecture x data x seed, each run by train_hf.py, paired by seed; and the tables of docs/.
 
     python benchmarks/accuracy.py run benchmarks/plans/PLAN.yaml --data-root DATA --jobs 2    # resumes where it stopped
-    python benchmarks/accuracy.py report                                  # tables and plots of every plan's runs
+    python benchmarks/accuracy.py report                    # tables and plots of every plan's runs, and of the weights'
 
 A plan names seeds, settings in common, and three lists: data (with the classes and images to keep), archs, methods;
 every combination is a run, or of data and archs those that a fourth list, cells, names. The same seed gives each method
@@ -39,6 +39,7 @@ from ssia_zoo.training.records import read_records
 ROOT = Path(__file__).resolve().parent.parent
 PLANS = ROOT / "benchmarks" / "plans"
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
+WEIGHTS = RESULTS.parent / "weights"
 Settings = dict[str, Any]
 
 
@@ -123,10 +124,11 @@ def run_cell(cell: Cell, folder: Path, data: Path) -> Settings:
     config = folder / "cell.yaml"
     config.write_text(yaml.safe_dump({**cell.settings, "dataset": str(data)}), encoding="utf-8")
     command = [sys.executable, ROOT / "train_hf.py", "--config", config, "--output-dir", folder / "run"]
+    python_path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     start = time.monotonic()
     done = subprocess.run(
         [*map(str, command), "--resume", "auto"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path},
         capture_output=True,
         text=True,
         check=False,
@@ -178,6 +180,35 @@ def results_by_plan() -> dict[str, list[Settings]]:
         if result["key"] not in held:
             plans.setdefault(f"{result['plan']}, taken out of the plan since", []).append(result)
     return plans
+
+
+def results_of_weights() -> list[Settings]:
+    """The runs of make_weight.py behind the published weights, as a plan's."""
+    runs = []
+    for path in sorted(WEIGHTS.glob("*.jsonl")):
+        entry = ROOT / "hub_configs" / f"{path.stem}.json"
+        if not entry.exists():  # the log of a weight that has been replaced
+            continue
+        described = json.loads(entry.read_text(encoding="utf-8"))
+        for run in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            training, method = run["training"], run["method"]
+            if method == "ssia" and training["ssia"].get("labels"):
+                method = "SSIA + DSN"
+            runs.append(
+                {
+                    "data": described["tag"],
+                    "arch": described["architecture"],
+                    "method": {"ssia": "SSIA", "dsn": "DSN"}.get(method, method),
+                    "seed": run["seed"],
+                    "evaluated_on": "test",
+                    "images": run["evaluated_images"],
+                    "top1": run["metrics"]["top1"],
+                    "train_task_loss": [record for record in run["log"] if record["kind"] == "train"][-1]["task_loss"],
+                    "subset": {"classes": described["num_classes"]},
+                    "settings": training,
+                }
+            )
+    return runs
 
 
 @dataclass(frozen=True)
@@ -234,7 +265,7 @@ def main(arguments: Run | Report) -> None:
     else:
         from accuracy_report import write_report
 
-        write_report(results_by_plan())
+        write_report({"weights": results_of_weights(), **results_by_plan()})
 
 
 if __name__ == "__main__":

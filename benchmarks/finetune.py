@@ -159,6 +159,8 @@ def report() -> None:
             PairedRun(seed=number, ssia=scores["ssia"][place], vanilla=scores["vanilla"][place])
             for number, place in enumerate(places)
         ]
+        if not pairs:  # the control's runs are still to come
+            continue
         c = compare(pairs)
         between = f"{c.interval[0]:+.2f} to {c.interval[1]:+.2f}" if c.interval else "–"
         pretrained = len({place[0] for place in places})

@@ -6,7 +6,8 @@ reads hub_configs/recipes/NAME.yaml and hub_configs/recipes/NAME.terms.json (des
 train_hf.py for each method and seed (a second call resumes where it stopped), and writes hub_configs/NAME.safetensors
 (float16) and NAME.json, whose top-1 is that of the float16 file as loaded by timm. The first seed's weight is the one
 that is published, whatever the others score; of every run, the controls' too, results/weights/NAME.jsonl keeps
-settings, log, metrics and the weights' sha256. --dataset names a local copy of the recipe's data; NAME.terms.json says
+settings, log, metrics and the weights' sha256. --rivals trains other methods by the same recipe, for that file alone
+(`accuracy.py report` makes a table of them). --dataset names a local copy of the recipe's data; NAME.terms.json says
 in what it differs from the original.
 """
 
@@ -44,6 +45,8 @@ class Arguments:
     """where the runs are kept"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """the first one's weight is published"""
+    rivals: tuple[str, ...] = ()
+    """other methods to train alike and record"""
     dataset: Path | None = None
     """folder with the recipe's data; otherwise the recipe's own name for it, on the Hub"""
 
@@ -54,7 +57,7 @@ def main(arguments: Arguments) -> None:
     folders = {
         (method, seed): arguments.runs / arguments.name / f"{method}_seed{seed}"
         for seed in arguments.seeds
-        for method in ("ssia", "vanilla")
+        for method in ("ssia", "vanilla", *arguments.rivals)
     }
     for (method, seed), folder in folders.items():
         if not (folder / "model.safetensors").exists():
