@@ -319,7 +319,8 @@ def _comparison_text(metrics: Metrics, objective: str) -> str:
     rows.append(f"| mean | {result.ssia_mean:.2f} | {result.vanilla_mean:.2f} | {result.difference:+.2f} |")
     if result.spread is not None:
         rows.append(f"| standard deviation | {' | '.join(f'{value:.2f}' for value in result.spread)} |")
-    table = "\n".join([f"| seed | {objective}, % | vanilla control, % | difference, points |", "|---|---|---|---|", *rows])
+    heading = f"| seed | {objective}, % | vanilla control, % | difference, points |"
+    table = "\n".join([heading, "|---|---|---|---|", *rows])
     return f"""Top-1 on {images} images ({metrics.split}); one image is {100 / images:.2f} points. The control is
 the same training without that loss: same initial weights, data order, settings and budget. Every seed that was run
 is here, whichever is ahead.

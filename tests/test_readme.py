@@ -13,6 +13,7 @@ import timm
 from hub_server import HubServer
 
 import ssia_zoo
+from ssia_zoo.comparison import compare
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -101,10 +102,12 @@ def test_repeating_the_published_training_gives_its_top1(clone: Path) -> None:
 def test_the_table_of_weights_is_that_of_hub_configs() -> None:
     rows = []
     for name, weight in sorted(ssia_zoo.weights().items()):
-        metrics = weight.metrics
+        metrics, form = weight.metrics, "SSIA + DSN" if weight.training["ssia"].get("labels") else "SSIA"
         seeds = [" / ".join(f"{getattr(run, m):.2f}" for run in metrics.runs) for m in ("ssia", "vanilla")]
-        data = f"{weight.tag.split('_')[0]}, {metrics.images} {metrics.split} images"
-        rows.append(f"| `{name}` | {data} | {metrics.top1:.2f} | {seeds[0]} | {seeds[1]} |")
+        paired = compare(metrics.runs)
+        interval = "{:+.2f} to {:+.2f}".format(*paired.interval) if paired.interval else "one seed"
+        difference = f"{paired.difference:+.2f} ({interval})"
+        rows.append(f"| `{name}` | {form} | {metrics.top1:.2f} | {seeds[0]} | {seeds[1]} | {difference} |")
     assert rows
     for row in rows:
         assert row in README
