@@ -4,10 +4,11 @@
     python benchmarks/stages.py report                                   # draws and writes the table
 
 The folder is one of make_weight.py's (or of train_hf.py's --output-dirs of such names): it holds ssia_seedN and
-vanilla_seedN, with the checkpoints that --keep-checkpoints left. At every step of which both have one, a linear probe
-(scikit-learn's logistic regression on the standardised, position-averaged features of a stage, fitted on training
-images without augmentation) is scored on images of the run's evaluation split, which neither network nor probe was
-trained on; agreement is the share of them to which the stage's probe and the network itself give the same class.
+vanilla_seedN, with the checkpoints that --keep-checkpoints left, or the final weights alone. At every step of which
+both have one, a linear probe (scikit-learn's logistic regression on the standardised, position-averaged features of a
+stage, fitted on training images without augmentation) is scored on images of the run's evaluation split, which neither
+network nor probe was trained on; agreement is the share of them to which the stage's probe and the network itself give
+the same class.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ssia_zoo.features import TimmModel, forward_stages, stage_indices
 from ssia_zoo.training import TrainConfig
 from ssia_zoo.training.checkpoint import list_checkpoints
 from ssia_zoo.training.config import read_config
+from ssia_zoo.training.records import read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "stages.jsonl"
@@ -59,17 +61,16 @@ def run(arguments: Run) -> None:
     seeds = sorted(int(path.name.removeprefix("ssia_seed")) for path in arguments.runs.glob("ssia_seed*"))
     for seed in seeds:
         folders = {method: arguments.runs / f"{method}_seed{seed}" for method in METHODS}
-        checkpoints = {m: {p.name: p for p in list_checkpoints(f / "checkpoints")} for m, f in folders.items()}
-        names = sorted(set.intersection(*map(set, checkpoints.values())))
+        weights = {method: _weights(folder) for method, folder in folders.items()}
+        steps = sorted(set.intersection(*map(set, weights.values())))
         settings = read_config(str(folders["ssia"] / "train_config.yaml"))
         settings = replace(settings, max_train_images=arguments.images, max_eval_images=arguments.images)
         data = load_image_data(settings)
         drawn: dict[str, Any] = {}
-        for name in names:
-            step = int(name.removeprefix("step_"))
+        for step in steps:
             for method in METHODS:
-                model = _student(checkpoints[method][name], settings, len(data.label_names))
-                if name in (names[0], names[-1]):
+                model = _student(weights[method][step], settings, len(data.label_names))
+                if step in (steps[0], steps[-1]):
                     images, _, _ = _pictured(model, data, settings)
                     drawn[f"{method}, step {step}"] = stage_attention(model, images)
                 key = (arguments.runs.name, method, seed, step)
@@ -82,8 +83,15 @@ def run(arguments: Run) -> None:
             draw_attention(pictures, drawn, titles, IMAGES / f"stages_attention_{arguments.runs.name}.png")
 
 
-def _student(checkpoint: Path, settings: TrainConfig, classes: int) -> TimmModel:
-    tensors = load_file(checkpoint / "model.safetensors")
+def _weights(folder: Path) -> dict[int, Path]:
+    """Files of a run's weights by step: its checkpoints', and the final ones."""
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    found = {int(path.name.removeprefix("step_")): path / "model.safetensors" for path in checkpoints}
+    return {**found, int(read_records(folder / "metrics.jsonl")[-1]["step"]): folder / "model.safetensors"}
+
+
+def _student(weights: Path, settings: TrainConfig, classes: int) -> TimmModel:
+    tensors = load_file(weights)
     model = timm.create_model(settings.model, num_classes=classes, **settings.model_kwargs).eval()
     model.load_state_dict(
         {name.removeprefix("student."): t for name, t in tensors.items() if "projection." not in name}
@@ -151,7 +159,8 @@ def report(arguments: Report) -> None:
     records = read_results(RESULTS)
     names = list(dict.fromkeys(r["weights"] for r in records))
     for name in names:
-        _draw([r for r in records if r["weights"] == name], name)
+        if len({r["step"] for r in records if r["weights"] == name}) > 1:
+            _draw([r for r in records if r["weights"] == name], name)
     replace_part(DOCS, START, END, _table(records, names))
 
 
