@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
-from ssia_zoo._images import decode_rgb, mix, reflected
-from ssia_zoo._samples import StoredRows, UnreadableImageError, neighbour
+from ssia_zoo._images import mix, reflected
+from ssia_zoo._samples import StoredRows, UnreadableImageError, decode_or_tell, neighbour
 from ssia_zoo._transforms import input_size, resize
 from ssia_zoo._unreadable import UnreadableImages
 from ssia_zoo.errors import DataError
@@ -62,7 +64,7 @@ class CachedSamples(Dataset[Batch]):
         self.sampler = sampler
         self.unreadable = unreadable
         self.offsets = 2 * config.crop_padding + 1
-        self.example_name = ""
+        self.name_of_unreadable = ""
         images, labels, self.whole = self._decode(source, resize(config))
         self.images, self.labels = images.to(device), labels.to(device)
         self.reflected = torch.from_numpy(reflected(self.size, config.crop_padding)).to(device)
@@ -76,19 +78,14 @@ class CachedSamples(Dataset[Batch]):
         images = torch.zeros(count, self.size, self.size, 3, dtype=torch.uint8)
         labels = torch.zeros(count, dtype=torch.int64)
         whole = [True] * count
-        for start in range(0, count, _CHUNK):
+        starts = range(0, count, _CHUNK)
+        for start in tqdm(starts, "decoding", unit="images", unit_scale=_CHUNK, leave=False, disable=_silent()):
             for stored in source.read([(0, index) for index in range(start, min(count, start + _CHUNK))]):
                 labels[stored.index] = stored.label
-                try:
-                    if stored.value is None:
-                        raise ValueError("there is no image")
-                    image = decode_rgb(stored.value)
-                except MemoryError:
-                    raise
-                except Exception as error:  # decoders raise whatever they like on damaged files
+                image = decode_or_tell(stored, source, self.unreadable)
+                if image is None:
                     whole[stored.index] = False
-                    self.example_name = source.name(stored)
-                    self.unreadable.add(self.example_name, " ".join(str(error).split())[:200] or type(error).__name__)
+                    self.name_of_unreadable = source.name(stored)
                     continue
                 if image.width != image.height:
                     raise DataError(
@@ -132,9 +129,14 @@ class CachedSamples(Dataset[Batch]):
         whole = [place for place, index in enumerate(indices) if self.whole[index]]
         if not whole:
             raise UnreadableImageError(
-                f"no image of a batch can be read, such as {self.example_name}; mend or remove them"
+                f"no image of a batch can be read, such as {self.name_of_unreadable}; mend or remove them"
             )
         return [index if self.whole[index] else indices[neighbour(place, whole)] for place, index in enumerate(indices)]
+
+
+def _silent() -> bool | None:
+    """Whether this process shows no progress: others than the main one never do, that on a terminal alone."""
+    return None if PartialState().is_main_process else True
 
 
 def whole_batch(batch: Any) -> Any:

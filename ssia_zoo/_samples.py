@@ -148,18 +148,25 @@ class Samples(Dataset[Sample]):
 
     def _sample(self, image: Stored, place: Stored) -> Sample | None:
         """An image, augmented by the randomness of a place in the batch; None if it cannot be decoded."""
-        try:
-            if image.value is None:
-                raise ValueError("there is no image")
-            decoded = decode_rgb(image.value)
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise whatever they like on damaged files
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            self.unreadable.add(self.source.name(image), reason)
+        decoded = decode_or_tell(image, self.source, self.unreadable)
+        if decoded is None:
             return None
         seed_everything(mix(self.sampler.seed, place.epoch, place.index))
         return self.transform(decoded), image.label
+
+
+def decode_or_tell(image: Stored, source: Source, unreadable: UnreadableImages) -> PIL.Image.Image | None:
+    """Decodes an image to 8-bit RGB; tells of one that cannot be, and gives None for it."""
+    try:
+        if image.value is None:
+            raise ValueError("there is no image")
+        return decode_rgb(image.value)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        unreadable.add(source.name(image), reason)
+        return None
 
 
 def neighbour(place: int, whole: Sequence[int]) -> int:
