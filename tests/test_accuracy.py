@@ -14,6 +14,7 @@ import pytest
 import timm
 import yaml
 
+import ssia_zoo
 from ssia_zoo.data import digits
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -164,6 +165,21 @@ def test_a_run_counts_in_every_plan_that_holds_it(
     (arena.PLANS / "first.yaml").unlink()
     left = arena.results_by_plan()["first, taken out of the plan since"]
     assert {r["key"] for r in left} == {recorded[i]["key"] for i in (0, 1, 3)}
+
+
+def test_the_weights_runs_are_those_that_their_entries_state(arena: ModuleType) -> None:
+    runs = arena.results_of_weights()
+    weights = {name: w for name, w in ssia_zoo.weights().items() if (arena.WEIGHTS / f"{name}.jsonl").exists()}
+    assert len(weights) > 3
+    for weight in weights.values():
+        own = [r for r in runs if (r["arch"], r["data"]) == (weight.architecture, weight.tag)]
+        for method, objective in (("ssia", "SSIA + DSN"), ("vanilla", "vanilla")):
+            recorded = {r["seed"]: round(r["top1"], 2) for r in own if r["method"] == objective}
+            assert recorded == {run.seed: getattr(run, method) for run in weight.metrics.runs}
+        trained = [
+            {k: v for k, v in r["settings"].items() if k not in ("method", "ssia", "rival", "seed")} for r in own
+        ]
+        assert all(settings == trained[0] for settings in trained), "equal but for the method"
 
 
 def test_over_several_cells_the_report_counts_each_once() -> None:
