@@ -315,9 +315,8 @@ def test_data_that_cannot_be_read_are_an_error(folder: Path) -> None:
         verify(str(folder), data=DataConfig(dataset="./nowhere", workers=0))
 
 
-def test_the_shipped_weight_is_what_it_claims() -> None:
-    names = list(ssia_zoo.weights())
-    if not names:
-        pytest.skip("this checkout has no weight yet")
-    report = verify(names[0], data=DataConfig(dataset="digits", workers=0))
-    assert statuses(report) == {check: "passed" for check in CHECKS}
+@pytest.mark.parametrize("name", sorted(ssia_zoo.weights()))
+def test_a_shipped_weight_is_what_it_claims(name: str) -> None:
+    data = DataConfig(dataset="digits", workers=0) if ".digits_" in name else None  # the other data are not at hand
+    expected = {check: "passed" for check in CHECKS if check != "top1"}
+    assert statuses(verify(name, data=data)) == expected | {"top1": "passed" if data else "skipped"}
