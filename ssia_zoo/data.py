@@ -162,11 +162,14 @@ class DataConfig:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}")
         if self.streaming and self.holdout:
             raise ConfigError("--holdout needs the training split at hand; leave out --streaming, or name --eval-split")
-        others = ("streaming", "vflip", "color_jitter", "auto_augment", "random_erase")
-        if self.cache_images and (not self.crop_padding or any(getattr(self, name) for name in others)):
+        if self.cache_images and not self.crop_padding:
             raise ConfigError(
-                "--cache-images needs --crop-padding and takes no augmentation beside it but --hflip; leave it out, or "
-                + ", ".join(f"--{name.replace('_', '-')}" for name in others)
+                "--cache-images takes no random resized crop; set --crop-padding (such as 4), or leave it out"
+            )
+        others = ("streaming", "vflip", "color_jitter", "auto_augment", "random_erase")
+        if self.cache_images and (given := [f"--{n.replace('_', '-')}" for n in others if getattr(self, n)]):
+            raise ConfigError(
+                f"--cache-images does not go together with {', '.join(given)}; leave out one or the other"
             )
 
 

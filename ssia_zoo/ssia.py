@@ -100,7 +100,9 @@ class SSIAConfig:
                 "ssia.semantic above 0 and ssia.pooling to average or attention"
             )
         if self.handover and self.labels == 0:
-            raise ConfigError("ssia.handover is set, but ssia.labels is 0: there is nothing to hand over from; set it")
+            raise ConfigError(
+                "ssia.handover is set, but ssia.labels is 0; set ssia.labels above 0, such as 1, or leave it out"
+            )
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ConfigError(f"ssia.temperature is {self.temperature}; expected a finite number > 0")
         if self.hidden < 1:

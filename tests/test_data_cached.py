@@ -91,9 +91,15 @@ def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"crop_padding": 0}, {"streaming": True}, {"vflip": 0.5}, {"auto_augment": "v0"}, {"random_erase": 0.1}],
+    [{"streaming": True}, {"vflip": 0.5}, {"auto_augment": "v0"}, {"random_erase": 0.1}],
     ids=str,
 )
-def test_augmentation_that_needs_each_image_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="--cache-images needs --crop-padding and takes no augmentation beside it"):
+def test_what_needs_each_image_is_refused_by_name(options: dict[str, Any]) -> None:
+    flag = next(iter(options)).replace("_", "-")
+    with pytest.raises(ConfigError, match=f"--cache-images does not go together with --{flag}; leave out"):
         replace(CONFIG, cache_images=True, **options)
+
+
+def test_a_random_resized_crop_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--cache-images takes no random resized crop; set --crop-padding"):
+        replace(CONFIG, cache_images=True, crop_padding=0)
