@@ -194,7 +194,7 @@ def bare(setup: Setup, method: str) -> None:
     task = make_task(setup, method, len(data.label_names))
     optimizer = create_optimizer_v2(task.trainable_module, "adamw", 1e-3, 0.05)
     task.train()
-    for images, labels in train_loader(data, setup.data_config, seed=setup.seed, **statistics(setup)):
+    for images, labels, _ in train_loader(data, setup.data_config, seed=setup.seed, **statistics(setup)):
         loss = task(images, labels)["loss"]
         loss.backward()
         optimizer.step()

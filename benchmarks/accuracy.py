@@ -85,32 +85,57 @@ def make_subset(source: Path, subset: Settings, target: Path) -> None:
 
     Args:
         source: Folder of parquet files as `datasets` reads it, with a training split and an official one to test on.
-        subset: `dataset` (its name), `classes`, and images of its training split: `train_per_class`,
-            `validation_per_class`.
+        subset: `dataset` (its name), `classes` (all if not given), and images of its training split:
+            `train_per_class` and `validation_per_class`; without them its own splits are taken as they are. `train_labels`
+            names the column that is trained on, such as people's wrong answers; what is evaluated keeps the right ones.
+            `exchanged` gives that share of the training images the label of another class of the same `coarse` one.
         target: Folder to write.
     """
     splits = datasets.load_dataset(str(source))
-    official = "test" if "test" in splits else "validation"
-    (label,) = (n for n, f in splits["train"].features.items() if isinstance(f, datasets.ClassLabel))
+    label = next(n for n, f in splits["train"].features.items() if isinstance(f, datasets.ClassLabel))
     names = splits["train"].features[label].names
-    kept = np.sort(np.random.RandomState(0).permutation(len(names))[: subset["classes"]])
+    kept = np.sort(np.random.RandomState(0).permutation(len(names))[: subset.get("classes")])
     renumbered = {int(old): new for new, old in enumerate(kept)}
     feature = datasets.ClassLabel(names=[names[old] for old in kept])
-    train, ends = _rows_by_class(splits["train"][label], kept), subset["train_per_class"]
-    chosen = {
-        "train": ("train", [rows[:ends] for rows in train]),
-        "validation": ("train", [rows[ends : ends + subset["validation_per_class"]] for rows in train]),
-        "test": (official, _rows_by_class(splits[official][label], kept)),
-    }
     temporary = target.with_name(f"{target.name}.unfinished")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name, (split, rows) in chosen.items():
-        part = splits[split].select(np.sort(np.concatenate(rows)))
-        labels = [renumbered[old] for old in part[label]]
-        part = part.remove_columns(label).add_column(label, labels, feature=feature)
+    for name, (split, rows) in _chosen_rows(splits, label, kept, subset).items():
+        part = splits[split].select(rows)
+        labels = part[subset.get("train_labels", label) if name == "train" else label]
+        if name == "train" and "exchanged" in subset:
+            labels = _exchanged(np.asarray(labels), np.asarray(part["coarse"]), subset["exchanged"])
+        labels = [renumbered[int(old)] for old in labels]
+        part = part.select_columns(["image"]).add_column(label, labels, feature=feature)
         part.to_parquet(str(temporary / f"{name}.parquet"))
     temporary.rename(target)
+
+
+def _chosen_rows(
+    splits: datasets.DatasetDict, label: str, kept: np.ndarray, subset: Settings
+) -> dict[str, tuple[str, np.ndarray]]:
+    """The split and the rows that train, validation and test are made of."""
+    if "train_per_class" not in subset:
+        return {name: (name, np.arange(len(rows))) for name, rows in splits.items()}
+    official = "test" if "test" in splits else "validation"
+    train, ends = _rows_by_class(splits["train"][label], kept), subset["train_per_class"]
+    validation = [rows[ends : ends + subset["validation_per_class"]] for rows in train]
+    return {
+        "train": ("train", np.sort(np.concatenate([rows[:ends] for rows in train]))),
+        "validation": ("train", np.sort(np.concatenate(validation))),
+        "test": (official, np.sort(np.concatenate(_rows_by_class(splits[official][label], kept)))),
+    }
+
+
+def _exchanged(labels: np.ndarray, coarse: np.ndarray, share: float) -> np.ndarray:
+    """Give a share of the images the label of another class of the same coarse one, where there is another."""
+    random = np.random.RandomState(0)
+    wrong = labels.copy()
+    for row in random.permutation(len(labels))[: round(share * len(labels))]:
+        others = np.setdiff1d(labels[coarse == coarse[row]], labels[row])
+        if len(others):
+            wrong[row] = random.choice(others)
+    return wrong
 
 
 def _rows_by_class(labels: list[int], kept: np.ndarray) -> list[np.ndarray]:
@@ -232,7 +257,7 @@ def run(arguments: Run) -> None:
     waiting = [cell for cell in cells(plan) if cell.key not in known]
     folders: dict[str, Path] = {}
     for cell in waiting:
-        name = "_".join(map(str, cell.subset.values()))
+        name = "_".join(f"{value}" for value in cell.subset.values())
         folders[cell.key] = arguments.work / "data" / name
         if not folders[cell.key].exists():
             make_subset(arguments.data_root / cell.subset["dataset"], cell.subset, folders[cell.key])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, Tensor, Tensor]
 
 _CHUNK = 1000  # images decoded between two reads
 
@@ -103,11 +103,11 @@ class CachedSamples(Dataset[Batch]):
         return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
-        images, labels = self.__getitems__([key])
-        return images[0], labels[0]
+        images, labels, indices = self.__getitems__([key])
+        return images[0], labels[0], indices[0]
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
-        """A batch: images [B, 3, size, size], normalized float32, and labels [B], on the device."""
+        """A batch: images [B, 3, size, size], normalized float32, labels [B] and indices [B], on the device."""
         drawn = torch.tensor([self._draw(*key) for key in keys]).T
         shown = torch.tensor(self._shown([index for _, index in keys]))
         top, left, flipped, indices = torch.cat([drawn, shown[None]]).to(self.images.device, non_blocking=True)
@@ -116,7 +116,7 @@ class CachedSamples(Dataset[Batch]):
         columns = self.reflected[left[:, None] + across]
         pixels = self.images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
         normalized = pixels.float().div_(255).sub_(self.mean).div_(self.std)
-        return normalized.permute(0, 3, 1, 2).contiguous(), self.labels[indices]
+        return normalized.permute(0, 3, 1, 2).contiguous(), self.labels[indices], indices
 
     def _draw(self, epoch: int, index: int) -> tuple[int, int, int]:
         """Row and column at which the crop begins, and whether it is flipped: what the transforms would draw."""

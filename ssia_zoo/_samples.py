@@ -17,7 +17,8 @@ from ssia_zoo._unreadable import UnreadableImages
 from ssia_zoo.errors import DataError
 
 Transform = Callable[[PIL.Image.Image], torch.Tensor]
-Sample = tuple[torch.Tensor, int]
+Sample = tuple[torch.Tensor, int, int]
+"""The image, its label and its index."""
 
 NOT_COUNTED = -1
 """The label of an image to evaluate on that cannot be decoded."""
@@ -136,7 +137,7 @@ class Samples(Dataset[Sample]):
         """Fills the places of images that cannot be decoded."""
         if not self.training:
             blank = torch.zeros_like(self.transform(PIL.Image.new("RGB", (8, 8))))
-            return [sample or (blank, NOT_COUNTED) for sample in samples]
+            return [sample or (blank, NOT_COUNTED, image.index) for sample, image in zip(samples, stored, strict=True)]
         whole = [place for place, sample in enumerate(samples) if sample is not None]
         if not whole:
             name = self.source.name(stored[0])
@@ -152,7 +153,7 @@ class Samples(Dataset[Sample]):
         if decoded is None:
             return None
         seed_everything(mix(self.sampler.seed, place.epoch, place.index))
-        return self.transform(decoded), image.label
+        return self.transform(decoded), image.label, image.index
 
 
 def decode_or_tell(image: Stored, source: Source, unreadable: UnreadableImages) -> PIL.Image.Image | None:

@@ -59,7 +59,7 @@ __all__ = [
 EVAL_SPLITS = ("validation", "valid", "val", "dev", "test")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,10 @@ def train_loader(
     seed: int,
     device: torch.device | None = None,
 ) -> DataLoader[Batch]:
-    """Makes the loader of shuffled, augmented batches: (float32 NCHW, int64 N); a last part batch is left out.
+    """Makes the loader of shuffled, augmented batches; a last part batch is left out.
+
+    A batch is (images, float32 NCHW; labels, int64 N; indices, int64 N): each image's row in `data.train`, or in a
+    stream its place in the epoch.
 
     The epoch is 0 until `loader.sampler.set_epoch` says otherwise; Accelerate's `set_epoch` arrives there too. `device`
     is where cached images are kept, and their batches made; the CPU if None.
@@ -296,12 +299,12 @@ def train_loader(
                 generator=torch.Generator(),  # or iter(loader) would draw from the global one
             )
     samples = Samples(source, train_transform(config, mean, std), sampler, data.unreadable_train, training=True)
-    return _loader(samples, config.batch_size, config.workers, drop_last=True)
+    return _loader(samples, config.batch_size, config.workers, training=True)
 
 
 def eval_loader(
     data: ImageData, config: DataConfig, *, mean: Sequence[float], std: Sequence[float]
-) -> DataLoader[Batch]:
+) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
     """Makes the loader of all images to evaluate on, in order: (float32 NCHW, int64 N); the last batch may be short.
 
     The label of an image that cannot be read is NOT_COUNTED.
@@ -309,7 +312,7 @@ def eval_loader(
     sampler = EpochSampler(len(data.eval), seed=0, shuffle=False)
     source, transform = _rows(data, data.eval), eval_transform(config, mean, std)
     samples = Samples(source, transform, sampler, data.unreadable_eval, training=False)
-    return _loader(samples, config.eval_batch_size or config.batch_size, config.workers, drop_last=False)
+    return _loader(samples, config.eval_batch_size or config.batch_size, config.workers, training=False)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -347,14 +350,14 @@ def _rows(data: ImageData, rows: datasets.Dataset) -> StoredRows:
     return StoredRows(rows, data.image_column, data.label_column)
 
 
-def _loader(samples: Samples, batch_size: int, workers: int, drop_last: bool) -> DataLoader[Batch]:
+def _loader(samples: Samples, batch_size: int, workers: int, training: bool) -> DataLoader[Any]:
     return DataLoader(
-        samples,  # type: ignore[arg-type]  # DataLoader's type variable is that of the batches here
+        samples,
         batch_size,
         sampler=samples.sampler,
-        drop_last=drop_last,
+        drop_last=training,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=default_collate if training else _without_indices,
         worker_init_fn=outlive_stop_signals,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
@@ -362,6 +365,6 @@ def _loader(samples: Samples, batch_size: int, workers: int, drop_last: bool) ->
     )
 
 
-def _collate(samples: list[tuple[torch.Tensor, int]]) -> Batch:
-    images, labels = default_collate(samples)
+def _without_indices(samples: list[tuple[torch.Tensor, int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels, _ = default_collate(samples)
     return images, labels

@@ -40,6 +40,7 @@ from ssia_zoo.auxiliary import (
     scheduled,
 )
 from ssia_zoo.errors import ConfigError
+from ssia_zoo.memory import or_present
 
 _EPS = 1e-6
 _GRID = 2  # positions a side
@@ -66,7 +67,17 @@ class SSIAConfig:
     """weight of the task's own loss on the semantic heads: above 0 this is SSIA + DSN, no longer self-supervised"""
     handover: bool = False
     """whether the labels give way to the network's own signal over training: with t the share of it done, the labels
-    count (1 - t) times, the semantic signal t times"""
+    count (1 - share * t) times, the semantic signal share * t times"""
+    share: float = 1.0
+    """with handover or top: what the network's own signal counts at the end of training, above 0 and up to 1"""
+    supervisor: Literal["now", "memory"] = "now"
+    """which predictions of the network the semantic heads learn from: those of the present step (now), or the average
+    of its earlier ones for the same image (memory), which costs 2 bytes an image and class and no forward pass"""
+    momentum: float = 0.7
+    """with supervisor memory: how much of the average stays when a new prediction comes in, from 0 to below 1"""
+    top: bool = False
+    """with supervisor memory: whether the final logits learn from it too; with t the share of training done, the task
+    loss counts (1 - share * t) times, the cross-entropy to the memory share * t times"""
     temperature: float = 3.0
     """temperature T of the semantic signal"""
     pooling: Literal["average", "attention", "none"] = "average"
@@ -103,6 +114,15 @@ class SSIAConfig:
             raise ConfigError(
                 "ssia.handover is set, but ssia.labels is 0; set ssia.labels above 0, such as 1, or leave it out"
             )
+        if self.top and self.supervisor == "now":
+            raise ConfigError(
+                "ssia.top is set, but ssia.supervisor is now, from which the top learns nothing; set "
+                "ssia.supervisor=memory, or leave out ssia.top"
+            )
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"ssia.share is {self.share}; expected a share above 0 and up to 1")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"ssia.momentum is {self.momentum}; expected 0 or more and below 1")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ConfigError(f"ssia.temperature is {self.temperature}; expected a finite number > 0")
         if self.hidden < 1:
@@ -120,6 +140,7 @@ class SSIAConfig:
 _CHOICES = {
     "pairs": ("deepest", "adjacent", "upper"),
     "pooling": ("average", "attention", "none"),
+    "supervisor": ("now", "memory"),
 }
 
 
@@ -270,7 +291,11 @@ class SSIALoss(AuxiliaryLoss):
         return Head(self.shapes[low][0], self.config.hidden, out_features, bias)
 
     def forward(
-        self, features: Sequence[Tensor], logits: Tensor, label_loss: LabelLoss | None = None
+        self,
+        features: Sequence[Tensor],
+        logits: Tensor,
+        label_loss: LabelLoss | None = None,
+        remembered: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the loss; gradients reach the lower stages and the heads, never the supervising features.
 
@@ -278,6 +303,8 @@ class SSIALoss(AuxiliaryLoss):
             features: The stages' maps [B, C, H, W], lowest first, with the channels given on construction.
             logits: Final logits [B, num_classes].
             label_loss: The task's criterion on this batch's targets; only with `labels` above 0.
+            remembered: The images' average earlier predictions [B, num_classes], rows of zeros where there are none
+                yet; only with supervisor memory. Without it, and in rows of zeros, the present ones stand in.
 
         Returns:
             Scalars in at least float32: each active signal's mean over its pairs, and "ssia", their weighted sum
@@ -287,7 +314,7 @@ class SSIALoss(AuxiliaryLoss):
             terms: dict[str, Tensor] = {}
             if self.semantic:
                 predictions = self._predict_classes(features)
-                terms["semantic"] = self._semantic(predictions, at_least_float32(logits.detach()))
+                terms["semantic"] = self._semantic(predictions, self._target(logits.detach(), remembered))
                 if self.uses_labels:
                     if label_loss is None:
                         raise ConfigError("ssia.labels is above 0, but the loss was called without a label_loss")
@@ -298,8 +325,9 @@ class SSIALoss(AuxiliaryLoss):
                 terms["spatial"] = self._spatial(features)
             weights = {name: getattr(self.config, name) for name in terms}
             if self.config.handover:
-                weights["semantic"] *= self.progress
-                weights["labels"] *= 1 - self.progress
+                given = self.config.share * self.progress
+                weights["semantic"] *= given
+                weights["labels"] *= 1 - given
             terms["ssia"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return terms
 
@@ -314,9 +342,16 @@ class SSIALoss(AuxiliaryLoss):
             predictions.append(head(features[low], grid, None if self.config.pooling == "none" else pool))
         return predictions
 
-    def _semantic(self, predictions: Sequence[Tensor], logits: Tensor) -> Tensor:
+    def _target(self, logits: Tensor, remembered: Tensor | None) -> Tensor:
+        """Log-probabilities [B, num_classes] that the semantic heads learn, at the temperature."""
+        if remembered is None:
+            source = at_least_float32(logits)
+        else:
+            source = or_present(remembered, logits).clamp_min(_EPS).log()
+        return torch.log_softmax(source / self.config.temperature, dim=1)
+
+    def _semantic(self, predictions: Sequence[Tensor], target: Tensor) -> Tensor:
         temperature = self.config.temperature
-        target = torch.log_softmax(logits / temperature, dim=1)
         losses = []
         for prediction in predictions:
             wanted = target if prediction.dim() == 2 else target[:, None].expand_as(prediction).flatten(0, 1)

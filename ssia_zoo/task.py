@@ -15,7 +15,9 @@ from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
 from ssia_zoo.auxiliary import AuxiliaryLoss, StageShape
+from ssia_zoo.errors import ConfigError
 from ssia_zoo.features import TimmModel, forward_stages, stage_indices, stage_shapes
+from ssia_zoo.memory import PredictionMemory, or_present, soft_cross_entropy
 from ssia_zoo.ssia import SSIAConfig, SSIALoss
 
 Criterion = Callable[[Tensor, Any], Tensor]
@@ -39,20 +41,25 @@ class AuxiliaryTrainableModule(FeatureDistillationTrainableModule):  # type: ign
         self.indices = indices
         self.criterion = criterion if loss.uses_labels else None
 
-    def forward(self, input: Tensor, target: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, input: Tensor, target: Tensor | None = None, remembered: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the student once.
 
         Args:
             input: Images [B, C, H, W].
             target: Labels [B], or whatever the criterion takes; only for objectives that use labels.
+            remembered: Earlier predictions [B, num_classes]; only for SSIA with a memory.
 
         Returns:
             Logits [B, num_classes] and the objective's scalar terms.
         """
         logits, features = forward_stages(self.student, input, self.indices)
-        if self.criterion is None:
-            return logits, self.projection(features, logits)
-        return logits, self.projection(features, logits, lambda prediction: self.criterion(prediction, target))
+        arguments: list[Any] = []
+        if self.criterion is not None:
+            arguments.append(lambda prediction: self.criterion(prediction, target))
+        extra = {} if remembered is None else {"remembered": remembered}
+        return logits, self.projection(features, logits, *arguments, **extra)
 
 
 class AuxiliaryTask(TrainingTask):  # type: ignore[misc]  # timm has no types
@@ -102,20 +109,27 @@ class AuxiliaryTask(TrainingTask):  # type: ignore[misc]  # timm has no types
         self.trainable_module = AuxiliaryTrainableModule(model, loss, indices, self.criterion)
         self._uses_labels = loss.uses_labels
 
-    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, input: Tensor, target: Tensor, indices: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the training loss.
 
         Args:
             input: Images [B, C, H, W].
             target: Labels [B], or whatever the criterion takes.
+            indices: Rows of the training images [B]; only a task with a memory looks at them.
 
         Returns:
             "loss" to train on, "output" (logits [B, num_classes]), and the parts: "task_loss" and the objective's
             terms, among them the whole of it under its name, without lambda.
         """
+        logits, terms = self._run(input, target)
+        return self._result(logits, self.criterion(logits, target), terms)
+
+    def _run(self, input: Tensor, target: Tensor, **extra: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         self._module().projection.set_progress(self.progress)
-        logits, terms = self.trainable_module(*((input, target) if self._uses_labels else (input,)))
-        task_loss = self.criterion(logits, target)
+        logits, terms = self.trainable_module(*((input, target) if self._uses_labels else (input,)), **extra)
+        return logits, terms
+
+    def _result(self, logits: Tensor, task_loss: Tensor, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         loss = task_loss + self.weight_at(self.progress) * terms[self.objective_name]
         return {"loss": loss, "output": logits, "task_loss": task_loss, **terms}
 
@@ -174,11 +188,12 @@ class SSIATask(AuxiliaryTask):
     Args:
         model: Any timm classifier; it is trained in place.
         config: Choices of the SSIA loss.
+        images: Number of training images; must be given with supervisor memory, whose `forward` needs their indices.
         **kwargs: As `AuxiliaryTask` takes them: `input_size`, `criterion`, `criterion_kwargs`, `device`.
 
     Raises:
-        ConfigError: If the model has no classifier or fewer than two stages, cannot take images of this size, or no
-            stage can give the signals asked for.
+        ConfigError: If the model has no classifier or fewer than two stages, cannot take images of this size, no stage
+            can give the signals asked for, or the number of images that a memory needs is not given.
 
     Examples:
         >>> import timm, torch
@@ -188,7 +203,29 @@ class SSIATask(AuxiliaryTask):
         ['loss', 'output', 'semantic', 'ssia', 'task_loss']
     """
 
-    def __init__(self, model: TimmModel, config: SSIAConfig | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, model: TimmModel, config: SSIAConfig | None = None, *, images: int | None = None, **kwargs: Any
+    ) -> None:
         config = config or SSIAConfig()
         super().__init__(model, partial(SSIALoss, config=config), config.weight_at, **kwargs)
         self.config = config
+        self.memory: PredictionMemory | None = None
+        if config.supervisor == "memory":
+            if images is None:
+                raise ConfigError("ssia.supervisor is memory, which needs the number of training images; give images=N")
+            self.memory = PredictionMemory(images, int(model.num_classes), config.momentum, self.device)
+
+    def forward(self, input: Tensor, target: Tensor, indices: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute the training loss, as `AuxiliaryTask.forward`; with a memory, `indices` [B] must be given."""
+        if self.memory is None:
+            return super().forward(input, target)
+        if indices is None:
+            raise ConfigError("ssia.supervisor is memory, which needs the images' indices; give them as third argument")
+        remembered = self.memory.read(indices)
+        logits, terms = self._run(input, target, remembered=remembered)
+        task_loss = self.criterion(logits, target)
+        if self.config.top:
+            given = self.config.share * self.progress
+            task_loss = (1 - given) * task_loss + given * soft_cross_entropy(logits, or_present(remembered, logits))
+        self.memory.update(indices, logits)
+        return self._result(logits, task_loss, terms)

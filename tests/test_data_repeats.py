@@ -36,7 +36,7 @@ def test_without_repeats_keys_are_what_they_were() -> None:
 
 
 def test_a_batch_holds_all_views_of_its_images_each_another_picture() -> None:
-    for images, labels in batches():
+    for images, labels, _ in batches():
         assert labels.view(2, 4).eq(labels.view(2, 4)[:, :1]).all()
         for views in images.view(2, 4, -1):
             assert len({tuple(view.tolist()) for view in views}) == 4

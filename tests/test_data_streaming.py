@@ -36,7 +36,7 @@ def loader(config: DataConfig, seed: int = 0) -> Any:
 def epoch_of(batches: Any, epoch: int = 0) -> list[list[int]]:
     """The numbers of the images in each batch."""
     batches.set_epoch(epoch) if hasattr(batches, "set_epoch") else batches.sampler.set_epoch(epoch)
-    return [[number_of(image) for image in images] for images, _ in batches]
+    return [[number_of(image) for image in images] for images, *_ in batches]
 
 
 def flat(batches: list[list[int]]) -> list[int]:
@@ -79,7 +79,7 @@ def test_an_epoch_has_each_image_once_with_its_label(
     batches = train_loader(data, config, mean=MEAN, std=STD, seed=0)
     for epoch in range(2):
         batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        seen = [(number_of(x), int(y)) for images, labels in batches for x, y in zip(images, labels, strict=True)]
+        seen = [(number_of(x), int(y)) for images, labels, _ in batches for x, y in zip(images, labels, strict=True)]
         assert sorted(seen) == [(number, number % 2) for number in range(12)]
 
 
@@ -89,7 +89,7 @@ def test_an_image_folder_streams_with_the_names_of_its_classes(tmp_path: Path) -
     data = load_image_data(config)
     assert data.label_names == ("cat", "dog")
     assert data.eval["label"] == [1, 1]
-    labels = torch.cat([labels for _, labels in train_loader(data, config, mean=MEAN, std=STD, seed=0)])
+    labels = torch.cat([labels for _, labels, _ in train_loader(data, config, mean=MEAN, std=STD, seed=0)])
     assert sorted(labels.tolist()) == [0, 0, 0, 1, 1, 1]
 
 
@@ -114,9 +114,9 @@ def test_a_buffer_gives_each_epoch_and_seed_an_order_of_its_own(twelve: DataConf
 
 def test_workers_change_nothing(twelve: DataConfig) -> None:
     config = replace(twelve, shuffle_buffer=6, **AUGMENTED)
-    expected = [images for images, _ in loader(config)]
+    expected = [images for images, *_ in loader(config)]
     for workers in (1, 3):  # three workers, and files for one and a half each
-        images = [images for images, _ in loader(replace(config, workers=workers))]
+        images = [images for images, *_ in loader(replace(config, workers=workers))]
         assert all(torch.equal(*pair) for pair in zip(images, expected, strict=True))
 
 
@@ -129,8 +129,8 @@ def test_skipping_batches_is_exact_with_a_buffer_too(twelve: DataConfig) -> None
         batches.set_epoch(3)
         return batches
 
-    whole = [images for images, _ in prepared()]
-    rest = [images for images, _ in accelerate.skip_first_batches(prepared(), 2)]
+    whole = [images for images, *_ in prepared()]
+    rest = [images for images, *_ in accelerate.skip_first_batches(prepared(), 2)]
     assert all(torch.equal(*pair) for pair in zip(rest, whole[2:], strict=True))
 
 
@@ -219,7 +219,7 @@ def test_names_of_classes_are_checked_before_a_stream_begins(tmp_path: Path) -> 
 def test_repeated_augmentation_gives_views_of_an_image_side_by_side(twelve: DataConfig) -> None:
     config = replace(twelve, aug_repeats=2, batch_size=4)
     batches = list(loader(config))
-    assert [[number_of(image) for image in images] for images, _ in batches] == [
+    assert [[number_of(image) for image in images] for images, *_ in batches] == [
         [0, 0, 1, 1],
         [2, 2, 3, 3],
         [4, 4, 5, 5],

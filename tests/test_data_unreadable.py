@@ -56,7 +56,7 @@ def train_batches(config: DataConfig) -> tuple[Any, UnreadableImages]:
 def test_in_training_the_next_image_of_the_batch_takes_the_place(damaged: DataConfig, options: dict[str, Any]) -> None:
     config = replace(damaged, **options)
     (first, second), unreadable = train_batches(config)
-    for images, labels in (first, second):
+    for images, labels, _ in (first, second):
         assert images.shape == (4, 3, 8, 8)
         assert all(number_of(image) % 2 == label for image, label in zip(images, labels.tolist(), strict=True))
     unreadable.collect()

@@ -47,8 +47,31 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError(f"--clip-mode {config.clip_mode} does nothing without --clip-grad")
     if config.eval_split == (config.train_split or "train") and not (config.holdout or config.eval_only):
         raise ConfigError(f"--eval-split {config.eval_split} is what is trained on; choose another, or --holdout 0.1")
+    if config.method == "ssia" and config.ssia.supervisor == "memory":
+        _check_memory(config)
     if config.push_every and not config.val_interval:
         raise ConfigError("--push-every states what it publishes scores; with --val-interval 0 leave it out")
+
+
+def _check_memory(config: TrainConfig) -> None:
+    """The memory holds one prediction an image, by its row, of images as they are."""
+    if config.streaming:
+        raise ConfigError(
+            "--ssia.supervisor memory needs images that have the same row in each epoch; leave out --streaming, or set "
+            "--ssia.supervisor now"
+        )
+    if config.mixup or config.cutmix:
+        raise ConfigError(
+            "--ssia.supervisor memory does not take mixed images; leave out --mixup and --cutmix, or set "
+            "--ssia.supervisor now"
+        )
+    if config.aug_repeats > 1:
+        raise ConfigError(
+            f"--aug-repeats is {config.aug_repeats}; --ssia.supervisor memory takes one view of an image a batch: "
+            "expected 1, or --ssia.supervisor now"
+        )
+    if config.ssia.top and config.bce_loss:
+        raise ConfigError("--ssia.top adds a softmax cross-entropy to the task loss; leave out it or --bce-loss")
 
 
 def _check_ranges(config: TrainConfig) -> None:

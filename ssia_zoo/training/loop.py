@@ -13,6 +13,7 @@ import torch
 from accelerate import skip_first_batches
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.evaluation import evaluate, evaluate_only, share_buffers
 from ssia_zoo.training.faults import explained
@@ -111,7 +112,8 @@ def _train_epoch(run: Run, progress: Progress) -> None:
     usable = run.steps_per_epoch * config.accumulation_steps  # a tail that makes no whole step is left out
     remaining = skip_first_batches(run.batches, position.batches) if position.batches else run.batches
     progress.start_anew()
-    for images, labels in remaining:
+    takes_indices = isinstance(task, AuxiliaryTask)  # timm's own tasks do not
+    for images, labels, indices in remaining:
         if position.batches >= usable:
             continue  # to the loader's own end, which Accelerate wants to see
         if position.step >= run.total_steps:
@@ -124,7 +126,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
         task.progress = position.step / run.total_steps  # lambda's schedule reads it; timm's own tasks do not
         with accelerator.accumulate(task.trainable_module):
             with accelerator.autocast():  # for FSDP2; DDP's forward does it itself
-                result = task(images, labels)
+                result = task(images, labels, indices) if takes_indices else task(images, labels)
             accelerator.backward(result["loss"])
             run.loss_lost |= ~torch.isfinite(result["loss"].detach())
             if accelerator.sync_gradients:

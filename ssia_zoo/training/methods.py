@@ -16,20 +16,26 @@ from ssia_zoo.task import AuxiliaryTask, SSIATask
 from ssia_zoo.training.config import TrainConfig
 
 InputSize = tuple[int, int, int]
-Method = Callable[[TimmModel, TrainConfig, InputSize, dict[str, Any]], TrainingTask]
+Method = Callable[[TimmModel, TrainConfig, InputSize, dict[str, Any], int | None], TrainingTask]
 
 
-def _vanilla(model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any]) -> TrainingTask:
+def _vanilla(
+    model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any], images: int | None
+) -> TrainingTask:
     """The control: timm's own task, with no part of ours in it."""
     return ClassificationTask(model, criterion_kwargs=criterion, verbose=False)
 
 
-def _ssia(model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any]) -> TrainingTask:
-    return SSIATask(model, config.ssia, input_size=input_size, criterion_kwargs=criterion)
+def _ssia(
+    model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any], images: int | None
+) -> TrainingTask:
+    return SSIATask(model, config.ssia, images=images, input_size=input_size, criterion_kwargs=criterion)
 
 
 def _rival(loss: type[RivalLoss]) -> Method:
-    def method(model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any]) -> TrainingTask:
+    def method(
+        model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any], images: int | None
+    ) -> TrainingTask:
         weight_at = partial(config.rival.weight_at, default=loss.default_weight)
         return AuxiliaryTask(model, loss, weight_at, input_size=input_size, criterion_kwargs=criterion)
 
@@ -44,13 +50,16 @@ METHODS: dict[str, Method] = {
 }
 
 
-def create_task(model: TimmModel, config: TrainConfig, input_size: InputSize) -> TrainingTask:
+def create_task(
+    model: TimmModel, config: TrainConfig, input_size: InputSize, images: int | None = None
+) -> TrainingTask:
     """Make the training task that `config.method` names.
 
     Args:
         model: A timm classifier.
         config: Settings of the run.
         input_size: Channels, height, width of the training images.
+        images: Number of training images, which a memory of predictions needs.
 
     Raises:
         ConfigError: If there is no such method, or it cannot be applied to this model.
@@ -63,4 +72,4 @@ def create_task(model: TimmModel, config: TrainConfig, input_size: InputSize) ->
     criterion: dict[str, Any] = {"smoothing": config.smoothing, "soft_targets": soft_targets}
     if config.bce_loss:
         criterion |= {"loss_type": "bce", "bce_sum": config.bce_sum, "bce_target_thresh": config.bce_target_thresh}
-    return METHODS[config.method](model, config, input_size, criterion)
+    return METHODS[config.method](model, config, input_size, criterion, images)

@@ -76,7 +76,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         multiply_small_maps(model)
     config = replace(config, image_size=preprocessing.input_size[1])
     folder.describe(data, preprocessing)
-    task = create_task(model, config, preprocessing.input_size).to(accelerator.device)
+    task = create_task(model, config, preprocessing.input_size, len(data.train)).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
     whole = whole_copy(accelerator, model)
@@ -93,6 +93,9 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     accelerator.register_for_checkpointing(position, scheduler, data.unreadable_train)
     if config.ema is not None:
         accelerator.register_for_checkpointing(task.trainable_module_ema)
+    if (memory := getattr(task, "memory", None)) is not None:
+        memory.table = memory.table.to(accelerator.device)
+        accelerator.register_for_checkpointing(memory)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes, and is part of a checkpoint
     if folder.resume_from is not None:
         load_checkpoint(accelerator, folder.resume_from)
