@@ -33,6 +33,10 @@ SGD = {
 RUNS: dict[str, dict[str, Any]] = {
     "vanilla": {"model": "test_vit", "method": "vanilla", **SGD},
     "ssia": {"model": "test_vit", "ssia.channel": 0.5, "ssia.spatial": 0.5, "ema": 0.8, "clip_grad": 1.0, **SGD},
+    "memory": {
+        **{"model": "test_vit", "ssia.supervisor": "memory", "ssia.labels": 1.0, "ssia.handover": True},
+        **{"ssia.top": True, "ssia.temperature": 1.0, **SGD, "epochs": 2, "max_steps": 10},  # the last 4 read it
+    },
     "convnext": {"model": "test_convnext", **SGD},
 }
 NORMS = {"batch_size": 8, "max_eval_images": 41, "ema": 0.5}  # of test_resnet, which has batch statistics
@@ -79,7 +83,7 @@ def described(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    runs = runs_in_layouts(folder, 2, ["vanilla", "ssia"])
+    runs = runs_in_layouts(folder, 2, ["vanilla", "ssia", "memory"])
     in_processes(2, folder, [*runs, {"output_dir": folder / "norms", **NORMS}])
     return folder
 
@@ -107,7 +111,7 @@ def assert_as_in_one_process(folder: Path, processes: int, name: str, settings: 
         assert described(other)["metrics"]["loss"] == pytest.approx(loss, rel=1e-4), "each image is evaluated once"
 
 
-@pytest.mark.parametrize("name", ["vanilla", "ssia"])
+@pytest.mark.parametrize("name", ["vanilla", "ssia", "memory"])
 def test_two_processes_train_the_weights_of_one(two_processes: Path, name: str) -> None:
     assert_as_in_one_process(two_processes, 2, name, RUNS[name])
 
