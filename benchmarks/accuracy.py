@@ -86,9 +86,9 @@ def make_subset(source: Path, subset: Settings, target: Path) -> None:
     Args:
         source: Folder of parquet files as `datasets` reads it, with a training split and an official one to test on.
         subset: `dataset` (its name), `classes` (all if not given), and images of its training split:
-            `train_per_class` and `validation_per_class`; without them its own splits are taken as they are. `train_labels`
-            names the column that is trained on, such as people's wrong answers; what is evaluated keeps the right ones.
-            `exchanged` gives that share of the training images the label of another class of the same `coarse` one.
+            `train_per_class` and `validation_per_class`; without them its own splits are taken as they are.
+            `train_labels` names the column to train on, such as people's wrong answers; evaluation keeps the right
+            ones. `exchanged` is a share of the training images that get another class of the same `coarse` one.
         target: Folder to write.
     """
     splits = datasets.load_dataset(str(source))

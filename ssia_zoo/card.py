@@ -272,6 +272,9 @@ def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
     if _objective(settings) != "SSIA":
         when = "at first, and less and less" if choices.get("handover") else "too"
         name = f"SSIA + DSN (the labels teach the lower layers {when}, arXiv 1409.5185; near BYOT, arXiv 1905.08094)"
+    if choices.get("supervisor") == "memory":
+        learners = "they and the final layer" if choices.get("top") else "they"
+        name += f"; {learners} learn from the average of the network's own earlier predictions for each image"
     return (
         f"Trained with {name}: signals of the network's own higher layers guide its lower layers, in training "
         f"only. It *is* a timm `{architecture}`: same parameters, same speed. {RECONSTRUCTION}"

@@ -205,6 +205,9 @@ def test_a_run_whose_heads_learned_labels_is_called_so() -> None:
     assert "Trained with the SSIA loss" in run_card()
     settings["ssia"] = {"labels": 0.5, "handover": True}
     assert "the labels teach the lower layers at first, and less and less" in run_card(settings=settings)
+    assert "earlier predictions" not in run_card(settings=settings)
+    settings["ssia"] |= {"supervisor": "memory", "top": True}
+    assert "they and the final layer learn from the average of the network's own earlier" in run_card(settings=settings)
 
 
 @pytest.mark.parametrize(
