@@ -1,0 +1,164 @@
+"""Train the items of gpu_queue.yaml on a borrowed GPU: pack here, run there, unpack here.
+
+    python benchmarks/gpu_queue.py pack 1 --data-root DATA     # item 1 of gpu_queue.yaml, into runs/gpu/
+    python benchmarks/gpu_queue.py run --out OUT --minutes 8   # there, in a copy of the tree with runs/gpu/
+    python benchmarks/gpu_queue.py unpack OUT                  # here, into runs/weights/, for make_weight.py
+
+`run` starts all methods and seeds of the item at once, each by train_hf.py and the recipe of the item's name, and packs
+what has ended when the minutes are over: float16 weights (as they are published), settings, log and card, in files of at most
+16 MiB. A dry run on a CPU: `run --out OUT -- --max-steps 2 --image-size 64 --max-train-images 64 --max-eval-images 64`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+from safetensors.torch import load_file, save
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKED = ROOT / "runs" / "gpu"
+WEIGHTS = ROOT / "runs" / "weights"
+MAX_DATA, MAX_FILE = 60 * 2**20, 16 * 2**20
+TEXTS = ("config.json", "metrics.jsonl", "train_config.yaml", "README.md")
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Copy what an item needs into runs/gpu/."""
+
+    item: tyro.conf.Positional[int]
+    """its place in gpu_queue.yaml, from 0"""
+    data_root: Path
+    """folder that holds the data sets' folders"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train all runs of the packed item at once, and pack those that end in time."""
+
+    out: Path
+    """folder for the results"""
+    minutes: float = 8.0
+    """runs that take longer are stopped and left out"""
+
+
+@dataclass(frozen=True)
+class Unpack:
+    """Put results where make_weight.py looks for runs."""
+
+    folder: tyro.conf.Positional[Path]
+    """what `run` was given as --out"""
+
+
+def pack(arguments: Pack) -> None:
+    item = yaml.safe_load((ROOT / "benchmarks" / "gpu_queue.yaml").read_text(encoding="utf-8"))[arguments.item]
+    source = arguments.data_root / item["data"]
+    files = [path for pattern in item["files"] for path in sorted(source.glob(pattern))]
+    size = sum(path.stat().st_size for path in files)
+    if not files or size > MAX_DATA:
+        sys.exit(
+            f"{len(files)} files of {size / 2**20:.1f} MiB in {source}; expected some, {MAX_DATA >> 20} MiB at most"
+        )
+    shutil.rmtree(PACKED, ignore_errors=True)
+    (PACKED / item["data"]).mkdir(parents=True)
+    for path in files:
+        shutil.copyfile(path, PACKED / item["data"] / path.name)
+    (PACKED / "item.json").write_text(json.dumps(item, indent=2) + "\n", encoding="utf-8")
+    needed = f" and {item['base']}" if "base" in item else ""
+    print(f"{item['name']}: {size / 2**20:.1f} MiB of data in {PACKED}; take it along{needed}")
+
+
+def run(arguments: Run, more: list[str]) -> None:
+    item = json.loads((PACKED / "item.json").read_text(encoding="utf-8"))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + 60 * arguments.minutes
+    folders = {
+        (method, seed): PACKED / "runs" / f"{method}_seed{seed}" for seed in item["seeds"] for method in item["methods"]
+    }
+    started = [start(item, method, seed, folder, more) for (method, seed), folder in folders.items()]
+    while any(process.poll() is None for process in started) and time.monotonic() < end:
+        time.sleep(0.5)
+    for process in started:
+        process.kill()
+        process.wait()
+    ended = [folder for folder in folders.values() if (folder / "model.safetensors").exists()]
+    for folder in folders.values():
+        log = folder.with_suffix(".log")
+        state = "ended" if folder in ended else f"NOT ENDED: {log.read_text(errors='replace').strip()[-300:]}"
+        print(f"{folder.name}: {state}")
+    pieces(ended, item["name"], arguments.out)
+
+
+def start(item: dict[str, Any], method: str, seed: int, folder: Path, more: list[str]) -> subprocess.Popen[bytes]:
+    recipe = ROOT / "hub_configs" / "recipes" / f"{item['name']}.yaml"
+    words = ["--config", recipe, "--dataset", PACKED / item["data"], "--method", method, "--seed", seed]
+    words += ["--output-dir", folder, *item.get("flags", ()), *more]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train_hf.py"), *map(str, words)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def pieces(folders: list[Path], name: str, out: Path) -> None:
+    """Write the runs into tar files, as many into each as fit."""
+    content, size, number = [], 0, 0
+    for folder in folders:
+        tensors = load_file(folder / "model.safetensors")
+        halves = {key: t.half() if t.is_floating_point() else t for key, t in tensors.items()}
+        files = {"model.safetensors": save(halves, metadata={"format": "pt"})}
+        files |= {text: (folder / text).read_bytes() for text in TEXTS}
+        own = sum(map(len, files.values())) + 2048 * len(files)
+        if size and size + own > MAX_FILE:
+            write_piece(content, out / f"{name}.{number}.tar")
+            content, size, number = [], 0, number + 1
+        content += [(f"{name}/{folder.name}/{file}", data) for file, data in files.items()]
+        size += own
+    if content:
+        write_piece(content, out / f"{name}.{number}.tar")
+
+
+def write_piece(content: list[tuple[str, bytes]], path: Path) -> None:
+    with tarfile.open(path, "w") as tar:
+        for member, data in content:
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+
+
+def unpack(arguments: Unpack) -> None:
+    found = sorted(arguments.folder.glob("*.tar"))
+    if not found:
+        sys.exit(f"no .tar file in {arguments.folder}; expected what `run` wrote there")
+    for path in found:
+        with tarfile.open(path) as tar:
+            tar.extractall(WEIGHTS, filter="data")
+            print(*tar.getnames(), sep="\n")
+
+
+if __name__ == "__main__":
+    own, more = sys.argv[1:], []  # what follows -- goes to train_hf.py
+    if "--" in own:
+        own, more = own[: own.index("--")], own[own.index("--") + 1 :]
+    arguments: Any = tyro.cli(Pack | Run | Unpack, args=own, description=__doc__)  # type: ignore[arg-type]
+    if isinstance(arguments, Run):
+        run(arguments, more)
+    else:
+        {Pack: pack, Unpack: unpack}[type(arguments)](arguments)
