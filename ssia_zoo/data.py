@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from ssia_zoo._cached import CachedSamples, whole_batch
 from ssia_zoo._images import mix
+from ssia_zoo._preprocessing import CROP_MODES, INTERPOLATIONS
 from ssia_zoo._samples import NOT_COUNTED, Samples, StoredRows, StreamedRows, UnreadableImageError
 from ssia_zoo._splits import (
     Part,
@@ -47,17 +48,18 @@ __all__ = [
     "ImageStream",
     "UnreadableImageError",
     "UnreadableImages",
+    "data_identity",
     "digits",
     "eval_loader",
     "eval_transform",
     "load_image_data",
+    "read_labels",
     "share_loader",
     "train_loader",
     "train_transform",
 ]
 
 EVAL_SPLITS = ("validation", "valid", "val", "dev", "test")
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -121,10 +123,14 @@ class DataConfig:
     cache_images: bool = False
     """Decode the training images once and crop and flip them on the training device, which keeps all of them: the same
     batches, sooner. For small square images, with --crop-padding and no augmentation but that and --hflip."""
-    interpolation: str = "bicubic"
-    """How images are resized: nearest, bilinear, bicubic, box, hamming or lanczos."""
-    crop_pct: float = 1.0
-    """Fraction of the resized image's shorter side that evaluation keeps."""
+    interpolation: str | None = None
+    """How images are resized: nearest, bilinear, bicubic, box, hamming or lanczos; if not given, as the pretrained
+    model wants it, from scratch bicubic."""
+    crop_pct: float | None = None
+    """Fraction of the resized image's shorter side that evaluation keeps; the pretrained model's, from scratch 1."""
+    crop_mode: str | None = None
+    """What evaluation does with images of other proportions: center crops, squash distorts, border pads; if not given,
+    as the pretrained model wants it, from scratch center."""
     max_train_images: int | None = None
     """Train on this many images, chosen at random once and for all; with streaming, the images of an epoch."""
     max_eval_images: int | None = None
@@ -151,8 +157,9 @@ class DataConfig:
             ("random_erase_count", lambda v: v >= 1, "at least 1 rectangle"),
             ("aug_repeats", lambda v: v >= 1 and self.batch_size % v == 0, "a number that divides --batch-size"),
             ("crop_padding", lambda v: 0 <= v < (self.image_size or v + 1), "0 or more, less than the image size"),
-            ("interpolation", lambda v: v in INTERPOLATIONS, "one of " + ", ".join(INTERPOLATIONS)),
-            ("crop_pct", lambda v: 0 < v <= 1, "a fraction above 0 and up to 1"),
+            ("interpolation", lambda v: v is None or v in INTERPOLATIONS, "one of " + ", ".join(INTERPOLATIONS)),
+            ("crop_pct", lambda v: v is None or 0 < v <= 1, "a fraction above 0 and up to 1"),
+            ("crop_mode", lambda v: v is None or v in CROP_MODES, "one of " + ", ".join(CROP_MODES)),
             ("max_train_images", lambda v: v is None or v >= 1, "at least 1 image"),
             ("max_eval_images", lambda v: v is None or v >= 1, "at least 1 image"),
         )
@@ -300,14 +307,20 @@ def train_loader(
 
 
 def eval_loader(
-    data: ImageData, config: DataConfig, *, mean: Sequence[float], std: Sequence[float]
+    data: ImageData,
+    config: DataConfig,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    input_size: tuple[int, int, int] | None = None,
 ) -> DataLoader[Batch]:
     """Makes the loader of all images to evaluate on, in order: (float32 NCHW, int64 N); the last batch may be short.
 
-    The label of an image that cannot be read is NOT_COUNTED.
+    The label of an image that cannot be read is NOT_COUNTED. `input_size` (channels, height, width) replaces the
+    square RGB input of `config.image_size`.
     """
     sampler = EpochSampler(len(data.eval), seed=0, shuffle=False)
-    source, transform = _rows(data, data.eval), eval_transform(config, mean, std)
+    source, transform = _rows(data, data.eval), eval_transform(config, mean, std, input_size)
     samples = Samples(source, transform, sampler, data.unreadable_eval, training=False)
     return _loader(samples, config.eval_batch_size or config.batch_size, config.workers, drop_last=False)
 
@@ -341,6 +354,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
             order = torch.randperm(self.length, generator=generator).tolist()
         for place in range(self.length):
             yield epoch + (place % self.repeats << 32), order[place // self.repeats]
+
+
+def data_identity(data: ImageData) -> dict[str, Any]:
+    """Describe the data that a run was made on, for a checkpoint: class names and numbers of images."""
+    return {"classes": list(data.label_names), "train_images": len(data.train), "eval_images": len(data.eval)}
 
 
 def _rows(data: ImageData, rows: datasets.Dataset) -> StoredRows:
