@@ -11,29 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import datasets
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from ssia_zoo._cached import CachedSamples, whole_batch
+from ssia_zoo._identity import data_identity
+from ssia_zoo._image_data import EvalData, ImageData, load_eval_data, load_image_data
 from ssia_zoo._images import mix
 from ssia_zoo._preprocessing import CROP_MODES, INTERPOLATIONS
 from ssia_zoo._samples import NOT_COUNTED, Samples, StoredRows, StreamedRows, UnreadableImageError
-from ssia_zoo._splits import (
-    Part,
-    count_rows,
-    digits,
-    find_image_column,
-    find_label_column,
-    find_split,
-    load_split,
-    name_labels,
-    read_labels,
-    select_columns,
-    split_names,
-    stratified,
-    subset,
-)
+from ssia_zoo._splits import digits
 from ssia_zoo._streaming import ImageStream, StreamSampler, share_loader
 from ssia_zoo._transforms import eval_transform, train_transform
 from ssia_zoo._unreadable import UnreadableImages
@@ -44,6 +31,7 @@ __all__ = [
     "NOT_COUNTED",
     "DataConfig",
     "EpochSampler",
+    "EvalData",
     "ImageData",
     "ImageStream",
     "UnreadableImageError",
@@ -52,14 +40,13 @@ __all__ = [
     "digits",
     "eval_loader",
     "eval_transform",
+    "load_eval_data",
     "load_image_data",
-    "read_labels",
     "share_loader",
     "train_loader",
     "train_transform",
 ]
 
-EVAL_SPLITS = ("validation", "valid", "val", "dev", "test")
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -180,90 +167,6 @@ class DataConfig:
             )
 
 
-@dataclass(frozen=True)
-class ImageData:
-    """The images to train and to evaluate on: two columns each, an Image and a ClassLabel of the same names."""
-
-    train: datasets.Dataset | ImageStream
-    eval: datasets.Dataset
-    label_names: tuple[str, ...]
-    image_column: str
-    label_column: str
-    eval_name: str
-    """What `eval` is, for reports: "test", "holdout 10% of train"."""
-    unreadable_train: UnreadableImages
-    unreadable_eval: UnreadableImages
-
-
-def load_image_data(config: DataConfig) -> ImageData:
-    """Finds splits, columns and class names, and checks every label.
-
-    Raises:
-        DataError: The data set cannot be found or read, is ambiguous, or has labels that cannot be trained on.
-    """
-    splits = split_names(config.dataset)
-    train_name = find_split(splits, config.train_split, ("train",), "--train-split")
-    parts: list[Part] = [(train_name, load_split(config.dataset, train_name, streaming=config.streaming))]
-    if not config.holdout:
-        eval_name = find_split(splits, config.eval_split, EVAL_SPLITS, "--eval-split")
-        features = parts[0][1].features if config.streaming else None  # an image folder is not loaded for its names
-        parts.append((eval_name, load_split(config.dataset, eval_name, features=features)))
-    for name, rows in parts:
-        if isinstance(rows, datasets.Dataset) and len(rows) == 0:
-            raise DataError(f"the split {name!r} of {config.dataset!r} is empty; choose another or fill it")
-    image_column = find_image_column(parts, config.image_column)
-    label_column = find_label_column(parts, config.label_column)
-    parts = [(name, select_columns(rows, image_column, label_column)) for name, rows in parts]
-    labelled, label_names = name_labels(parts, label_column, config.num_classes)
-    train, evaluation = labelled[0], labelled[-1]
-    if config.holdout:
-        count = round(len(train) * config.holdout)
-        held = stratified(read_labels(train, label_column), count)
-        if not 0 < count < len(train):
-            raise DataError(f"--holdout {config.holdout:g} of {len(train)} images leaves a side empty; choose another")
-        train, evaluation = train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
-        eval_name = f"holdout {100 * config.holdout:g}% of {train_name}"
-    if config.streaming:
-        train = _stream(config, train_name, train, image_column, label_column, len(label_names))
-    else:
-        train = subset(train, config.max_train_images)
-    evaluation = subset(evaluation, config.max_eval_images)
-    classes = range(len(label_names)) if config.streaming else set(read_labels(train, label_column))
-    if len(classes) < 2:
-        only = label_names[next(iter(classes))]
-        raise DataError(f"all images to train on are of one class, {only!r}; at least two are needed")
-    return ImageData(
-        train,
-        evaluation,
-        tuple(label_names),
-        image_column,
-        label_column,
-        eval_name,
-        UnreadableImages("the training images", len(train), config.max_corrupt),
-        UnreadableImages(eval_name, len(evaluation), config.max_corrupt),
-    )
-
-
-def _stream(
-    config: DataConfig,
-    split: str,
-    rows: datasets.IterableDataset,
-    image_column: str,
-    label_column: str,
-    num_classes: int,
-) -> ImageStream:
-    """Finds out how many images an epoch has: the schedule and, in several processes, the number of steps need it."""
-    known = count_rows(config.dataset, split, rows)
-    if known is None and config.max_train_images is None:
-        raise DataError(
-            f"how many images the stream {split!r} of {config.dataset!r} has is not known before it is read; say how "
-            "many make an epoch by --max-train-images, or load it without --streaming"
-        )
-    length = min(number for number in (known, config.max_train_images) if number is not None)
-    rows = rows.cast_column(image_column, datasets.Image(decode=False))
-    return ImageStream(rows, image_column, label_column, num_classes, length, config.shuffle_buffer)
-
-
 def train_loader(
     data: ImageData,
     config: DataConfig,
@@ -307,7 +210,7 @@ def train_loader(
 
 
 def eval_loader(
-    data: ImageData,
+    data: EvalData,
     config: DataConfig,
     *,
     mean: Sequence[float],
@@ -356,12 +259,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield epoch + (place % self.repeats << 32), order[place // self.repeats]
 
 
-def data_identity(data: ImageData) -> dict[str, Any]:
-    """Describe the data that a run was made on, for a checkpoint: class names and numbers of images."""
-    return {"classes": list(data.label_names), "train_images": len(data.train), "eval_images": len(data.eval)}
-
-
-def _rows(data: ImageData, rows: datasets.Dataset) -> StoredRows:
+def _rows(data: EvalData, rows: datasets.Dataset) -> StoredRows:
     return StoredRows(rows, data.image_column, data.label_column)
 
 

@@ -6,7 +6,8 @@ from accelerate import Accelerator
 
 from ssia_zoo._label_names import match_model
 from ssia_zoo._preprocessing import model_preprocessing
-from ssia_zoo.data import DataConfig, eval_loader, load_image_data, read_labels
+from ssia_zoo._splits import read_labels
+from ssia_zoo.data import DataConfig, eval_loader, load_eval_data
 from ssia_zoo.features import TimmModel
 from ssia_zoo.inference import check_input_size
 from ssia_zoo.training.evaluation import evaluate
@@ -33,7 +34,7 @@ def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
     preprocessing = model_preprocessing(model, config)
     stated = f"--image-size is {config.image_size}" if config.image_size else None
     check_input_size(model, preprocessing.input_size, stated)
-    data = load_image_data(config)
+    data = load_eval_data(config)
     used = set(read_labels(data.eval, data.label_column))
     outputs = match_model(model, data.label_names, config.dataset, used)
     loader = eval_loader(
