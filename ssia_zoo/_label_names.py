@@ -132,7 +132,8 @@ def match_labels(
         if count != len(data_names):
             raise ClassesError(
                 f"{dataset} has {len(data_names)} classes and the model {count}, and {unknown} has no names for them; "
-                "they must agree: name the classes (label_names in config.json), or use other data"
+                "they must agree: name the classes (in label_names of config.json, or by the data's labels), or say by "
+                "--num-classes how many there are if the data only lacks images of the last ones"
             )
         if not by_position:
             raise ClassesError(f"{unknown} has no names for its classes (label_names in config.json)")

@@ -44,22 +44,19 @@ def check_resumed(manifest: Mapping[str, Any], experiment: Mapping[str, Any], da
         )
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Name what differs between two descriptions of data; of names, those that came and went."""
-    found = []
-    for key in dict.fromkeys([*before, *now]):
-        old, new = before.get(key), now.get(key)
-        what = f"{prefix}{str(key).replace('_', ' ')}"
-        if old == new:
-            continue
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += _differences(old, new, f"{what}: ")
-        elif isinstance(old, list) and isinstance(new, list):
-            gone, come = ([str(item) for item in a if item not in b] for a, b in ((old, new), (new, old)))
-            found += [f"{what} {verb}: {_some(names)}" for verb, names in (("removed", gone), ("added", come)) if names]
-            found += [] if gone or come else [f"{what} in another order: {_some([str(item) for item in new])}"]
-        else:
-            found.append(f"{what} ({old} -> {new})")
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name what differs between two identities: classes that came and went, numbers of images, other images."""
+    old, new = list(before.get("label_names", ())), list(now["label_names"])
+    gone, come = ([name for name in one if name not in other] for one, other in ((old, new), (new, old)))
+    found = [f"classes {verb}: {_some(names)}" for verb, names in (("removed", gone), ("added", come)) if names]
+    if old != new and not found:
+        found.append(f"classes in another order: {_some(new)}")
+    for split, what in (("train", "images to train on"), ("eval", "images to evaluate on")):
+        numbers = before.get(f"{split}_images"), now[f"{split}_images"]
+        if numbers[0] != numbers[1]:
+            found.append(f"{what} ({numbers[0]} -> {numbers[1]})")
+        elif before.get(f"{split}_digest") != now[f"{split}_digest"]:
+            found.append(f"{what} ({numbers[1]} as before, but other names, sizes or labels)")
     return found
 
 
