@@ -34,8 +34,8 @@ from huggingface_hub.utils import disable_progress_bars
 
 import ssia_zoo
 from ssia_zoo import registry
-from ssia_zoo.hub import PUBLISHED_FILES, fetch, file_sha256, publish
 from ssia_zoo._preprocessing import Preprocessing
+from ssia_zoo.hub import PUBLISHED_FILES, fetch, file_sha256, publish
 from ssia_zoo.model_folder import write_model_folder
 
 ROOT = Path(__file__).resolve().parent.parent
