@@ -55,7 +55,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         numbers = before.get(f"{split}_images"), now[f"{split}_images"]
         if numbers[0] != numbers[1]:
             found.append(f"{what} ({numbers[0]} -> {numbers[1]})")
-        elif before.get(f"{split}_digest") != now[f"{split}_digest"]:
+        elif old == new and before.get(f"{split}_digest") != now[f"{split}_digest"]:  # which covers the classes, too
             found.append(f"{what} ({numbers[1]} as before, but other names, sizes or labels)")
     return found
 
