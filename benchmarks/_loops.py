@@ -35,6 +35,7 @@ from timm.utils.metrics import AverageMeter
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
+from ssia_zoo._preprocessing import with_default_preprocessing
 from ssia_zoo.data import DataConfig, ImageData, load_image_data, train_loader
 from ssia_zoo.ssia import SSIALoss
 from ssia_zoo.task import AuxiliaryTask, AuxiliaryTrainableModule, SSIATask
@@ -236,7 +237,7 @@ def timms(setup: Setup, method: str) -> None:
         ratio=config.ratio,
         hflip=config.hflip,
         color_jitter=0.0,
-        interpolation=config.interpolation,
+        interpolation=with_default_preprocessing(config).interpolation,
         num_workers=0,
         device=torch.device("cpu"),
         **statistics(setup),

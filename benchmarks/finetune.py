@@ -26,6 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ssia_zoo._preprocessing import model_preprocessing
 from ssia_zoo.comparison import compare
 from ssia_zoo.data import ImageData, eval_loader, load_image_data
 from ssia_zoo.hub_config import PairedRun
@@ -129,10 +130,11 @@ def probe(settings: TrainConfig, arguments: Run) -> Record:
 
 @torch.inference_mode()
 def _features(model: Any, data: ImageData, settings: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
-    cfg = model.pretrained_cfg
+    own = model_preprocessing(model, settings)
+    settings = own.applied_to(settings)
     found = [
         (model(images).numpy(), labels.numpy())
-        for images, labels in eval_loader(data, settings, mean=cfg["mean"], std=cfg["std"])
+        for images, labels in eval_loader(data, settings, mean=own.mean, std=own.std)
     ]
     features, labels = zip(*found, strict=True)
     return np.concatenate(features), np.concatenate(labels)

@@ -105,7 +105,7 @@ def write_entry(
         "repo_sha256": None,
         "num_classes": described["num_classes"],
         "label_names": described["label_names"],
-        **{key: cfg[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")},
+        **{key: cfg[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")},
         "training": {**run["training"], "dataset": dataset, "image_size": cfg["input_size"][1]},
         "environment": run["environment"],
         "metrics": {
@@ -129,7 +129,7 @@ def described_top1(folder: Path) -> float:
 
 def half_top1(arch: str, num_classes: int, weight: Path, cfg: dict[str, Any], settings: TrainConfig) -> float:
     """Top-1 of the file that is published, through vanilla timm."""
-    sources = ("input_size", "mean", "std", "interpolation", "crop_pct")
+    sources = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
     overlay = {"file": str(weight), **{key: cfg[key] for key in sources}, "num_classes": num_classes}
     model = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes)
     data = {field: getattr(settings, field) for field in DataConfig.__dataclass_fields__}

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ssia_zoo._images import mix, reflected
 from ssia_zoo._samples import StoredRows, UnreadableImageError, decode_or_tell, neighbour
-from ssia_zoo._transforms import input_size, resize
+from ssia_zoo._transforms import resize, side
 from ssia_zoo._unreadable import UnreadableImages
 from ssia_zoo.errors import DataError
 
@@ -59,7 +59,7 @@ class CachedSamples(Dataset[Batch]):
         unreadable: UnreadableImages,
         device: torch.device | None,
     ) -> None:
-        self.size = input_size(config)
+        self.size = side(config)
         self.hflip = config.hflip
         self.sampler = sampler
         self.unreadable = unreadable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
-from timm.data import create_transform, resolve_model_data_config
 
 from ssia_zoo._images import decode_rgb
+from ssia_zoo._preprocessing import Preprocessing, model_preprocessing
 from ssia_zoo.data import DataConfig, digits, load_image_data
 from ssia_zoo.errors import ConfigError, DataError
 from ssia_zoo.model_folder import public_name
@@ -44,8 +44,8 @@ class CalibrationData:
 
 
 def data_config(model: Any, image_size: int | None) -> dict[str, Any]:
-    """The preprocessing that timm gives a model: input_size, mean, std, interpolation, crop_pct, crop_mode."""
-    config: dict[str, Any] = resolve_model_data_config(model)
+    """A model's preprocessing, as `Preprocessing` has it: input_size, mean, std, interpolation, crop_pct, crop_mode."""
+    config = asdict(model_preprocessing(model))
     if image_size is not None:
         config["input_size"] = (config["input_size"][0], image_size, image_size)
     return config
@@ -119,6 +119,6 @@ def _folder_images(folder: Path, count: int) -> list[tuple[str, PIL.Image.Image]
 def _preprocess(config: dict[str, Any], images: list[PIL.Image.Image]) -> Array:
     if config["input_size"][0] != 3:
         raise ConfigError(f"the model takes {config['input_size'][0]} channels; exports are made of RGB models alone")
-    transform = create_transform(**config, is_training=False)
+    transform = Preprocessing(**config).transform()
     stacked: Array = np.stack([transform(image).numpy() for image in images])
     return stacked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 from torch import nn
 
 from ssia_zoo._export_images import CalibrationData, RealImages, batches
-from ssia_zoo.errors import ConfigError, ExportError
+from ssia_zoo._label_names import match_model
+from ssia_zoo.errors import ClassesError, ConfigError, ExportError
 
 Array = npt.NDArray[np.float32]
 Runner = Callable[[Array], Array]
+
+_log = logging.getLogger(__name__)
 
 _EVAL_BATCH = 32
 
@@ -107,22 +111,39 @@ def judge(parity: dict[str, Any], tolerance: float, what: str) -> None:
         )
 
 
-def accuracy(model: nn.Module, run: Runner, data: CalibrationData, label_names: list[str] | None) -> dict[str, Any]:
+def class_outputs(model: Any, data: CalibrationData) -> list[int] | None:
+    """For each class of the data the model's output, by name; None if the data cannot tell how accurate the model is.
+
+    Any images calibrate. So data of other classes, or classes without names, are no error: a warning says that the
+    accuracy is not measured.
+    """
+    used = set(data.eval_labels.tolist())
+    try:
+        outputs = match_model(model, data.label_names, data.dataset, used, by_position=False)
+    except ClassesError as error:
+        _log.warning("accuracy is not measured, only agreement with float32: %s", error)
+        return None
+    return list(range(model.num_classes)) if outputs is None else list(outputs)
+
+
+def accuracy(model: nn.Module, run: Runner, data: CalibrationData, outputs: Sequence[int] | None) -> dict[str, Any]:
     """Accuracy of PyTorch and of the file, in percent, on the evaluation split; how often they agree, in percent.
 
-    The accuracies are left out unless the data set's classes are the model's, `label_names`.
+    The accuracies are left out if `outputs`, which `class_outputs` gives, is None.
     """
-    expected = forward(model, data.eval_images).argmax(axis=1)
-    got = np.concatenate([run(batch).argmax(axis=1) for batch in batches(data.eval_images, _EVAL_BATCH)])
+    logits = forward(model, data.eval_images)
+    logits_got = np.concatenate([run(batch) for batch in batches(data.eval_images, _EVAL_BATCH)])
+    expected, got = logits.argmax(axis=1), logits_got.argmax(axis=1)
     result: dict[str, Any] = {
         "calibration_dataset": data.dataset,
         "calibration_images": len(data.images),
         "accuracy_images": len(data.eval_labels),
         "agreement": float(100 * (got == expected).mean()),
     }
-    if data.label_names == label_names:
-        result["accuracy_fp32"] = float(100 * (expected == data.eval_labels).mean())
-        result["accuracy"] = float(100 * (got == data.eval_labels).mean())
+    if outputs is not None:
+        missing = np.where(np.asarray(outputs) < 0, -np.inf, 0)
+        for name, values in (("accuracy_fp32", logits), ("accuracy", logits_got)):
+            result[name] = float(100 * ((values[:, outputs] + missing).argmax(axis=1) == data.eval_labels).mean())
     return result
 
 

@@ -13,7 +13,7 @@ from ssia_zoo._hub_client import check_repo_id, clean_token, hub_api
 from ssia_zoo._hub_errors import failure_reason
 from ssia_zoo._model_files import pickles_only
 from ssia_zoo._verified import differing_sha256
-from ssia_zoo.errors import HubError, WeightError
+from ssia_zoo.errors import HashError, HubError, WeightError
 
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -131,7 +131,7 @@ def _offered(api: HfApi, repo_id: str, revision: str | None) -> list[str]:
 def _check_sha256(path: Path, sha256: str, what: str) -> None:
     actual = differing_sha256(path, sha256)
     if actual is not None:
-        raise WeightError(
+        raise HashError(
             f"{what} has sha256 {actual[:12]}…, expected was {sha256[:12].lower()}…; it is damaged or "
             f"not the published one: delete {path.resolve()} and try again"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from torch.nn.modules.module import (
 )
 
 from ssia_zoo._hub_errors import one_line
+from ssia_zoo._label_names import is_index
+from ssia_zoo._preprocessing import CROP_MODES, INTERPOLATIONS
 from ssia_zoo.errors import WeightError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -98,13 +100,19 @@ def _values(config: dict[str, Any]) -> list[tuple[str, Any, Callable[[Any], bool
         ("pretrained_cfg.mean", cfg.get("mean"), lambda v: _are_numbers(v, channels), "a number per channel"),
         ("pretrained_cfg.std", cfg.get("std"), lambda v: _are_numbers(v, channels, above=0), "a positive one each"),
         ("pretrained_cfg.crop_pct", cfg.get("crop_pct"), lambda v: _are_numbers([v], 1, 0, 1), "a fraction up to 1"),
-        ("pretrained_cfg.interpolation", cfg.get("interpolation"), lambda v: isinstance(v, str), "a word"),
+        ("pretrained_cfg.interpolation", cfg.get("interpolation"), lambda v: v in INTERPOLATIONS, _any(INTERPOLATIONS)),
+        ("pretrained_cfg.crop_mode", cfg.get("crop_mode"), lambda v: v in CROP_MODES, _any(CROP_MODES)),
     ]
 
 
+def _any(words: Sequence[str]) -> str:
+    return f"one of {', '.join(words)}"
+
+
 def _are_names(value: Any, classes: int) -> bool:
-    names = list(value.values()) if isinstance(value, dict) else value
-    return isinstance(names, list) and len(names) == classes and all(isinstance(name, str) for name in names)
+    if isinstance(value, dict):  # from index to name, perhaps with gaps
+        return all(is_index(key, classes) and isinstance(name, str) for key, name in value.items())
+    return isinstance(value, list) and len(value) == classes and all(isinstance(name, str) for name in value)
 
 
 def _is_size(value: Any) -> bool:

@@ -10,7 +10,7 @@ from timm.data.transforms import str_to_interp_mode
 from torchvision import transforms
 
 from ssia_zoo._images import ReflectCrop
-from ssia_zoo._samples import Transform
+from ssia_zoo._preprocessing import Preprocessing, Transform, with_default_preprocessing
 from ssia_zoo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:
     """Makes timm's augmentation: an RGB image to a normalized float tensor, 3 x image_size x image_size."""
-    size = input_size(config)
+    size = side(config)
+    config = with_default_preprocessing(config)
     try:
         transform = create_transform(
             size,
@@ -50,24 +51,39 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
     return made
 
 
-def eval_transform(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:
-    """Makes timm's resize and centre crop: an RGB image to a normalized float tensor, 3 x image_size x image_size."""
-    made: Transform = create_transform(
-        input_size(config),
-        interpolation=config.interpolation,
-        crop_pct=config.crop_pct,
+def eval_transform(
+    config: DataConfig,
+    mean: Sequence[float],
+    std: Sequence[float],
+    input_size: tuple[int, int, int] | None = None,
+) -> Transform:
+    """Make timm's resize and crop: an RGB image to a normalized float tensor.
+
+    Args:
+        config: Interpolation and crop, and the size if `input_size` is None.
+        mean: Per channel.
+        std: Per channel.
+        input_size: Channels, height, width; RGB, image_size x image_size, if None.
+    """
+    config = with_default_preprocessing(config)
+    size = input_size or (3, side(config), side(config))
+    return Preprocessing(
+        input_size=size,
         mean=tuple(mean),
         std=tuple(std),
-    )
-    return made
+        interpolation=str(config.interpolation),
+        crop_pct=float(config.crop_pct or 1),
+        crop_mode=str(config.crop_mode),
+    ).transform()
 
 
 def resize(config: DataConfig) -> transforms.Resize:
     """Makes the shorter side the input's size; leaves an image alone where it has that already."""
-    return transforms.Resize(input_size(config), interpolation=str_to_interp_mode(config.interpolation))
+    interpolation = with_default_preprocessing(config).interpolation
+    return transforms.Resize(side(config), interpolation=str_to_interp_mode(interpolation))
 
 
-def input_size(config: DataConfig) -> int:
+def side(config: DataConfig) -> int:
     """Height and width of the model's input, pixels, once they are known."""
     if config.image_size is None:
         raise ConfigError("--image-size is not set; expected the model's input size in pixels")

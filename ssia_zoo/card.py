@@ -89,7 +89,7 @@ def weight_card(config: HubConfig, repo_id: str | None) -> str:
 | input (channels, height, width) | mean | std | interpolation | crop |
 |---|---|---|---|---|
 | {_numbers(config.input_size)} | {_numbers(config.mean)} | {_numbers(config.std)} | {config.interpolation} | \
-{config.crop_pct:g} |
+{config.crop_pct:g} ({config.crop_mode}) |
 
 These are in `config.json`: timm's `create_transform(**resolve_model_data_config(model))` and transformers'
 `AutoImageProcessor` take them from there.

@@ -243,13 +243,13 @@ def validate(
     Args:
         model: weight's name, timm name, folder or hf-hub:org/name.
         dataset: Hub id, folder of parquet files, image folder, or digits.
-        train_split: split that names the classes, and of which --holdout is a part; train if not given.
+        train_split: split of which --holdout is a part; train if not given.
         eval_split: split to measure on; the first of validation, valid, val, dev, test if not given.
         holdout: measure on this fraction of the training split, the same that training with this flag left out.
         image_column: column with the images.
         label_column: column with the classes.
         num_classes: number of classes, where labels are numbers without names.
-        image_size: height and width of the input; the model's own if not given.
+        image_size: height and width of the input; the model's own if not given, as its whole preprocessing is.
         max_eval_images: measure on this many images, chosen at random once and for all.
         max_corrupt: fraction of the images that may be unreadable; they are left out.
         batch_size: images per step.

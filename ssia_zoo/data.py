@@ -11,28 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import datasets
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from ssia_zoo._cached import CachedSamples, whole_batch
+from ssia_zoo._identity import data_identity
+from ssia_zoo._image_data import EvalData, ImageData, load_eval_data, load_image_data
 from ssia_zoo._images import mix
+from ssia_zoo._preprocessing import CROP_MODES, INTERPOLATIONS
 from ssia_zoo._samples import NOT_COUNTED, Samples, StoredRows, StreamedRows, UnreadableImageError
-from ssia_zoo._splits import (
-    Part,
-    count_rows,
-    digits,
-    find_image_column,
-    find_label_column,
-    find_split,
-    load_split,
-    name_labels,
-    read_labels,
-    select_columns,
-    split_names,
-    stratified,
-    subset,
-)
+from ssia_zoo._splits import digits
 from ssia_zoo._streaming import ImageStream, StreamSampler, share_loader
 from ssia_zoo._transforms import eval_transform, train_transform
 from ssia_zoo._unreadable import UnreadableImages
@@ -43,21 +31,22 @@ __all__ = [
     "NOT_COUNTED",
     "DataConfig",
     "EpochSampler",
+    "EvalData",
     "ImageData",
     "ImageStream",
     "UnreadableImageError",
     "UnreadableImages",
+    "data_identity",
     "digits",
     "eval_loader",
     "eval_transform",
+    "load_eval_data",
     "load_image_data",
     "share_loader",
     "train_loader",
     "train_transform",
 ]
 
-EVAL_SPLITS = ("validation", "valid", "val", "dev", "test")
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -121,10 +110,14 @@ class DataConfig:
     cache_images: bool = False
     """Decode the training images once and crop and flip them on the training device, which keeps all of them: the same
     batches, sooner. For small square images, with --crop-padding and no augmentation but that and --hflip."""
-    interpolation: str = "bicubic"
-    """How images are resized: nearest, bilinear, bicubic, box, hamming or lanczos."""
-    crop_pct: float = 1.0
-    """Fraction of the resized image's shorter side that evaluation keeps."""
+    interpolation: str | None = None
+    """How images are resized: nearest, bilinear, bicubic, box, hamming or lanczos; if not given, as the pretrained
+    model wants it, from scratch bicubic."""
+    crop_pct: float | None = None
+    """Fraction of the resized image's shorter side that evaluation keeps; the pretrained model's, from scratch 1."""
+    crop_mode: str | None = None
+    """What evaluation does with images of other proportions: center crops, squash distorts, border pads; if not given,
+    as the pretrained model wants it, from scratch center."""
     max_train_images: int | None = None
     """Train on this many images, chosen at random once and for all; with streaming, the images of an epoch."""
     max_eval_images: int | None = None
@@ -151,8 +144,9 @@ class DataConfig:
             ("random_erase_count", lambda v: v >= 1, "at least 1 rectangle"),
             ("aug_repeats", lambda v: v >= 1 and self.batch_size % v == 0, "a number that divides --batch-size"),
             ("crop_padding", lambda v: 0 <= v < (self.image_size or v + 1), "0 or more, less than the image size"),
-            ("interpolation", lambda v: v in INTERPOLATIONS, "one of " + ", ".join(INTERPOLATIONS)),
-            ("crop_pct", lambda v: 0 < v <= 1, "a fraction above 0 and up to 1"),
+            ("interpolation", lambda v: v is None or v in INTERPOLATIONS, "one of " + ", ".join(INTERPOLATIONS)),
+            ("crop_pct", lambda v: v is None or 0 < v <= 1, "a fraction above 0 and up to 1"),
+            ("crop_mode", lambda v: v is None or v in CROP_MODES, "one of " + ", ".join(CROP_MODES)),
             ("max_train_images", lambda v: v is None or v >= 1, "at least 1 image"),
             ("max_eval_images", lambda v: v is None or v >= 1, "at least 1 image"),
         )
@@ -171,90 +165,6 @@ class DataConfig:
             raise ConfigError(
                 f"--cache-images does not go together with {', '.join(given)}; leave out one or the other"
             )
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """The images to train and to evaluate on: two columns each, an Image and a ClassLabel of the same names."""
-
-    train: datasets.Dataset | ImageStream
-    eval: datasets.Dataset
-    label_names: tuple[str, ...]
-    image_column: str
-    label_column: str
-    eval_name: str
-    """What `eval` is, for reports: "test", "holdout 10% of train"."""
-    unreadable_train: UnreadableImages
-    unreadable_eval: UnreadableImages
-
-
-def load_image_data(config: DataConfig) -> ImageData:
-    """Finds splits, columns and class names, and checks every label.
-
-    Raises:
-        DataError: The data set cannot be found or read, is ambiguous, or has labels that cannot be trained on.
-    """
-    splits = split_names(config.dataset)
-    train_name = find_split(splits, config.train_split, ("train",), "--train-split")
-    parts: list[Part] = [(train_name, load_split(config.dataset, train_name, streaming=config.streaming))]
-    if not config.holdout:
-        eval_name = find_split(splits, config.eval_split, EVAL_SPLITS, "--eval-split")
-        features = parts[0][1].features if config.streaming else None  # an image folder is not loaded for its names
-        parts.append((eval_name, load_split(config.dataset, eval_name, features=features)))
-    for name, rows in parts:
-        if isinstance(rows, datasets.Dataset) and len(rows) == 0:
-            raise DataError(f"the split {name!r} of {config.dataset!r} is empty; choose another or fill it")
-    image_column = find_image_column(parts, config.image_column)
-    label_column = find_label_column(parts, config.label_column)
-    parts = [(name, select_columns(rows, image_column, label_column)) for name, rows in parts]
-    labelled, label_names = name_labels(parts, label_column, config.num_classes)
-    train, evaluation = labelled[0], labelled[-1]
-    if config.holdout:
-        count = round(len(train) * config.holdout)
-        held = stratified(read_labels(train, label_column), count)
-        if not 0 < count < len(train):
-            raise DataError(f"--holdout {config.holdout:g} of {len(train)} images leaves a side empty; choose another")
-        train, evaluation = train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
-        eval_name = f"holdout {100 * config.holdout:g}% of {train_name}"
-    if config.streaming:
-        train = _stream(config, train_name, train, image_column, label_column, len(label_names))
-    else:
-        train = subset(train, config.max_train_images)
-    evaluation = subset(evaluation, config.max_eval_images)
-    classes = range(len(label_names)) if config.streaming else set(read_labels(train, label_column))
-    if len(classes) < 2:
-        only = label_names[next(iter(classes))]
-        raise DataError(f"all images to train on are of one class, {only!r}; at least two are needed")
-    return ImageData(
-        train,
-        evaluation,
-        tuple(label_names),
-        image_column,
-        label_column,
-        eval_name,
-        UnreadableImages("the training images", len(train), config.max_corrupt),
-        UnreadableImages(eval_name, len(evaluation), config.max_corrupt),
-    )
-
-
-def _stream(
-    config: DataConfig,
-    split: str,
-    rows: datasets.IterableDataset,
-    image_column: str,
-    label_column: str,
-    num_classes: int,
-) -> ImageStream:
-    """Finds out how many images an epoch has: the schedule and, in several processes, the number of steps need it."""
-    known = count_rows(config.dataset, split, rows)
-    if known is None and config.max_train_images is None:
-        raise DataError(
-            f"how many images the stream {split!r} of {config.dataset!r} has is not known before it is read; say how "
-            "many make an epoch by --max-train-images, or load it without --streaming"
-        )
-    length = min(number for number in (known, config.max_train_images) if number is not None)
-    rows = rows.cast_column(image_column, datasets.Image(decode=False))
-    return ImageStream(rows, image_column, label_column, num_classes, length, config.shuffle_buffer)
 
 
 def train_loader(
@@ -303,14 +213,20 @@ def train_loader(
 
 
 def eval_loader(
-    data: ImageData, config: DataConfig, *, mean: Sequence[float], std: Sequence[float]
+    data: EvalData,
+    config: DataConfig,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    input_size: tuple[int, int, int] | None = None,
 ) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
     """Makes the loader of all images to evaluate on, in order: (float32 NCHW, int64 N); the last batch may be short.
 
-    The label of an image that cannot be read is NOT_COUNTED.
+    The label of an image that cannot be read is NOT_COUNTED. `input_size` (channels, height, width) replaces the
+    square RGB input of `config.image_size`.
     """
     sampler = EpochSampler(len(data.eval), seed=0, shuffle=False)
-    source, transform = _rows(data, data.eval), eval_transform(config, mean, std)
+    source, transform = _rows(data, data.eval), eval_transform(config, mean, std, input_size)
     samples = Samples(source, transform, sampler, data.unreadable_eval, training=False)
     return _loader(samples, config.eval_batch_size or config.batch_size, config.workers, training=False)
 
@@ -346,7 +262,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield epoch + (place % self.repeats << 32), order[place // self.repeats]
 
 
-def _rows(data: ImageData, rows: datasets.Dataset) -> StoredRows:
+def _rows(data: EvalData, rows: datasets.Dataset) -> StoredRows:
     return StoredRows(rows, data.image_column, data.label_column)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 
+from ssia_zoo._preprocessing import model_preprocessing
 from ssia_zoo.attention import draw_attention, stage_attention
-from ssia_zoo.data import DataConfig, digits, eval_transform
+from ssia_zoo.data import DataConfig, digits
 from ssia_zoo.errors import ConfigError, SSIAZooError
 from ssia_zoo.hub import publish_to_folder
 from ssia_zoo.training import TrainConfig, TrainResult, train
@@ -91,8 +91,7 @@ def _new_folder(folder: Path) -> Path:
 
 def _draw_attention(data: DataConfig, models: dict[str, torch.nn.Module], path: Path) -> None:
     test = digits()["test"].select(range(_PICTURED))
-    cfg: Any = next(iter(models.values())).pretrained_cfg
-    transform = eval_transform(data, cfg["mean"], cfg["std"])
+    transform = model_preprocessing(next(iter(models.values())), data).transform()
     images = torch.stack([transform(image.convert("RGB")) for image in test["image"]])
     maps = {name: stage_attention(model, images) for name, model in models.items()}
     draw_attention(list(test["image"]), maps, [f"digit {label}" for label in test["label"]], path)

@@ -22,8 +22,16 @@ class DataError(SSIAZooError, ValueError):
     """A data set cannot be found, read or used as asked."""
 
 
+class ClassesError(DataError):
+    """A model's classes and a data set's do not go together."""
+
+
 class WeightError(SSIAZooError, RuntimeError):
     """A weight file is missing, damaged, or not what it claims to be."""
+
+
+class HashError(WeightError):
+    """A weight file's sha256 is not the published one."""
 
 
 class HubError(SSIAZooError, RuntimeError):

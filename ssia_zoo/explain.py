@@ -70,7 +70,7 @@ def explain(name: str, classifier: Classifier, image: PIL.Image.Image) -> Explan
     guess = classifier.guesses(classifier.probabilities(batch)[0], top=1)[0]
     stages = tuple(maps[0] for maps in stage_attention(classifier.model, batch))
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (classifier.mean, classifier.std))
-    pixels = (prepared * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
+    pixels = (prepared * std + mean).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()  # grey is shown as RGB
     return Explanation(name, pixels, guess, stages, class_map(classifier.model, batch, guess.index))
 
 

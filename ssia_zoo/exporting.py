@@ -26,7 +26,8 @@ from torch import nn
 
 from ssia_zoo._export_files import describe_files, input_contract, move_out, quiet, room_beside, versions
 from ssia_zoo._export_images import batches, calibration_data, data_config, parity_images
-from ssia_zoo._export_parity import accuracy, compare, judge, judge_accuracy, reference
+from ssia_zoo._export_parity import accuracy, class_outputs, compare, judge, judge_accuracy, reference
+from ssia_zoo._label_names import read_label_names
 from ssia_zoo._resources import resource_dir
 from ssia_zoo.errors import ConfigError, ExportError, SSIAZooError, WeightError
 from ssia_zoo.hub import file_sha256
@@ -190,8 +191,9 @@ def export_model(
             run = script.load(path)
             parity = compare(run, real, expected, BATCHES) | {"tolerance": limit}
             if data is not None:
-                known = None if weights == "random" else _labels(model)  # what guesses cannot get worse at it
-                parity |= accuracy(model, run, data, known)
+                # Of random weights only the agreement says something.
+                outputs = None if weights == "random" else class_outputs(model, data)
+                parity |= accuracy(model, run, data, outputs)
         except Exception as error:  # so do runtimes
             raise ExportError(f"{target} cannot run its file of {name}: {_one_line(error)}") from error
         if data is None:
@@ -362,7 +364,7 @@ def _architecture(model: Any) -> str:
 
 
 def _labels(model: Any) -> list[str] | None:
-    names = model.pretrained_cfg.get("label_names")
+    names = read_label_names(model.pretrained_cfg, model.num_classes)
     return None if names is None else list(names)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import dacite
 
+from ssia_zoo._preprocessing import CROP_MODES
 from ssia_zoo.errors import ConfigError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -88,6 +89,8 @@ class HubConfig:
     environment: dict[str, str]
     """versions and machine of the run"""
     metrics: Metrics
+    crop_mode: str = "center"
+    """what evaluation does with images of other proportions: center, squash or border"""
 
     @property
     def arch_name(self) -> str:
@@ -161,6 +164,7 @@ def _faults(config: HubConfig, path: Path) -> list[tuple[str, str]]:
         ("input_size", min(config.input_size) >= 1, f"{config.input_size} is not positive"),
         ("std", min(config.std) > 0, f"{config.std} is not positive"),
         ("crop_pct", 0 < config.crop_pct <= 1, f"{config.crop_pct} is not in (0, 1]"),
+        ("crop_mode", config.crop_mode in CROP_MODES, f"{config.crop_mode!r} is not one of {', '.join(CROP_MODES)}"),
         ("metrics.top1", 0 <= metrics.top1 <= 100, f"{metrics.top1} is not a percentage"),
         ("metrics.control_top1", 0 <= metrics.control_top1 <= 100, f"{metrics.control_top1} is not a percentage"),
         ("metrics.runs", metrics.seed in {run.seed for run in metrics.runs}, f"lack the weight's seed {metrics.seed}"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import PIL.Image
 import torch
-from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 
 from ssia_zoo._images import decode_rgb
+from ssia_zoo._label_names import imagenet_names, read_label_names
+from ssia_zoo._preprocessing import model_preprocessing
 from ssia_zoo.errors import ConfigError, DataError
 from ssia_zoo.features import TimmModel, evaluating
 
@@ -88,28 +88,26 @@ class Classifier:
         """Take a model that `timm.create_model(..., pretrained=True)` made; it is put into eval mode.
 
         Raises:
-            ConfigError: If it is no classifier of RGB images.
+            ConfigError: If it is no classifier of RGB or grey images.
         """
-        config = resolve_model_data_config(model)
         if getattr(model, "num_classes", 0) < 1:
             raise ConfigError(f"{type(model).__name__} has no classifier (num_classes=0); name a model with classes")
-        if config["input_size"][0] != 3:
-            raise ConfigError(f"{type(model).__name__} takes {config['input_size'][0]} channels; expected 3 (RGB)")
+        preprocessing = model_preprocessing(model)
+        self._transform = preprocessing.transform()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device)
-        self.mean, self.std = config["mean"], config["std"]
-        self.input_size: tuple[int, int, int] = tuple(config["input_size"])
+        self.mean, self.std = preprocessing.mean, preprocessing.std
+        self.input_size = preprocessing.input_size
         self.labels = label_names(model)
-        self._transform = create_transform(**config, is_training=False)
 
     def prepare(self, image: PIL.Image.Image) -> torch.Tensor:
-        """Turn an RGB image into the model's input [3, H, W], normalised, on the CPU."""
+        """Turn an RGB image into the model's input [3, H, W], or [1, H, W] of grey, normalised, on the CPU."""
         tensor: torch.Tensor = self._transform(image)
         return tensor
 
     @torch.inference_mode()
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """Softmax of the logits: inputs [B, 3, H, W] to [B, num_classes], float32 on the CPU."""
+        """Softmax of the logits: inputs [B, C, H, W] to [B, num_classes], float32 on the CPU."""
         with evaluating(self.model):
             logits: torch.Tensor = self.model(images.to(self.device))
         return logits.float().softmax(dim=1).cpu()
@@ -162,16 +160,12 @@ def label_names(model: TimmModel) -> tuple[str, ...]:
 
     Only timm's own weights can be of ImageNet's classes; other weights say theirs in `label_names`.
     """
-    cfg: dict[str, Any] = model.pretrained_cfg or {}
-    count = model.num_classes
-    own = cfg.get("label_names") or ()
-    if len(own) == count:
-        return tuple(map(str, own))
-    subset = infer_imagenet_subset(model) if cfg.get("num_classes") == count else None
-    if subset is not None:
-        info = ImageNetInfo(subset)
-        return tuple(info.index_to_description(index) for index in range(count))
-    return tuple(f"class {index}" for index in range(count))
+    own = read_label_names(model.pretrained_cfg or {}, model.num_classes)
+    if own is not None:
+        return own
+    if known := imagenet_names(model):
+        return known[1]
+    return tuple(f"class {index}" for index in range(model.num_classes))
 
 
 def check_image_size(model: TimmModel, size: int) -> None:
@@ -180,12 +174,27 @@ def check_image_size(model: TimmModel, size: int) -> None:
     Raises:
         ConfigError: If it does not.
     """
+    check_input_size(model, (model_preprocessing(model).input_size[0], size, size), f"--image-size is {size}")
+
+
+def check_input_size(model: TimmModel, input_size: tuple[int, int, int], stated: str | None = None) -> None:
+    """Make sure that a model takes an input of these channels, height and width.
+
+    Args:
+        model: A timm classifier.
+        input_size: Channels, height, width.
+        stated: Who states this size; the model's configuration if None.
+
+    Raises:
+        ConfigError: If it does not.
+    """
     parameter = next(model.parameters())
-    blank = torch.zeros(1, model.pretrained_cfg["input_size"][0], size, size, device=parameter.device)
+    blank = torch.zeros(1, *input_size, device=parameter.device)
     try:
         with evaluating(model), torch.inference_mode():
             model(blank.to(parameter.dtype))
     except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts image sizes
+        stated = stated or f"input_size is {'x'.join(map(str, input_size))}"
         raise ConfigError(
-            f"--image-size is {size}, which {type(model).__name__} cannot take: {' '.join(str(error).split())[:150]}"
+            f"{stated}, which {type(model).__name__} cannot take: {' '.join(str(error).split())[:150]}"
         ) from error

@@ -182,7 +182,7 @@ def page(config: HubConfig) -> str:
         ("classes", f"{config.num_classes}: {_shortened(config.label_names)}"),
         (
             "preprocessing",
-            f"RGB, {height_width} pixels, {config.interpolation}, crop {config.crop_pct:g}, "
+            f"RGB, {height_width} pixels, {config.interpolation}, crop {config.crop_pct:g} ({config.crop_mode}), "
             f"mean {_numbers(config.mean)}, std {_numbers(config.std)}",
         ),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,13 @@ import torch
 from safetensors.torch import save
 from timm.models._hub import save_config_for_hf
 
+from ssia_zoo._preprocessing import Preprocessing
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.features import TimmModel
 from ssia_zoo.registry import architecture_cfg
 
 _TRAINING_ONLY = ("drop_rate", "drop_path_rate")
 """Arguments of a model that change nothing at inference, and that not every vanilla loader would want."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """How an image becomes the model's input."""
-
-    input_size: tuple[int, int, int]
-    """channels, height, width"""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
 
 
 def public_name(name: str) -> str:
@@ -74,10 +63,7 @@ def write_model_folder(
     cfg = replace(
         architecture_cfg(architecture, preprocessing.input_size),
         num_classes=len(label_names),
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        interpolation=preprocessing.interpolation,
-        crop_pct=preprocessing.crop_pct,
+        **asdict(preprocessing),
     )
     model.pretrained_cfg = cfg.to_dict()
     config, weights, readme = (folder / f".{name}" for name in ("config.json", "model.safetensors", "README.md"))

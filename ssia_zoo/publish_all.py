@@ -17,12 +17,13 @@ import timm
 from safetensors.torch import load_file
 
 from ssia_zoo._hub_errors import one_line
+from ssia_zoo._preprocessing import Preprocessing
 from ssia_zoo._resources import resource_dir
 from ssia_zoo.card import weight_card
 from ssia_zoo.errors import ConfigError, HubError, WeightError
 from ssia_zoo.hub import file_sha256, publish
 from ssia_zoo.hub_config import HubConfig, read_hub_config, read_hub_configs
-from ssia_zoo.model_folder import Preprocessing, write_model_folder
+from ssia_zoo.model_folder import write_model_folder
 from ssia_zoo.registry import architecture_cfg, weight_path
 
 _log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def write_weight_folder(config: HubConfig, folder: Path, *, repo_id: str | None 
             std=config.std,
             interpolation=config.interpolation,
             crop_pct=config.crop_pct,
+            crop_mode=config.crop_mode,
         ),
         metadata={
             "name": config.name,

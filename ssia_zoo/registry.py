@@ -21,7 +21,7 @@ from timm.models import (
 from torch import nn
 
 from ssia_zoo._resources import resource_dir
-from ssia_zoo.errors import ConfigError, WeightError
+from ssia_zoo.errors import ConfigError, HashError, WeightError
 from ssia_zoo.hub_config import HubConfig, read_hub_configs
 
 _PACKAGE = "ssia_zoo"  # timm's registry shows our names as `timm.list_models(module="ssia_zoo")`
@@ -114,7 +114,7 @@ def weight_path(config: HubConfig, cache_dir: str | Path | None = None) -> Path:
         if not embedded.is_file():
             raise WeightError(f"{embedded} is missing; the installation is damaged: reinstall ssia-zoo")
         if (actual := differing_sha256(embedded, str(config.sha256))) is not None:
-            raise WeightError(
+            raise HashError(
                 f"{embedded} is damaged: its sha256 is {actual[:12]}…, published was {str(config.sha256)[:12]}…; "
                 "reinstall ssia-zoo"
             )
@@ -160,6 +160,7 @@ def _weight_cfg(config: HubConfig) -> PretrainedCfg:
         std=config.std,
         interpolation=config.interpolation,
         crop_pct=config.crop_pct,
+        crop_mode=config.crop_mode,
         license=config.license,
         description=config.description,
         notes=(f"trained on {config.dataset.name}: {config.dataset.terms}",),

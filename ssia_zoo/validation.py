@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from accelerate import Accelerator
 
-from ssia_zoo.data import DataConfig, eval_loader, load_image_data
-from ssia_zoo.errors import DataError
+from ssia_zoo._label_names import match_model
+from ssia_zoo._preprocessing import model_preprocessing
+from ssia_zoo._splits import read_labels
+from ssia_zoo.data import DataConfig, eval_loader, load_eval_data
 from ssia_zoo.features import TimmModel
+from ssia_zoo.inference import check_input_size
 from ssia_zoo.training.evaluation import evaluate
 
 
 def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
-    """Measure a model in float32, with the preprocessing that its `pretrained_cfg` names.
+    """Measure a model in float32, with its own preprocessing, each class of the data by the model's output of its name.
+
+    If the data has some of the model's classes only, as ImageNet-A and ImageNet-R have, the outputs of the others are
+    left out, as is usual there; a warning says so.
 
     Args:
         model: A timm classifier.
-        config: The data; its image size, interpolation and crop are taken from the model where the model says.
+        config: The data; its image size, interpolation and crop replace the model's where they are set.
 
     Returns:
         "top1" and "top5" in percent, "loss" (mean cross-entropy), and "images", the number that could be read.
 
     Raises:
-        DataError: If the data has another number of classes than the model, or cannot be read.
+        ClassesError: If the data has other classes than the model.
+        ConfigError: If the model does not take images of this size.
+        DataError: If the data cannot be read.
     """
-    cfg = model.pretrained_cfg
-    config = replace(
-        config,
-        image_size=config.image_size or cfg["input_size"][1],
-        interpolation=cfg["interpolation"],
-        crop_pct=cfg["crop_pct"],
+    preprocessing = model_preprocessing(model, config)
+    stated = f"--image-size is {config.image_size}" if config.image_size else None
+    check_input_size(model, preprocessing.input_size, stated)
+    data = load_eval_data(config)
+    used = set(read_labels(data.eval, data.label_column))
+    outputs = match_model(model, data.label_names, config.dataset, used)
+    loader = eval_loader(
+        data,
+        preprocessing.applied_to(config),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        input_size=preprocessing.input_size,
     )
-    data = load_image_data(config)
-    if len(data.label_names) != model.num_classes:
-        raise DataError(
-            f"{config.dataset} has {len(data.label_names)} classes and the model {model.num_classes}; they must agree"
-        )
     accelerator = Accelerator()
-    batches = accelerator.prepare(eval_loader(data, config, mean=cfg["mean"], std=cfg["std"]))
+    batches = accelerator.prepare(loader)
     model = model.to(accelerator.device)  # not prepared: a process that trains in bf16 would lend it its autocast
-    metrics = evaluate(model, batches, accelerator, autocast=False)
+    metrics = evaluate(model, batches, accelerator, autocast=False, outputs=outputs)
     return {**metrics, "images": float(len(data.eval) - len(data.unreadable_eval))}

@@ -15,7 +15,7 @@ from ssia_zoo._hub_errors import one_line
 from ssia_zoo._model_files import WEIGHTS, read_model_config
 from ssia_zoo._verified import file_sha256
 from ssia_zoo.data import DataConfig
-from ssia_zoo.errors import DataError, WeightError
+from ssia_zoo.errors import ClassesError, HashError, WeightError
 from ssia_zoo.features import TimmModel, evaluating
 from ssia_zoo.hub_config import HubConfig
 from ssia_zoo.loading import create_checked, timm_name
@@ -107,7 +107,7 @@ def _verify(target: str, data: DataConfig | None) -> VerificationReport:
         model = create_checked(source)
         claim = _claim(source)
     except WeightError as error:  # whoever asks whether a weight is sound wants an answer, not an error
-        failed = "sha256" if not found and "sha256" in str(error) else "loads"
+        failed = "sha256" if not found and isinstance(error, HashError) else "loads"
         return _report(target, [*found, Check(failed, "failed", one_line(error))], "it does not load")
     found.append(Check("loads", "passed", "safetensors only, every tensor of the architecture"))
     vanilla = _vanilla(claim).eval()
@@ -279,9 +279,7 @@ class _Named(str):
 def _check_top1(model: TimmModel, claim: _Claim, data: DataConfig) -> Check:
     try:
         result = validate(model, data)
-    except DataError as error:
-        if "classes" not in str(error):
-            raise
+    except ClassesError as error:
         return Check("top1", "failed", one_line(error))
     measured, images = result["top1"], int(result["images"])
     figure = f"{measured:.2f} % of {images} images"

@@ -209,7 +209,7 @@ def test_an_empty_split_and_other_classes_are_refused(tmp_path: Path, monkeypatc
     other = labelled([0, 1], datasets.ClassLabel(names=["b", "c"]))
     config = parquet(tmp_path / "d", train=labelled([0, 1]), test=other)
     assert "'test' has images of 1 class: c, in 'label'; 'train' knows only 2 classes: a, b" in one_line(config)
-    monkeypatch.setattr("ssia_zoo.data.load_split", lambda *_, **__: labelled([]))
+    monkeypatch.setattr("ssia_zoo._image_data.load_split", lambda *_, **__: labelled([]))
     assert "the split 'train' of 'digits' is empty" in one_line(DataConfig("digits"))
 
 

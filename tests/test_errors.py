@@ -6,10 +6,21 @@ import pickle
 
 import pytest
 
-from ssia_zoo.errors import ConfigError, DataError, HubError, SSIAZooError, TrainingError, WeightError
+from ssia_zoo.errors import (
+    ClassesError,
+    ConfigError,
+    DataError,
+    HashError,
+    HubError,
+    SSIAZooError,
+    TrainingError,
+    WeightError,
+)
+
+KINDS = [SSIAZooError, ConfigError, DataError, ClassesError, WeightError, HashError, HubError, TrainingError]
 
 
-@pytest.mark.parametrize("kind", [SSIAZooError, ConfigError, DataError, WeightError, HubError, TrainingError])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_error_is_one_line_and_survives_another_process(kind: type[SSIAZooError]) -> None:
     error = kind("the name 'a\nb\r\nc\u2028d  e' is wrong\n")
     assert str(error) == "the name 'a b c d  e' is wrong"

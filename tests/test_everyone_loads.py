@@ -26,6 +26,11 @@ from ssia_zoo.publish_all import publish_all
 REPOS = {arch: f"org/{arch}_ssia.toys_r64" for arch in ("test_resnet", "test_vit")}
 """A CNN, and a ViT whose position embedding fixes it to 64 pixels, not the architecture's own 160."""
 
+PREPROCESSING: dict[str, dict[str, Any]] = {
+    "test_resnet": {"crop_mode": "center", "crop_pct": 0.875, "interpolation": "bicubic"},
+    "test_vit": {"crop_mode": "squash", "crop_pct": 0.9, "interpolation": "bilinear"},
+}
+
 IMAGES = {"tall": ("RGB", (90, 130)), "exact": ("RGB", (64, 64)), "tiny": ("RGB", (20, 31)), "gray": ("L", (70, 50))}
 """Mode, width and height."""
 
@@ -121,7 +126,7 @@ def everyone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everyone]:
         images.append(room / f"{name}.png")
         Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8), mode).save(images[-1])
     for arch in REPOS:
-        write_toy_weight(room / "hub_configs", arch)
+        write_toy_weight(room / "hub_configs", arch, **PREPROCESSING[arch])
     with (
         HubServer(tokens={"hf_good": "alice"}, orgs={"alice": ["org"]}) as server,
         pytest.MonkeyPatch.context() as patch,
@@ -180,7 +185,7 @@ def test_both_libraries_see_the_same_pixels_and_give_the_same_logits(everyone: E
     cfg = everyone.timm[arch].seen["pretrained_cfg"]
     assert cfg["input_size"] == [3, 64, 64]
     assert cfg["mean"] == [0.5, 0.45, 0.4]
-    assert cfg["crop_pct"] == 0.875
+    assert {name: cfg[name] for name in PREPROCESSING[arch]} == PREPROCESSING[arch]
 
 
 def test_the_pipeline_names_the_class_that_timm_finds(everyone: Everyone, arch: str) -> None:

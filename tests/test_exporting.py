@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -20,7 +22,7 @@ import ssia_zoo
 from ssia_zoo import exporting
 from ssia_zoo._export_files import move_out, room_beside
 from ssia_zoo._export_images import CalibrationData, RealImages, calibration_data, data_config, parity_images
-from ssia_zoo._export_parity import accuracy, compare, judge, judge_accuracy
+from ssia_zoo._export_parity import accuracy, class_outputs, compare, judge, judge_accuracy
 from ssia_zoo.data import digits
 from ssia_zoo.errors import ConfigError, ExportError, SSIAZooError
 from ssia_zoo.exporting import ExportResult, export, export_model, load_artefact
@@ -187,12 +189,31 @@ def test_int8_tells_its_accuracy_beside_that_of_float32(tmp_path: Path) -> None:
     assert result.path.stat().st_size < floats / 2
 
 
-def test_int8_is_judged_by_labels_only_if_they_are_the_models_own() -> None:
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["cat", "dog", "bird"], 100),
+        ({"0": "cat", "1": "dog", "2": "bird"}, 100),
+        (["dog", "cat", "bird"], 0),
+        (["bird", "cat", "dog"], 50),  # without the bird, of which no image is, the first image is a cat
+    ],
+)
+def test_int8_is_judged_by_labels_matched_by_name(names: Any, expected: float) -> None:
+    images = np.eye(3, dtype=np.float32)[:2]
+    data = CalibrationData(images, images, np.array([0, 1]), ["cat", "dog"], "pets")
+    outputs = class_outputs(SimpleNamespace(pretrained_cfg={"label_names": names}, num_classes=3), data)
+    judged = accuracy(torch.nn.Identity(), lambda images: images, data, outputs)
+    assert (judged["accuracy"], judged["accuracy_fp32"], judged["agreement"]) == (expected, expected, 100)
+
+
+@pytest.mark.parametrize("names", [["dog", "zebra"], ["0", "1"], None])
+def test_int8_is_judged_by_agreement_where_the_data_has_not_the_models_classes(
+    names: list[str] | None, caplog: pytest.LogCaptureFixture
+) -> None:
     data = CalibrationData(np.zeros((1, 2)), np.eye(2, dtype=np.float32), np.array([0, 1]), ["cat", "dog"], "pets")
-    judged = accuracy(torch.nn.Identity(), lambda images: images, data, ["cat", "dog"])
-    assert (judged["accuracy"], judged["accuracy_fp32"], judged["agreement"]) == (100, 100, 100)
-    for names in (["dog", "cat"], ["0", "1"], None):
-        assert "accuracy" not in accuracy(torch.nn.Identity(), lambda images: images, data, names)
+    outputs = class_outputs(SimpleNamespace(pretrained_cfg={"label_names": names}, num_classes=2), data)
+    assert "accuracy" not in accuracy(torch.nn.Identity(), lambda images: images, data, outputs)
+    assert "accuracy is not measured" in caplog.text
 
 
 def test_images_of_sixteen_bits_calibrate_scaled_and_not_cut_off(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ssia_zoo.errors import ConfigError, DataError
+from ssia_zoo.explain import explain
 from ssia_zoo.inference import Classifier, check_image_size, find_images, label_names, read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
@@ -121,14 +122,28 @@ def test_numbers_below_one_are_refused_at_once(classifier: Classifier, numbers: 
 def test_what_is_no_rgb_classifier_is_refused() -> None:
     with pytest.raises(ConfigError, match="no classifier"):
         Classifier(timm.create_model("test_resnet", num_classes=0))
-    grey = timm.create_model("test_resnet", pretrained_cfg_overlay={"input_size": (1, 64, 64)}, in_chans=1)
-    with pytest.raises(ConfigError, match="channels"):
-        Classifier(grey)
+    with pytest.raises(ConfigError, match="4 channels; expected 3"):
+        Classifier(timm.create_model("test_resnet", in_chans=4))
+
+
+@pytest.mark.parametrize("overlay", [{}, {"input_size": (1, 64, 64), "mean": (0.5,), "std": (0.25,)}])
+def test_a_model_of_one_channel_gets_grey_images(tmp_path: Path, overlay: dict[str, object]) -> None:
+    model = timm.create_model("test_resnet", pretrained_cfg_overlay=overlay, in_chans=1)
+    classifier = Classifier(model)
+    coloured = Image.open(image(tmp_path / "x.png")).convert("RGB")
+    prepared = classifier.prepare(coloured)
+    assert prepared.shape == classifier.input_size == (1, *model.pretrained_cfg["input_size"][1:])
+    assert torch.equal(prepared, classifier.prepare(coloured.convert("L").convert("RGB")))
+    assert len(list(classifier.predict([tmp_path / "x.png"], pytest.fail))) == 1
+    assert explain("grey", classifier, coloured).pixels.shape[2] == 3
 
 
 def test_classes_have_the_models_names_or_imagenets_or_numbers() -> None:
     named = timm.create_model("test_resnet", num_classes=2, pretrained_cfg_overlay={"label_names": ("cat", "dog")})
     assert label_names(named) == ("cat", "dog")
+    for mapping in ({0: "cat", 1: "dog"}, {"1": "dog", "0": "cat"}):  # timm allows it, JSON makes its keys strings
+        named.pretrained_cfg["label_names"] = mapping
+        assert label_names(named) == ("cat", "dog")
     assert label_names(timm.create_model("test_resnet"))[1].startswith("goldfish")
     assert label_names(timm.create_model("test_resnet", num_classes=3)) == ("class 0", "class 1", "class 2")
 

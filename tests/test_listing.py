@@ -91,7 +91,7 @@ def test_a_page_says_all_that_is_published() -> None:
         "data licence unknown",
         "ask its authors",
         "3: cat, dog, sea horse",
-        "RGB, 32×48 pixels, bicubic, crop 0.875, mean 0.5 0.4 0.3, std 0.25 0.25 0.25",
+        "RGB, 32×48 pixels, bicubic, crop 0.875 (center), mean 0.5 0.4 0.3, std 0.25 0.25 0.25",
         "1 70.50 71.00 -0.50",
         "mean paired difference +0.92 points, standard deviation 1.28",
         "scale 0.7 1",

@@ -16,6 +16,7 @@ import torch
 from hub_server import HubServer
 from publishable_folder import make_folder
 from safetensors.torch import load_file, save_file
+from toy_weight import write_toy_weight
 
 import ssia_zoo
 import ssia_zoo.hub
@@ -56,6 +57,19 @@ def test_pretrained_cfg_is_ours_and_never_that_of_vanilla_weights() -> None:
     for source in ("hf_hub_id", "url", "origin_url", "paper_ids"):
         assert not cfg.get(source), source
     assert vanilla["hf_hub_id"], "vanilla has a source, so the test above can fail"
+
+
+def test_a_weights_preprocessing_is_that_of_its_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = {"interpolation": "bilinear", "crop_pct": 0.9, "crop_mode": "squash", "mean": [0.1, 0.2, 0.3]}
+    arch = "test_resnet4"  # an architecture of the test's own, so that no other test meets it
+    monkeypatch.setitem(timm.models._registry._model_entrypoints, arch, timm.model_entrypoint("test_resnet"))
+    vanilla = timm.models.get_pretrained_cfg("test_resnet")
+    monkeypatch.setitem(timm.models._registry._model_pretrained_cfgs, arch, vanilla)
+    write_toy_weight(tmp_path, arch, **described)
+    monkeypatch.setattr(registry, "resource_dir", lambda name: tmp_path)
+    registry.register_published()
+    cfg = timm.create_model(f"{arch}_ssia", pretrained=True).pretrained_cfg
+    assert {name: cfg[name] for name in described} == described | {"mean": (0.1, 0.2, 0.3)}
 
 
 def test_the_model_is_the_vanilla_one_with_the_same_arguments() -> None:

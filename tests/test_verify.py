@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,6 +171,14 @@ def test_a_damaged_folder_fails_to_load_and_nothing_else_is_claimed(
     assert expected in detail(report, "loads")
 
 
+def test_the_words_of_a_message_decide_nothing(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"x" * 100)
+    report = verify(str(folder.rename(tmp_path / "sha256")))
+    assert failures(report) == {"loads"}
+    with pytest.raises(DataError, match="classes"):
+        verify(str(make_folder(tmp_path / "sound")), data=DataConfig(dataset="./no/such/classes", workers=0))
+
+
 def test_a_repository_whose_pinned_commit_holds_another_file_fails_the_hash(
     hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +317,34 @@ def test_data_of_other_classes_fail_the_top1(folder: Path, toys: DataConfig) -> 
     report = verify(str(folder), data=toys)
     assert failures(report) == {"top1"}
     assert "5 classes and the model 7" in detail(report, "top1")
+
+
+def test_outputs_in_another_order_give_the_same_top1_by_their_names(
+    weight: HubConfig, toys: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, label in enumerate(CLASSES):  # 2 to 6 images a class: to take one for another changes the top-1
+        images = sorted((Path(toys.dataset) / "test" / label).iterdir())
+        for copy in range(number):
+            shutil.copyfile(images[0], images[0].with_name(f"copy{copy}.png"))
+    expected = detail(verify(NAME, data=toys), "top1")
+    entrypoints = timm.models._registry._model_entrypoints
+    sound = entrypoints[NAME]
+
+    def rolled(names: tuple[str, ...]) -> Callable[..., torch.nn.Module]:
+        def create(*args: object, **kwargs: object) -> torch.nn.Module:
+            model = sound(*args, **kwargs)
+            with torch.no_grad():
+                for parameter in model.fc.parameters():
+                    parameter.copy_(parameter.roll(1, 0))
+            model.pretrained_cfg["label_names"] = names
+            return model
+
+        return create
+
+    monkeypatch.setitem(entrypoints, NAME, rolled(CLASSES[-1:] + CLASSES[:-1]))
+    assert detail(verify(NAME, data=toys), "top1") == expected
+    monkeypatch.setitem(entrypoints, NAME, rolled(CLASSES))
+    assert detail(verify(NAME, data=toys), "top1") != expected
 
 
 def test_data_that_cannot_be_read_are_an_error(folder: Path) -> None:

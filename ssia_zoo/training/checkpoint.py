@@ -24,6 +24,7 @@ from ssia_zoo._hub_errors import one_line
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training.config import complete
 from ssia_zoo.training.faults import is_dead_worker
+from ssia_zoo.training.resuming import PREPROCESSING
 
 _PREFIX = "step_"
 _UNFINISHED = ".unfinished_"
@@ -242,7 +243,12 @@ def check_checkpoint(
         TrainingError: If not; names what differs.
     """
     before, processes_before = complete(manifest["experiment"]), manifest["processes"]
-    free = ("workers", "max_corrupt")  # which change nothing; to raise the latter is what a stopped run is told to do
+    free: tuple[str, ...] = (
+        "workers",
+        "max_corrupt",
+    )  # which change nothing; to raise the latter is what a stopped run is told to do
+    # What is the model's own where it is not given is compared once the model is there.
+    free += tuple(name for name in PREPROCESSING if None in (experiment.get(name), before.get(name)))
     decisive = {name: now for name, now in experiment.items() if name not in free}
     changed = [f"{name} ({before.get(name)} -> {now})" for name, now in decisive.items() if before.get(name) != now]
     if processes_before != processes:

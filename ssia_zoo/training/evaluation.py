@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ def evaluate(
     channels_last: bool = False,
     autocast: bool = True,
     after_batch: Callable[[], None] | None = None,
+    outputs: Sequence[int] | None = None,
 ) -> dict[str, float]:
     """Measure a model on all images of a prepared loader, each counted once whatever the number of processes.
 
@@ -38,18 +39,22 @@ def evaluate(
         channels_last: Whether to lay images out that way.
         autocast: Whether to run in the accelerator's mixed precision, as in training; else in float32.
         after_batch: Called after each batch; what it raises ends the evaluation.
+        outputs: For each class of the data the model's output, as `match_model` finds it; all in their order if None.
 
     Returns:
         "top1" and "top5" in percent, and "loss", the mean cross-entropy.
     """
     evaluator = ClassificationEvaluator(device=accelerator.device)
     share_buffers(model, accelerator)
+    order = None if outputs is None else torch.tensor(outputs, device=accelerator.device)
     with evaluating(model), torch.inference_mode():
         for images, labels in batches:
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             with accelerator.autocast() if autocast else nullcontext():
                 logits = model(images)
+            if order is not None:
+                logits = logits[:, order].masked_fill(order < 0, -torch.inf)
             logits, labels = accelerator.gather_for_metrics((logits.float(), labels))
             counted = labels != NOT_COUNTED
             evaluator.update(logits[counted], labels[counted])

@@ -13,6 +13,7 @@ import torch
 from accelerate import skip_first_batches
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ssia_zoo._preprocessing import with_default_preprocessing
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.evaluation import evaluate, evaluate_only, share_buffers
@@ -55,6 +56,8 @@ def train(config: TrainConfig) -> TrainResult:
             metrics = evaluate_only(config, accelerator)
             return TrainResult(Path(config.output_dir), metrics, time.monotonic() - start)
         config = with_scaled_lr(config, accelerator.num_processes)
+        if not config.pretrained:  # else they are the pretrained model's
+            config = with_default_preprocessing(config)
         folder = RunFolder(config, accelerator)
         try:
             run = prepare_run(config, accelerator, folder, stop)

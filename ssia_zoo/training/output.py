@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
+from ssia_zoo._preprocessing import Preprocessing
 from ssia_zoo.card import training_card
-from ssia_zoo.data import ImageData
+from ssia_zoo.data import ImageData, data_identity
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.features import TimmModel
 from ssia_zoo.hub import BackgroundPusher, check_access
-from ssia_zoo.model_folder import Preprocessing, public_name, write_model_folder
+from ssia_zoo.model_folder import public_name, write_model_folder
 from ssia_zoo.registry import vanilla_architecture
 from ssia_zoo.training.checkpoint import (
     check_checkpoint,
@@ -32,6 +33,7 @@ from ssia_zoo.training.checkpoint import (
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.methods import RIVALS
 from ssia_zoo.training.records import Records, draw_curves, read_records
+from ssia_zoo.training.resuming import PREPROCESSING, check_resumed
 from ssia_zoo.training.setup import describe_environment
 
 _log = logging.getLogger(__name__)
@@ -70,10 +72,11 @@ class RunFolder:
         if isinstance(claimed[0], TrainingError):
             raise claimed[0] if self.is_main else SystemExit(1)  # one process tells it
         self.resume_from: Path | None
-        self.resume_from, self._kept_records = claimed[0]
+        self.resume_from, self._manifest = claimed[0]
+        self._kept_records: int = self._manifest["records"] if self._manifest else 0
 
-    def _claim(self, processes: int) -> tuple[Path | None, int]:
-        """Make the folder if need be, see that it is free, and find what to resume from and its number of records."""
+    def _claim(self, processes: int) -> tuple[Path | None, dict[str, Any] | None]:
+        """Make the folder if need be, see that it is free, and find what to resume from and its manifest."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -94,7 +97,7 @@ class RunFolder:
         except BaseException:
             self.release()
             raise
-        return (found[0], found[1]["records"]) if found is not None else (None, 0)
+        return found or (None, None)
 
     def _check_content(self) -> None:
         others = [path for path in self.path.iterdir() if path.name != ".lock"]
@@ -123,9 +126,18 @@ class RunFolder:
             self._pusher = BackgroundPusher(self.path, self.config.hub_model_id, private=self.config.hub_private)
 
     def describe(self, data: ImageData, preprocessing: Preprocessing) -> None:
-        """Take what cards and config.json will say of the data."""
+        """Take what cards, config.json and checkpoints will say of the data and its preprocessing.
+
+        Raises:
+            TrainingError: If the run resumed had other data or another preprocessing.
+        """
         self._data = data
         self._preprocessing = preprocessing
+        own = {name: getattr(preprocessing, name) for name in PREPROCESSING}
+        self.config = replace(self.config, **own)
+        self._identity = data_identity(data)
+        if self._manifest is not None:
+            check_resumed(self._manifest, self.config.experiment(), self._identity)
 
     def image_counts(self) -> dict[str, int]:
         """How many images the metrics are of, and how many could not be read, so far."""
@@ -144,7 +156,7 @@ class RunFolder:
 
     def save_checkpoint(self, accelerator: Accelerator, step: int) -> None:
         """Write a checkpoint, and before it everything that has been recorded; every process must call this."""
-        facts = self._facts()
+        facts = {**self._facts(), "data": self._identity}
         if self.is_main:
             facts["records"] = self._records.flush()
         save_checkpoint(accelerator, self.checkpoints, step, self.config.keep_checkpoints, facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -71,21 +71,21 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     """
     data = load_image_data(config)
     set_seed(config.seed)
-    model, preprocessing = build_model(config, len(data.label_names))
+    model, preprocessing = build_model(config, len(data.label_names), data.label_names)
     if accelerator.device.type == "cpu" and config.mixed_precision == "no":
         multiply_small_maps(model)
-    config = replace(config, image_size=preprocessing.input_size[1])
+    config = preprocessing.applied_to(config)
     folder.describe(data, preprocessing)
     task = create_task(model, config, preprocessing.input_size, len(data.train)).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
     whole = whole_copy(accelerator, model)
     optimizer: Any = build_optimizer(config, task.trainable_module)
-    statistics = {"mean": preprocessing.mean, "std": preprocessing.std}
-    loader = train_loader(data, config, seed=config.seed, device=accelerator.device, **statistics)
+    mean, std = preprocessing.mean, preprocessing.std
+    loader = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
     batches = share_loader(loader, accelerator)
     task.trainable_module, optimizer, eval_batches = accelerator.prepare(
-        task.trainable_module, optimizer, eval_loader(data, config, **statistics)
+        task.trainable_module, optimizer, eval_loader(data, config, mean=mean, std=std)
     )
     steps_per_epoch = _steps_per_epoch(config, len(data.train), len(batches), accelerator.num_processes)
     scheduler = build_scheduler(config, optimizer, steps_per_epoch)

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import platform
+from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import accelerate
@@ -19,12 +21,13 @@ from timm.models import resolve_model_input_args
 from torch import Tensor
 
 from ssia_zoo._hub_errors import one_line
+from ssia_zoo._preprocessing import Preprocessing, model_preprocessing, with_default_preprocessing
 from ssia_zoo._version import __version__
 from ssia_zoo.errors import ConfigError, SSIAZooError
 from ssia_zoo.features import TimmModel, evaluating, forward_stages, stage_indices
 from ssia_zoo.loading import create_checked, timm_name
-from ssia_zoo.model_folder import Preprocessing
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.heads import adapt_head
 from ssia_zoo.training.sharding import check_applied, sharding_plugin
 
 _log = logging.getLogger(__name__)
@@ -71,23 +74,35 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Preprocessing]:
+def build_model(
+    config: TrainConfig, num_classes: int, label_names: Sequence[str] = ()
+) -> tuple[TimmModel, Preprocessing]:
     """Create the model that is trained, and learn how it wants its images.
 
     Args:
-        config: Settings; `image_size` None means the model's own.
+        config: Settings. Image size, interpolation and crop that are None are those of the model to be fine-tuned, or
+            from scratch the defaults of `Preprocessing`.
         num_classes: Classes of the data.
+        label_names: Their names, by which a pretrained head is matched.
 
     Raises:
         ConfigError: If timm has no such model, or it cannot be made for this size.
         WeightError, HubError: If its weights, to be fine-tuned, are not there or not sound.
     """
     model = create_model(config, num_classes)
+    if config.pretrained and label_names:
+        adapt_head(
+            model,
+            label_names,
+            config.model,
+            lambda pretrained: create_model(
+                replace(config, pretrained=pretrained), None if pretrained else num_classes
+            ),
+        )
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    cfg = model.pretrained_cfg
-    channels, *own_size = cfg["input_size"]
-    height, width = (config.image_size, config.image_size) if config.image_size else own_size
+    preprocessing = model_preprocessing(model, config if config.pretrained else with_default_preprocessing(config))
+    channels, height, width = preprocessing.input_size
     if height != width or channels != 3:
         raise ConfigError(f"--model {config.model} takes {channels}x{height}x{width}; expected square RGB images")
     _try_size(model, config.model, height)
@@ -97,13 +112,9 @@ def build_model(config: TrainConfig, num_classes: int) -> tuple[TimmModel, Prepr
         _checkpoint_gradients(model, config, height)
     if config.sync_bn:
         model = convert_sync_batchnorm(model)
-    return model, Preprocessing(
-        input_size=(3, height, width),
-        mean=tuple(cfg["mean"]),
-        std=tuple(cfg["std"]),
-        interpolation=config.interpolation,
-        crop_pct=config.crop_pct,
-    )
+    origin = f"of {config.model}" if config.pretrained else "from scratch: the defaults"
+    _log.info("preprocessing %s, where no flag says otherwise: %s", origin, preprocessing)
+    return model, preprocessing
 
 
 def create_model(config: TrainConfig, num_classes: int | None = None) -> TimmModel:

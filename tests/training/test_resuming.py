@@ -1,0 +1,160 @@
+"""A resumed run goes on with its own data and preprocessing, or is refused with what changed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import small_run
+from PIL import Image
+
+from ssia_zoo.errors import TrainingError
+from ssia_zoo.training.checkpoint import list_checkpoints, read_manifest
+from ssia_zoo.training.resuming import check_resumed
+
+COLOURS = {"bird": "red", "cat": "green", "dog": "blue"}
+IDENTITY = {
+    "label_names": ["cat", "dog"],
+    "train_images": 10,
+    "eval_images": 4,
+    "train_digest": "a",
+    "eval_digest": "b",
+}
+EXPERIMENT = {"interpolation": "bilinear", "crop_pct": 0.9, "crop_mode": "squash"}
+
+
+def pictures(folder: Path) -> Path:
+    for split, count in (("train", 8), ("test", 3)):
+        for name, colour in COLOURS.items():
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (32, 32), colour)
+                image.putpixel((0, 0), (number, number, number))
+                image.save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def trained(folder: Path, data: Path, **settings: Any) -> Any:
+    limits = {"max_train_images": 24, "max_eval_images": 9}
+    return small_run(folder, dataset=data, batch_size=8, **{"epochs": 1, **limits, **settings})
+
+
+def rename(data: Path) -> None:
+    for split in ("train", "test"):
+        (data / split / "bird").rename(data / split / "zebra")
+
+
+def add_class(data: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(data / split / "bird", data / split / "ox")
+
+
+def remove_image(data: Path) -> None:
+    (data / "train" / "cat" / "0.png").unlink()
+
+
+def swap_image(data: Path) -> None:
+    Image.effect_noise((32, 32), 50).save(data / "train" / "cat" / "0.png")
+
+
+def relabel(data: Path) -> None:
+    (data / "train" / "cat" / "0.png").rename(data / "train" / "dog" / "x.png")
+
+
+def change_evaluation(data: Path) -> None:
+    (data / "test" / "cat" / "0.png").unlink()
+
+
+CHANGES: dict[Callable[[Path], None], str] = {
+    rename: "classes removed: bird; classes added: zebra",
+    add_class: "classes added: ox",
+    remove_image: r"images to train on \(24 -> 23\)",
+    swap_image: "images to train on .24 as before, but other names, sizes or labels",
+    relabel: "images to train on .24 as before, but other names, sizes or labels",
+    change_evaluation: r"images to evaluate on \(9 -> 8\)",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_resume_on_other_data_is_refused_with_what_changed(
+    tmp_path: Path, change: Callable[[Path], None], datasets_cache: None
+) -> None:
+    data = pictures(tmp_path / "data")
+    trained(tmp_path / "run", data)
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    limits = {"max_train_images": 24, "max_eval_images": 9}
+    change(data)
+    with pytest.raises(TrainingError, match=CHANGES[change]) as caught:
+        trained(tmp_path / "run", data, resume="auto", **limits)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_a_resume_on_the_same_data_elsewhere_goes_on(tmp_path: Path, datasets_cache: None) -> None:
+    data = pictures(tmp_path / "data")
+    trained(tmp_path / "run", data)
+    (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    noted = read_manifest(checkpoint)["data"]
+    assert noted["label_names"] == ["bird", "cat", "dog"]
+    assert (noted["train_images"], noted["eval_images"]) == (24, 9)
+    trained(tmp_path / "run", data, resume="auto")
+
+
+def test_each_difference_of_data_is_named() -> None:
+    manifest = {"experiment": EXPERIMENT, "data": IDENTITY}
+    check_resumed(manifest, EXPERIMENT, IDENTITY)
+    for change, message in (
+        ({"label_names": ["dog", "cat"]}, "classes in another order: dog, cat"),
+        ({"eval_digest": "c"}, "images to evaluate on .4 as before"),
+        ({"train_images": 11, "train_digest": "c"}, r"images to train on \(10 -> 11\)"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            check_resumed(manifest, EXPERIMENT, IDENTITY | change)
+
+
+@pytest.mark.parametrize("name", EXPERIMENT)
+def test_each_difference_of_preprocessing_is_named(name: str) -> None:
+    manifest = {"experiment": EXPERIMENT, "data": IDENTITY}
+    with pytest.raises(TrainingError, match=name):
+        check_resumed(manifest, EXPERIMENT | {name: "other"}, IDENTITY)
+
+
+def test_a_checkpoint_of_a_version_that_noted_no_data_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    older = {"interpolation": "bilinear", "crop_pct": 0.9}
+    check_resumed({"experiment": older}, EXPERIMENT | {"crop_mode": "center"}, IDENTITY)
+    assert "noted no data" in caplog.text
+    with pytest.raises(TrainingError, match="crop_mode"):
+        check_resumed({"experiment": older}, EXPERIMENT, IDENTITY)
+
+
+def test_the_preprocessing_is_recorded_and_the_same_with_and_without_its_flags(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ssia_zoo")
+    scratch = small_run(tmp_path / "scratch", max_steps=1, crop_mode="squash").folder
+    assert "preprocessing from scratch" in caplog.text
+    settings = yaml.safe_load((scratch / "train_config.yaml").read_text())
+    assert (settings["interpolation"], settings["crop_pct"], settings["crop_mode"]) == ("bicubic", 1.0, "squash")
+    described = json.loads((scratch / "config.json").read_text())
+    for place in (described["pretrained_cfg"], described["ssia"]["training"]):
+        assert (place["interpolation"], place["crop_pct"], place["crop_mode"]) == ("bicubic", 1.0, "squash")
+
+    described["pretrained_cfg"] |= {"interpolation": "bilinear", "crop_pct": 0.8}
+    (scratch / "config.json").write_text(json.dumps(described))
+    tuned: dict[str, Any] = {"model": f"local-dir:{scratch}", "pretrained": True, "max_steps": 1}
+    folder = small_run(tmp_path / "tuned", **tuned).folder
+    settings = yaml.safe_load((folder / "train_config.yaml").read_text())
+    own = {"interpolation": "bilinear", "crop_pct": 0.8, "crop_mode": "squash"}
+    assert {name: settings[name] for name in own} == own
+    cfg = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    assert {name: cfg[name] for name in own} == own
+    small_run(folder, **tuned, resume="auto")
+    small_run(folder, **tuned, **own, resume="auto")
+    with pytest.raises(TrainingError, match=r"crop_pct \(0.8 -> 0.7\)"):
+        small_run(folder, **tuned, crop_pct=0.7, resume="auto")
