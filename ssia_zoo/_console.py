@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import os
 import signal
@@ -81,6 +82,12 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def show_log(level: int = logging.WARNING) -> None:
+    """Print this package's log on stderr, for a program of ours: a library's own code leaves logging to its caller."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("ssia_zoo").setLevel(level)
 
 
 def complain(message: str) -> None:

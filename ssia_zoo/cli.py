@@ -6,6 +6,7 @@ the output has gone (as `| head` does), 143 stopped by SIGTERM. What is not 0 or
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ssia_zoo._console import DONE, FAILED, UsageError, complain, print_json, run
+from ssia_zoo._console import DONE, FAILED, UsageError, complain, print_json, run, show_log
 from ssia_zoo.errors import DataError
 
 # Modules that take seconds to import are imported by the commands that need them.
@@ -342,6 +343,7 @@ def demo(output_dir: Path = Path("runs"), epochs: int | None = None) -> None:
     """
     from ssia_zoo.demo import run_demo
 
+    show_log(logging.INFO)
     run_demo(output_dir, epochs)
 
 
@@ -372,6 +374,7 @@ def main(args: Sequence[str] | None = None) -> int:
         SystemExit: With 0 after --help, with 2 at a wrong flag.
     """
     words = list(sys.argv[1:] if args is None else args)
+    show_log()
     return run(lambda: _parse_and_run(words))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
+from ssia_zoo._console import show_log
 from ssia_zoo.errors import ConfigError, SSIAZooError
 from ssia_zoo.training.config import TrainConfig, parse_config
 from ssia_zoo.training.loop import TrainResult, train
@@ -20,6 +22,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 done, 1 failed with a message, 2 a flag that does not exist, 128 + n stopped by signal n.
     """
+    show_log(logging.INFO if _is_main_process() else logging.WARNING)
     try:
         train(parse_config(sys.argv[1:] if args is None else args))
     except SSIAZooError as error:

@@ -52,6 +52,9 @@ Pairs = Annotated[
 ]
 """Arguments as `key=value` words on the command line and as a mapping in a file."""
 
+Precision = Literal["no", "bf16", "fp16"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(DataConfig):
@@ -112,8 +115,8 @@ class TrainConfig(DataConfig):
     """learning rate at the start of the warm-up; 0.1 % of its peak if not given"""
     min_lr: float = 0.0
     """learning rate at the end"""
-    accumulation_steps: int = 1
-    """batches whose gradients make one optimizer step"""
+    accumulation_steps: tyro.conf.DisallowNone[int | None] = None
+    """batches whose gradients make one optimizer step; the launcher's, else 1, if not given"""
     clip_grad: float | None = None
     """clip gradients to this norm or value, or by this factor"""
     clip_mode: Literal["norm", "value", "agc"] = "norm"
@@ -149,12 +152,17 @@ class TrainConfig(DataConfig):
 
     seed: int = 0
     """of the initial weights, the data order and the augmentation"""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """autocast; on a CPU without bf16 instructions (AVX512-BF16, AMX, Arm's BF16) bf16 is many times slower than no"""
+    mixed_precision: tyro.conf.DisallowNone[Precision | None] = None
+    """autocast; the launcher's, else no, if not given; on a CPU without bf16 instructions (AVX512-BF16, AMX, Arm's
+    BF16) bf16 is many times slower than no"""
     channels_last: bool = False
     """memory format that suits convolutions"""
-    compile: bool = False
-    """compile the model with torch.compile"""
+    compile: tyro.conf.DisallowNone[bool | None] = None
+    """compile the model with torch.compile; if not given, where the launcher names a dynamo backend"""
+    compile_backend: tyro.conf.DisallowNone[str | None] = None
+    """backend of torch.compile; the launcher's, else inductor, if not given"""
+    compile_mode: tyro.conf.DisallowNone[CompileMode | None] = None
+    """mode of torch.compile; the launcher's, else default, if not given"""
     grad_checkpointing: bool = False
     """compute activations again in the backward pass: less memory, more time"""
     sync_bn: bool = False
@@ -184,6 +192,11 @@ class TrainConfig(DataConfig):
     push_every: int | None = None
     """epochs between pushes during training; only at the end if not given"""
 
+    @property
+    def batches_per_step(self) -> int:
+        """`accumulation_steps`, or 1 while it is open."""
+        return self.accumulation_steps or 1
+
     def experiment(self) -> dict[str, Any]:
         """The settings that decide the trained weights: all but where they go. JSON-ready."""
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
@@ -200,7 +213,15 @@ def complete(experiment: dict[str, Any]) -> dict[str, Any]:
     for name, value in experiment.items():
         default = whole.get(name)
         whole[name] = {**default, **value} if isinstance(default, dict) and isinstance(value, dict) else value
-    return whole
+    return filled(whole)
+
+
+def filled(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which what neither the user nor a launcher has chosen has its default."""
+    defaults: dict[str, Any] = {"mixed_precision": "no", "accumulation_steps": 1, "compile": False}
+    if settings.get("compile"):
+        defaults |= {"compile_backend": "inductor", "compile_mode": "default"}
+    return settings | {name: value for name, value in defaults.items() if settings.get(name) is None}
 
 
 _OUTPUT_FIELDS = (

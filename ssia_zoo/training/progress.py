@@ -60,7 +60,7 @@ class Progress:
         """Move the line on by an optimizer step, and write a record where one is due."""
         run, position = self.run, self.run.position
         self._line.update()
-        done = position.batches // run.config.accumulation_steps
+        done = position.batches // run.config.batches_per_step
         if done % self._every == 0 or done == run.steps_per_epoch or position.step == run.total_steps:
             values = {name: float(total) / position.counted for name, total in position.sums.items()}
             images = self._fresh * run.config.batch_size * run.accelerator.num_processes
@@ -98,7 +98,7 @@ def _record_training(run: Run, values: dict[str, float], images_per_second: floa
         values["lambda"] = run.task.weight_at((position.step - 1) / run.total_steps)
     run.folder.record(
         "train",
-        epoch=position.epoch + position.batches / (run.steps_per_epoch * run.config.accumulation_steps),
+        epoch=position.epoch + position.batches / (run.steps_per_epoch * run.config.batches_per_step),
         step=position.step,
         **values,
         images_per_second=round(images_per_second, 1),
