@@ -59,7 +59,7 @@ def list_weights(
         json: print one JSON document.
     """
     from ssia_zoo.listing import select_weights, summary, table
-    from ssia_zoo.registry import weights
+    from ssia_zoo.registry import skipped_weights, weights
 
     chosen = select_weights(pattern, dataset)
     if json:
@@ -68,7 +68,9 @@ def list_weights(
         print(table(chosen))
     if not chosen:
         complain(f"no published weight fits; `ssia-zoo list` without arguments shows all {len(weights())}")
-    return DONE if chosen else FAILED
+    for name, reason in skipped_weights().items():
+        complain(f"skipped {name}: {reason}")
+    return DONE if chosen and not skipped_weights() else FAILED
 
 
 def info(name: _Name, json: bool = False) -> None:
@@ -278,7 +280,7 @@ def validate(
 
 
 def publish(
-    folder: Annotated[Path | None, tyro.conf.Positional] = None,
+    folder: Annotated[str | None, tyro.conf.Positional] = None,
     repo_id: Annotated[str | None, tyro.conf.Positional] = None,
     private: bool = False,
     all: bool = False,
@@ -294,7 +296,8 @@ def publish(
       ssia-zoo publish --all --org your-org --private
 
     Args:
-        folder: folder with config.json, model.safetensors and README.md; nothing else of it is sent.
+        folder: folder with config.json, model.safetensors and README.md; nothing else of it is sent. The name of a
+            published weight is none: ./NAME is the folder.
         repo_id: repository, org/name; created if it does not exist.
         private: create it as a private one.
         all: publish each weight of `ssia-zoo list` into a repository of its own; needs --org.
@@ -309,16 +312,21 @@ def publish(
     if folder is not None and repo_id is not None:
         from ssia_zoo.hub import publish as publish_folder
         from ssia_zoo.hub import repeat_command
+        from ssia_zoo.registry import published_weight
+
+        if published_weight(folder) is not None:
+            raise UsageError(f"publish: {folder} is a published weight's name; write ./{folder} for a folder called so")
+        path = Path(folder.removeprefix("local-dir:"))
 
         extra: Sequence[str] = ()
-        repeat = None
+        repeat = repeat_command(folder, repo_id, private)
         if with_ == "onnx":
             from ssia_zoo.hub_onnx import add_onnx
 
-            extra = add_onnx(folder, calibration_dataset=calibration_dataset)
-            repeat = repeat_command(folder, repo_id, private) + " --with onnx"
+            extra = add_onnx(path, calibration_dataset=calibration_dataset)
+            repeat += " --with onnx"
             repeat += f" --calibration-dataset {shlex.quote(calibration_dataset)}" if calibration_dataset else ""
-        print(publish_folder(folder, repo_id, private=private, extra=extra, repeat=repeat))
+        print(publish_folder(path, repo_id, private=private, extra=extra, repeat=repeat))
     elif org is not None:
         from ssia_zoo.publish_all import publish_all
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ssia_zoo._console import show_log
-from ssia_zoo.errors import ConfigError, SSIAZooError
+from ssia_zoo.errors import ConfigError, SSIAZooError, without_credentials
 from ssia_zoo.training.config import TrainConfig, parse_config
 from ssia_zoo.training.loop import TrainResult, train
 from ssia_zoo.training.signals import TrainingStopped
@@ -35,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> int:
             print(stop, file=sys.stderr)
         return stop.status
     except OSError as error:  # a full disk, a folder that went away
-        reason = " ".join(str(error).split())
+        reason = without_credentials(" ".join(str(error).split()))
         print(f"error: {reason}; --resume auto continues from the last checkpoint, if there is one", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

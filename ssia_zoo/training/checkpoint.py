@@ -235,20 +235,29 @@ def check_checkpoint(
 ) -> None:
     """Check that a checkpoint is of a run with the same settings, spread over as many processes.
 
-    Settings that an older version did not know count as their defaults.
+    Settings that an older version did not know count as their defaults. The number of epochs may have been raised.
     What may change the last bits of the result (versions, threads) is told as a warning.
 
     Raises:
         TrainingError: If not; names what differs.
     """
     before, processes_before = complete(manifest["experiment"]), manifest["processes"]
-    free = ("workers", "max_corrupt")  # which change nothing; to raise the latter is what a stopped run is told to do
+    free = ["workers", "max_corrupt"]  # which change nothing; to raise the latter is what a stopped run is told to do
+    if experiment["epochs"] > before["epochs"]:
+        free.append("epochs")
+        _log.info(
+            "--epochs raised from %d to %d: from step %d on, learning rate and lambda follow the schedule of %d epochs",
+            *(before["epochs"], experiment["epochs"], manifest["step"], experiment["epochs"]),
+        )
     decisive = {name: now for name, now in experiment.items() if name not in free}
     changed = [f"{name} ({before.get(name)} -> {now})" for name, now in decisive.items() if before.get(name) != now]
     if processes_before != processes:
         changed.append(f"processes ({processes_before} -> {processes})")
     if changed:
-        raise TrainingError(f"--resume continues a run with its own settings; changed here: {', '.join(changed)}")
+        differences = ", ".join(changed)
+        raise TrainingError(
+            f"--resume continues a run with its own settings, but for a higher --epochs; changed here: {differences}"
+        )
     then = manifest["environment"]
     moved = [f"{name} ({then.get(name)} -> {now})" for name, now in environment.items() if then.get(name) != now]
     if moved:

@@ -7,6 +7,7 @@ import ast
 import contextlib
 import io
 import json
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -22,8 +23,11 @@ from ssia_zoo._resources import resource_dir
 from ssia_zoo.baselines import RivalConfig
 from ssia_zoo.data import DataConfig
 from ssia_zoo.errors import ConfigError, SSIAZooError
+from ssia_zoo.registry import published_weight
 from ssia_zoo.ssia import SSIAConfig
 from ssia_zoo.training.checks import check_config
+
+_log = logging.getLogger(__name__)
 
 
 def _read_pairs(words: list[str]) -> dict[str, Any]:
@@ -244,15 +248,16 @@ def read_config(source: str) -> TrainConfig:
 
     Args:
         source: A YAML or JSON file of settings, a JSON of hub_configs/ (its training settings are taken), or the name
-            of a published weight, such as "mobilenetv3_small_050_ssia.digits_r32".
+            of a published weight, such as "mobilenetv3_small_050_ssia.digits_r32"; "./NAME" is the file.
 
     Raises:
         ConfigError: If it cannot be read or holds an unknown or wrong setting; names the file and the field.
     """
     path = Path(source)
-    published = resource_dir("hub_configs") / f"{source}.json"
-    if not path.exists() and path.name == source and published.is_file():
-        path = published
+    if (published := published_weight(source)) is not None:
+        if path.exists():
+            _log.warning("--config %s means the published weight; the file of this name here is ./%s", source, source)
+        path = resource_dir("hub_configs") / f"{published.name}.json"
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # JSON is YAML, but for its floats
     except OSError as error:

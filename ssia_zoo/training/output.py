@@ -20,7 +20,7 @@ from ssia_zoo.data import ImageData
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.features import TimmModel
 from ssia_zoo.hub import BackgroundPusher, check_access
-from ssia_zoo.model_folder import Preprocessing, public_name, write_model_folder
+from ssia_zoo.model_folder import Preprocessing, public_model, public_name, write_model_folder
 from ssia_zoo.registry import vanilla_architecture
 from ssia_zoo.training.checkpoint import (
     check_checkpoint,
@@ -171,7 +171,7 @@ class RunFolder:
         rival = RIVALS.get(config.method)
         unused = {"ssia", "rival"} - {"rival" if rival else config.method}
         settings = {name: value for name, value in config.experiment().items() if name not in unused}
-        settings |= {"dataset": public_name(config.dataset), "model": public_name(config.model)}
+        settings |= {"dataset": public_name(config.dataset), "model": public_model(config.model)}
         architecture = vanilla_architecture(str(student.pretrained_cfg["architecture"]))
         counts = self.image_counts()
         results = {name: float(value) for name, value in metrics.items()}

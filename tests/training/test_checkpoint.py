@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from conftest import same_weights, small_run
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training import parse_config, train
 from ssia_zoo.training.checkpoint import check_checkpoint, find_checkpoint, list_checkpoints, read_manifest
+from ssia_zoo.training.records import read_records
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +215,50 @@ def test_a_run_that_too_many_unreadable_images_stopped_goes_on_with_a_higher_lim
     check_checkpoint(manifest, manifest["experiment"] | {"max_corrupt": 0.1}, 1, manifest["environment"])
     with pytest.raises(TrainingError, match="holdout"):
         check_checkpoint(manifest, manifest["experiment"] | {"holdout": 0.1}, 1, manifest["environment"])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_a_resumed_run_trains_the_epochs_that_were_added_by_the_new_schedule(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, schedule: str
+) -> None:
+    settings = {"schedule": schedule, "decay_epochs": 0.5, "max_train_images": 48, "method": "vanilla"}
+    small_run(tmp_path / "run", **settings, epochs=3)
+    with caplog.at_level(logging.INFO):
+        small_run(tmp_path / "run", **settings, epochs=5, resume="auto")
+    (line,) = [record.getMessage() for record in caplog.records if "--epochs" in record.getMessage()]
+    assert "raised from 3 to 5: from step 9 on" in line
+    small_run(tmp_path / "whole", **settings, epochs=5)
+    run, other = (read_records(tmp_path / name / "metrics.jsonl") for name in ("run", "whole"))
+    added, whole = (
+        [(r["step"], r["epoch"], r["lr"]) for r in records if r["kind"] == "train" and r["step"] > 9]
+        for records in (run, other)
+    )
+    assert [step for step, *_ in added] == [10, 11, 12, 13, 14, 15]
+    assert added == whole, "the learning rate is what it would have been at these steps"
+    assert [r["step"] for r in run if r["kind"] == "eval"] == [3, 6, 9, 12, 15]
+    newest = read_manifest(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    assert (newest["step"], newest["experiment"]["epochs"]) == (15, 5)
+
+
+def test_a_run_stopped_within_an_epoch_goes_on_by_the_schedule_of_more_epochs(tmp_path: Path) -> None:
+    settings = {"max_train_images": 48, "method": "vanilla", "warmup_epochs": 0}
+    small_run(tmp_path / "run", **settings, epochs=2, checkpoint_every=1)
+    middle = tmp_path / "run" / "checkpoints" / "step_00000005"
+    small_run(tmp_path / "more", **settings, epochs=3, resume=middle)
+    steps = [r["step"] for r in read_records(tmp_path / "more" / "metrics.jsonl") if r["kind"] == "train"]
+    assert steps == [6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_fewer_epochs_than_before_and_more_with_another_change_are_refused(run: Path, epochs: int) -> None:
+    manifest = read_manifest(run / "checkpoints" / "step_00000012")
+    manifest["experiment"]["epochs"] = 3
+    now = {**manifest["experiment"], "epochs": epochs}
+    with pytest.raises(TrainingError, match=rf"a higher --epochs; changed here: epochs \(3 -> {epochs}\)") as caught:
+        check_checkpoint(manifest, now, 1, manifest["environment"])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TrainingError, match=r"changed here: lr"):
+        check_checkpoint(manifest, {**now, "epochs": 4, "lr": 0.5}, 1, manifest["environment"])
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_refused(run: Path) -> None:
