@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor
 
 from ssia_zoo._hub_errors import one_line
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training.config import complete
-from ssia_zoo.training.faults import is_dead_worker
+from ssia_zoo.training.faults import is_dead_worker, is_lost_process
 
 _PREFIX = "step_"
 _UNFINISHED = ".unfinished_"
@@ -75,11 +76,13 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, keep: int
             "environment", what may change its last bits; "records", lines of metrics so far.
 
     Raises:
-        RuntimeError: If a process that loads images ended meanwhile.
+        RuntimeError: If a process that loads images, or another one of the run, ended meanwhile.
         TrainingError: If it cannot be written; what was written of it is deleted, and the others are left alone.
     """
     unfinished, finished = folder / f"{_UNFINISHED}{step}", folder / f"{_PREFIX}{step:08d}"
-    if finished.exists():  # this step is saved already
+    saved = [finished.exists() if accelerator.is_main_process else None]
+    broadcast_object_list(saved)  # a network's file system may answer each process differently
+    if saved[0]:
         return
     try:
         with _writing(folder, step):
@@ -109,7 +112,7 @@ def _writing(folder: Path, step: int) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch tells a full disk as a RuntimeError
-        if is_dead_worker(error):  # raised from a signal's handler: it is not what was being written
+        if is_dead_worker(error) or is_lost_process(error):  # not of what was being written
             raise
         free = f"{shutil.disk_usage(folder).free / 1e6:.0f} MB" if folder.exists() else "nothing"
         raise TrainingError(

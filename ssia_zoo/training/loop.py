@@ -94,7 +94,8 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
     _stop_if_asked(run)
     run.stop.deferred = False
     progress.close()
-    accelerator.unwrap_model(run.task.trainable_module, keep_fp32_wrapper=False)  # takes Accelerate's autocast off
+    # The bare module: Accelerate's autocast around its forward would round what is measured below.
+    run.task.trainable_module = accelerator.unwrap_model(run.task.trainable_module, keep_fp32_wrapper=False)
     student = run.whole_student()
     if not metrics or config.mixed_precision != "no":  # what is stated of the saved weights is measured in float32
         metrics = evaluate(student, run.eval_batches, accelerator, config.channels_last, autocast=False)

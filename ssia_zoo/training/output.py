@@ -109,8 +109,9 @@ class RunFolder:
     def release(self) -> None:
         """Let others write to the folder."""
         if self._lock.is_locked:
-            self._lock.release()
+            # In this order: a run that came in between would hold a file that is deleted, and the next one another.
             (self.path / ".lock").unlink(missing_ok=True)
+            self._lock.release()
 
     def _connect(self) -> None:
         """Check the Hub early: a wrong token is better known before the training than after it."""

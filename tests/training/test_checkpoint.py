@@ -6,12 +6,15 @@ import json
 import logging
 import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import same_weights, small_run
+from conftest import ROOT, environment, same_weights, small_run
 
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training import parse_config, train
@@ -301,3 +304,34 @@ def test_the_resolved_settings_repeat_the_run(tmp_path: Path) -> None:
     again = ["--config", str(tmp_path / "run" / "train_config.yaml"), "--output-dir", str(tmp_path / "again")]
     train(parse_config(again))
     assert same_weights(tmp_path / "run", tmp_path / "again")
+
+
+STALE = """
+import sys
+from pathlib import Path
+from accelerate import Accelerator
+from ssia_zoo.training.checkpoint import list_checkpoints, save_checkpoint
+
+accelerator, folder = Accelerator(), Path(sys.argv[1])
+if not accelerator.is_main_process:  # as a network's file system may go on to answer
+    there = Path.exists
+    Path.exists = lambda path: path.name == "step_00000001" or there(path)
+save_checkpoint(accelerator, folder, 1, 2, {})
+assert [path.name for path in list_checkpoints(folder)] == ["step_00000001"]
+"""
+
+
+def test_processes_agree_on_a_checkpoint_whatever_their_file_systems_answer(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", STALE, str(tmp_path / "checkpoints")]
+    ranks = [
+        subprocess.Popen(command, cwd=ROOT, env={**environment(), **place, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    try:
+        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
