@@ -1,8 +1,8 @@
 """Load a model by whatever names it, from safetensors alone: registered and timm names, folders, Hub repositories.
 
-timm itself falls back to pickles where a folder or a repository has no model.safetensors, and does not compare a
-checkpoint's tensors with the model once the number of classes changes. So everything is looked at here first; what
-timm is then given is a local folder, or a safetensors file.
+Where a folder or a repository has no model.safetensors, timm falls back to other files (pickles, which it reads with
+weights_only), and it does not compare a checkpoint's tensors with the model once the number of classes changes. So
+everything is looked at here first; what timm is then given is a local folder, or a safetensors file.
 """
 
 from __future__ import annotations
@@ -149,8 +149,9 @@ def _safetensors_of(name: str) -> dict[str, Any]:
             folder = fetch_files(repo_id, (found,), revision=revision or None)
             return {"file": str(folder / found), "custom_load": False}
     raise WeightError(
-        f"timm offers the weights of {name} not as safetensors but as a file that can run any program when it is read; "
-        "choose another of its tags (timm.list_pretrained() shows them), or convert a file that you trust"
+        f"timm offers the weights of {name} not as safetensors, and no other files are loaded here; choose another of "
+        "its tags (timm.list_pretrained() shows them), or load it by timm, save it by timm.models.save_for_hf, and name "
+        "that folder"
     )
 
 

@@ -1,7 +1,8 @@
 """Checkpoints of a run: written whole or not at all, checked when they are found again, and old ones deleted.
 
 They hold Accelerate's state (weights with the training-only heads, optimizer, random states of every process) and this
-run's own (schedule, moving average, position). They are pickles, trusted files of one's own: never load a stranger's.
+run's own (schedule, moving average, position). Accelerate unpickles the latter without weights_only: never load a
+stranger's.
 """
 
 from __future__ import annotations
