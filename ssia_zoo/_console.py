@@ -104,6 +104,15 @@ def complain(message: str) -> None:
     print(without_credentials(" ".join(message.split())), file=sys.stderr, flush=True)
 
 
+def only_described(command: Callable[..., object]) -> Callable[[], None]:
+    """A stand-in for a command in the list of commands: the first line of its help, and no flags."""
+
+    def nothing() -> None: ...
+
+    nothing.__doc__ = (command.__doc__ or "").partition("\n")[0]
+    return nothing
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout; numbers that JSON lacks (NaN, infinities) become null."""
     print(json.dumps(_finite(document), indent=2, allow_nan=False))

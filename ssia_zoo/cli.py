@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ssia_zoo._console import DONE, FAILED, UsageError, complain, print_json, run, show_log
+from ssia_zoo._console import DONE, FAILED, UsageError, complain, only_described, print_json, run, show_log
 from ssia_zoo.errors import DataError
 
 # Modules that take seconds to import are imported by the commands that need them.
@@ -87,10 +87,7 @@ def info(name: _Name, json: bool = False) -> None:
     from ssia_zoo.listing import details, find_weight, page
 
     config = find_weight(name)
-    if json:
-        print_json(details(config))
-    else:
-        print(page(config))
+    print_json(details(config)) if json else print(page(config))
 
 
 def predict(
@@ -296,8 +293,7 @@ def publish(
       ssia-zoo publish --all --org your-org --private
 
     Args:
-        folder: folder with config.json, model.safetensors and README.md; nothing else of it is sent. The name of a
-            published weight is none: ./NAME is the folder.
+        folder: folder with config.json, model.safetensors and README.md, which alone are sent; not a weight's name.
         repo_id: repository, org/name; created if it does not exist.
         private: create it as a private one.
         all: publish each weight of `ssia-zoo list` into a repository of its own; needs --org.
@@ -395,16 +391,9 @@ def _parse_and_run(words: list[str]) -> int | None:
         status: int | None = tyro.cli(command, prog=f"ssia-zoo {words[0]}", args=words[1:], config=config)
         return status
     # No such command: tyro prints the help, or what was meant, and exits. A line a command is enough there.
-    described = {name: _only_described(each) for name, each in _COMMANDS.items()}
+    described = {name: only_described(each) for name, each in _COMMANDS.items()}
     tyro.extras.subcommand_cli_from_dict(described, prog="ssia-zoo", description=_DESCRIPTION, args=words)
     return None
-
-
-def _only_described(command: Callable[..., object]) -> Callable[[], None]:
-    def nothing() -> None: ...
-
-    nothing.__doc__ = (command.__doc__ or "").partition("\n")[0]
-    return nothing
 
 
 if __name__ == "__main__":

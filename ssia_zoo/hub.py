@@ -27,7 +27,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from ssia_zoo._fetching import fetch, fetch_files
 from ssia_zoo._hub_client import hub_api, require_token
 from ssia_zoo._hub_errors import failure_reason, one_line
-from ssia_zoo._publishable import PUBLISHED_FILES, check_extra, check_folder
+from ssia_zoo._publishable import PUBLISHED_FILES, check_extra, check_folder, folder_argument
 from ssia_zoo._verified import file_sha256
 from ssia_zoo.errors import ConfigError, HubError, without_credentials
 
@@ -205,7 +205,7 @@ def _upload(
 
 def repeat_command(folder: Path | str, repo_id: str, private: bool) -> str:
     """The command that publishes a folder."""
-    return f"ssia-zoo publish {shlex.quote(str(folder))} {shlex.quote(repo_id)}" + (" --private" if private else "")
+    return f"ssia-zoo publish {folder_argument(folder)} {shlex.quote(repo_id)}" + (" --private" if private else "")
 
 
 def _copy_published(source: Path, destination: Path) -> None:

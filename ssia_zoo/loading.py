@@ -150,8 +150,8 @@ def _safetensors_of(name: str) -> dict[str, Any]:
             return {"file": str(folder / found), "custom_load": False}
     raise WeightError(
         f"timm offers the weights of {name} not as safetensors, and no other files are loaded here; choose another of "
-        "its tags (timm.list_pretrained() shows them), or load it by timm, save it by timm.models.save_for_hf, and name "
-        "that folder"
+        "its tags (timm.list_pretrained() shows them), or load it by timm and name the folder that "
+        "timm.models.save_for_hf writes"
     )
 
 

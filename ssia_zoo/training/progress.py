@@ -11,6 +11,7 @@ from dataclasses import fields
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ssia_zoo._publishable import folder_argument
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.run import Run
 
@@ -135,6 +136,6 @@ def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: 
     default = {field.name: field.default for field in fields(config)}
     given = {name: value for name in _OF_EVALUATION if (value := getattr(config, name)) != default[name]}
     flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    _log.info("evaluate: %s", shlex.join(["ssia-zoo", "validate", str(folder), *flags]))
+    _log.info("evaluate: %s", f"ssia-zoo validate {folder_argument(folder)} {shlex.join(flags)}")
     if not config.push_to_hub:
-        _log.info("publish: ssia-zoo publish %s your-name/model-name", shlex.quote(str(folder)))
+        _log.info("publish: ssia-zoo publish %s your-name/model-name", folder_argument(folder))
