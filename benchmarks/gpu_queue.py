@@ -6,7 +6,9 @@
 
 `run` starts all methods and seeds of the item at once, each by train_hf.py and the recipe of the item's name, and
 packs what has ended when the minutes are over: float16 weights (as they are published), settings, log and card, in
-files of at most 16 MiB. A dry run on a CPU: `run --out OUT -- --max-steps 2 --image-size 64 --max-train-images 64 --max-eval-images 64`.
+files of at most 16 MiB. A dry run on a CPU:
+
+    python benchmarks/gpu_queue.py run --out OUT -- --max-steps 2 --image-size 64 --max-train-images 64
 """
 
 from __future__ import annotations

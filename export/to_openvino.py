@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import io
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -32,17 +33,17 @@ def convert(
     """
     import openvino
 
-    onnx_file = path.with_name("model.onnx")
-    _to_onnx().convert(model, example, onnx_file, "fp32", ())
-    converted = openvino.convert_model(onnx_file)
-    onnx_file.unlink()
-    if precision == "int8":
-        import nncf
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # above 2 GiB there are two files, read until the end
+        onnx_file = Path(folder) / "model.onnx"
+        _to_onnx().convert(model, example, onnx_file, "fp32", ())
+        converted = openvino.convert_model(onnx_file)
+        if precision == "int8":
+            import nncf
 
-        data = nncf.Dataset(list(calibration))
-        with contextlib.redirect_stdout(io.StringIO()):  # progress bars
-            converted = nncf.quantize(converted, data, subset_size=len(calibration))
-    openvino.save_model(converted, path, compress_to_fp16=precision == "fp16")
+            data = nncf.Dataset(list(calibration))
+            with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+                converted = nncf.quantize(converted, data, subset_size=len(calibration))
+        openvino.save_model(converted, path, compress_to_fp16=precision == "fp16")
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import os
 import signal
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ssia_zoo.errors import ConfigError, SSIAZooError
+from ssia_zoo.errors import ConfigError, SSIAZooError, without_credentials
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE, TERMINATED = 0, 1, 2, 130, 141, 143
 
@@ -60,7 +61,7 @@ def run(command: Callable[[], int | None]) -> int:
         return getattr(stop, "status", INTERRUPTED)  # training says which signal it was, too
     except Exception as error:
         if os.environ.get("SSIA_ZOO_DEBUG"):
-            traceback.print_exc()
+            print(without_credentials(traceback.format_exc()), end="", file=sys.stderr)
         name, hint = type(error).__name__, "SSIA_ZOO_DEBUG=1 shows where; please report it"
         complain(f"error: {error or name}" if isinstance(error, OSError) else f"error: {name}: {error}; {hint}")
         return FAILED
@@ -83,9 +84,33 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def show_log(level: int = logging.WARNING) -> None:
+    """Print this package's log on stderr: for a command, as a library leaves logging to its caller.
+
+    What other packages log is printed without credentials, too.
+    """
+    logging.setLogRecordFactory(_Record)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("ssia_zoo").setLevel(level)
+
+
+class _Record(logging.LogRecord):
+    def getMessage(self) -> str:
+        return without_credentials(super().getMessage())
+
+
 def complain(message: str) -> None:
-    """Print one line on stderr."""
-    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    """Print one line on stderr, without the credentials of an address."""
+    print(without_credentials(" ".join(message.split())), file=sys.stderr, flush=True)
+
+
+def only_described(command: Callable[..., object]) -> Callable[[], None]:
+    """A stand-in for a command in the list of commands: the first line of its help, and no flags."""
+
+    def nothing() -> None: ...
+
+    nothing.__doc__ = (command.__doc__ or "").partition("\n")[0]
+    return nothing
 
 
 def print_json(document: Any) -> None:

@@ -19,21 +19,28 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ssia_zoo.errors import without_credentials
+
 _LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text in one line that a terminal can take, whatever a stranger's file brought into it."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """An error's text in one line that a terminal can take, whatever a file or an address brought into it."""
+    text = without_credentials(" ".join(str(error).split())) or type(error).__name__
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def failure_reason(error: BaseException, repo_id: str, *, token: str | None, endpoint: str | None) -> str:
-    """Why the client failed and what to do, in one line without any token in it."""
-    resolved = (endpoint or constants.ENDPOINT).rstrip("/")
+    """Why the client failed and what to do, in one line without any token or password in it."""
+    configured = (endpoint or constants.ENDPOINT).rstrip("/")
+    credentials, _, host = configured.rpartition("@")
+    credentials = credentials.rpartition("//")[2]  # replaced as they stand: an address need not be a sound one
+    resolved = configured.replace(f"{credentials}@", "") if host != configured else configured
     # The client wraps the error that tells (no connection, offline mode) in others that do not.
     reasons = (_explain(link, repo_id, resolved) for link in _causes(error))
     text = next((reason for reason in reasons if reason), f"{type(error).__name__}: {one_line(error)}")
+    if credentials:
+        text = text.replace(f"{credentials}@", "")
     try:
         secrets = {token, get_token()}
     except Exception:  # a keyless login that fails; there is then no token to hide
@@ -41,7 +48,7 @@ def failure_reason(error: BaseException, repo_id: str, *, token: str | None, end
     for secret in secrets:
         if secret and secret.strip():
             text = text.replace(secret.strip(), "<token>")
-    return re.sub(r"hf_[A-Za-z0-9]{30,}|(?<=Bearer )[^'\"]+", "<token>", text)
+    return without_credentials(re.sub(r"hf_[A-Za-z0-9]{30,}|(?<=Bearer )[^'\"]+", "<token>", text))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

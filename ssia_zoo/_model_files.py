@@ -47,8 +47,8 @@ def pickles_only(what: str, names: Iterable[str]) -> str | None:
     if not pickles or any(name.endswith(".safetensors") for name in names):
         return None
     return (
-        f"{what} offers its weights as {some(pickles)} only; such files can run any program when they are read, and "
-        f"only {WEIGHTS} is loaded: ask its owner for one, or convert a file that you trust"
+        f"{what} offers its weights as {some(pickles)} only, and only {WEIGHTS} is loaded here, whose tensors can be "
+        "checked before they are read: ask its owner for one, or convert it (timm reads such files with weights_only)"
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import timm
 
 from ssia_zoo._model_files import (
     CONFIG,
@@ -30,6 +33,11 @@ ONNX_FILES = (
 """What `ssia_zoo.hub_onnx.add_onnx` adds: published on request."""
 
 _SOURCES = ("file", "url", "state_dict", "hf_hub_id", "hf_hub_filename", "custom_load")
+
+
+def folder_argument(folder: Path | str) -> str:
+    """A folder as commands take it: "resnet18" alone would mean the model."""
+    return shlex.quote(f"./{folder}" if timm.is_model(str(folder)) else str(folder))
 
 
 def check_extra(folder: Path, extra: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from ssia_zoo.errors import DataError
+from ssia_zoo.errors import DataError, without_credentials
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class UnreadableImages:
     def add(self, name: str, reason: str) -> None:
         """Tell of an image, from any worker."""
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps([name, reason]) + "\n")
+            file.write(json.dumps([without_credentials(name), without_credentials(reason)]) + "\n")
 
     def collect(self) -> None:
         """Take in what the workers of all processes told; every process must call it at the same point.

@@ -6,6 +6,7 @@ the output has gone (as `| head` does), 143 stopped by SIGTERM. What is not 0 or
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ssia_zoo._console import DONE, FAILED, UsageError, complain, print_json, run
+from ssia_zoo._console import DONE, FAILED, UsageError, complain, only_described, print_json, run, show_log
 from ssia_zoo.errors import DataError
 
 # Modules that take seconds to import are imported by the commands that need them.
@@ -58,7 +59,7 @@ def list_weights(
         json: print one JSON document.
     """
     from ssia_zoo.listing import select_weights, summary, table
-    from ssia_zoo.registry import weights
+    from ssia_zoo.registry import skipped_weights, weights
 
     chosen = select_weights(pattern, dataset)
     if json:
@@ -67,7 +68,9 @@ def list_weights(
         print(table(chosen))
     if not chosen:
         complain(f"no published weight fits; `ssia-zoo list` without arguments shows all {len(weights())}")
-    return DONE if chosen else FAILED
+    for name, reason in skipped_weights().items():
+        complain(f"skipped {name}: {reason}")
+    return DONE if chosen and not skipped_weights() else FAILED
 
 
 def info(name: _Name, json: bool = False) -> None:
@@ -84,10 +87,7 @@ def info(name: _Name, json: bool = False) -> None:
     from ssia_zoo.listing import details, find_weight, page
 
     config = find_weight(name)
-    if json:
-        print_json(details(config))
-    else:
-        print(page(config))
+    print_json(details(config)) if json else print(page(config))
 
 
 def predict(
@@ -277,7 +277,7 @@ def validate(
 
 
 def publish(
-    folder: Annotated[Path | None, tyro.conf.Positional] = None,
+    folder: Annotated[str | None, tyro.conf.Positional] = None,
     repo_id: Annotated[str | None, tyro.conf.Positional] = None,
     private: bool = False,
     all: bool = False,
@@ -293,7 +293,7 @@ def publish(
       ssia-zoo publish --all --org your-org --private
 
     Args:
-        folder: folder with config.json, model.safetensors and README.md; nothing else of it is sent.
+        folder: folder with config.json, model.safetensors and README.md, which alone are sent; not a weight's name.
         repo_id: repository, org/name; created if it does not exist.
         private: create it as a private one.
         all: publish each weight of `ssia-zoo list` into a repository of its own; needs --org.
@@ -308,16 +308,21 @@ def publish(
     if folder is not None and repo_id is not None:
         from ssia_zoo.hub import publish as publish_folder
         from ssia_zoo.hub import repeat_command
+        from ssia_zoo.registry import published_weight
+
+        if published_weight(folder) is not None:
+            raise UsageError(f"publish: {folder} is a published weight's name; write ./{folder} for a folder called so")
+        path = Path(folder.removeprefix("local-dir:"))
 
         extra: Sequence[str] = ()
-        repeat = None
+        repeat = repeat_command(folder, repo_id, private)
         if with_ == "onnx":
             from ssia_zoo.hub_onnx import add_onnx
 
-            extra = add_onnx(folder, calibration_dataset=calibration_dataset)
-            repeat = repeat_command(folder, repo_id, private) + " --with onnx"
+            extra = add_onnx(path, calibration_dataset=calibration_dataset)
+            repeat += " --with onnx"
             repeat += f" --calibration-dataset {shlex.quote(calibration_dataset)}" if calibration_dataset else ""
-        print(publish_folder(folder, repo_id, private=private, extra=extra, repeat=repeat))
+        print(publish_folder(path, repo_id, private=private, extra=extra, repeat=repeat))
     elif org is not None:
         from ssia_zoo.publish_all import publish_all
 
@@ -342,6 +347,7 @@ def demo(output_dir: Path = Path("runs"), epochs: int | None = None) -> None:
     """
     from ssia_zoo.demo import run_demo
 
+    show_log(logging.INFO)
     run_demo(output_dir, epochs)
 
 
@@ -372,6 +378,7 @@ def main(args: Sequence[str] | None = None) -> int:
         SystemExit: With 0 after --help, with 2 at a wrong flag.
     """
     words = list(sys.argv[1:] if args is None else args)
+    show_log()
     return run(lambda: _parse_and_run(words))
 
 
@@ -384,16 +391,9 @@ def _parse_and_run(words: list[str]) -> int | None:
         status: int | None = tyro.cli(command, prog=f"ssia-zoo {words[0]}", args=words[1:], config=config)
         return status
     # No such command: tyro prints the help, or what was meant, and exits. A line a command is enough there.
-    described = {name: _only_described(each) for name, each in _COMMANDS.items()}
+    described = {name: only_described(each) for name, each in _COMMANDS.items()}
     tyro.extras.subcommand_cli_from_dict(described, prog="ssia-zoo", description=_DESCRIPTION, args=words)
     return None
-
-
-def _only_described(command: Callable[..., object]) -> Callable[[], None]:
-    def nothing() -> None: ...
-
-    nothing.__doc__ = (command.__doc__ or "").partition("\n")[0]
-    return nothing
 
 
 if __name__ == "__main__":

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
+_USER_INFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)[^\s/?#]*@")
+
+
+def without_credentials(text: str) -> str:
+    """A text whose addresses, such as https://user:password@host/path, have lost what stands before the @."""
+    return _USER_INFO.sub(r"\1", text)
+
 
 class SSIAZooError(Exception):
     """Base of every error that is the user's to mend; the command line prints it without a traceback.
 
     Args:
-        message: One line; line ends in what it quotes (names and values from files) become spaces.
+        message: One line; line ends in what it quotes (names and values from files) become spaces, and addresses
+            lose their credentials.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(without_credentials(" ".join(message.splitlines())))
 
 
 class ConfigError(SSIAZooError, ValueError):

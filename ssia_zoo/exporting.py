@@ -28,12 +28,13 @@ from ssia_zoo._export_files import describe_files, input_contract, move_out, qui
 from ssia_zoo._export_images import batches, calibration_data, data_config, parity_images
 from ssia_zoo._export_parity import accuracy, class_outputs, compare, judge, judge_accuracy, reference
 from ssia_zoo._label_names import read_label_names
+from ssia_zoo._model_files import WEIGHTS
 from ssia_zoo._resources import resource_dir
 from ssia_zoo.errors import ConfigError, ExportError, SSIAZooError, WeightError
 from ssia_zoo.hub import file_sha256
-from ssia_zoo.loading import load_model
-from ssia_zoo.model_folder import public_name
-from ssia_zoo.registry import vanilla_architecture
+from ssia_zoo.loading import load_model, timm_name
+from ssia_zoo.model_folder import public_model
+from ssia_zoo.registry import published_weight, vanilla_architecture
 
 __all__ = ["TARGETS", "TOLERANCE", "ExportResult", "command", "export", "export_model", "load_artefact", "main"]
 
@@ -206,7 +207,7 @@ def export_model(
             "precision": precision,
             "file": out.name,
             "files": describe_files(room),
-            "model": public_name(name),
+            "model": public_model(name),
             "architecture": vanilla_architecture(_architecture(model)),
             "weights": weights,
             "input": input_contract(config),
@@ -352,7 +353,7 @@ def _create(name: str, image_size: int | None, pretrained: bool) -> Any:
 def _artefact_path(out: Path, model: str, precision: str, suffix: str, target: str) -> Path:
     out = Path(out)
     if out.is_dir():
-        stem = public_name(model).split(":", 1)[-1].rsplit("/", 1)[-1]
+        stem = public_model(model).split(":", 1)[-1].rsplit("/", 1)[-1]
         return out / f"{stem}{'' if precision == 'fp32' else f'_{precision}'}{suffix}"
     if out.suffix != suffix:
         raise ConfigError(f"--out {out}: {target} writes {suffix} files; expected such a name or an existing folder")
@@ -371,9 +372,10 @@ def _labels(model: Any) -> list[str] | None:
 def _weight_facts(name: str, model: Any) -> dict[str, Any]:
     cfg = model.pretrained_cfg
     facts = {key: cfg.get(key) for key in ("tag", "hf_hub_id", "license")}
-    file = Path(name.removeprefix("local-dir:")) / "model.safetensors"
-    if file.is_file():
-        facts["sha256"] = file_sha256(file)
+    if (published := published_weight(name)) is not None:
+        facts["sha256"] = published.sha256 or published.repo_sha256
+    elif (source := timm_name(name)).startswith("local-dir:"):
+        facts["sha256"] = file_sha256(Path(source.removeprefix("local-dir:")) / WEIGHTS)
     return {key: value for key, value in facts.items() if value}
 
 

@@ -27,9 +27,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from ssia_zoo._fetching import fetch, fetch_files
 from ssia_zoo._hub_client import hub_api, require_token
 from ssia_zoo._hub_errors import failure_reason, one_line
-from ssia_zoo._publishable import PUBLISHED_FILES, check_extra, check_folder
+from ssia_zoo._publishable import PUBLISHED_FILES, check_extra, check_folder, folder_argument
 from ssia_zoo._verified import file_sha256
-from ssia_zoo.errors import ConfigError, HubError
+from ssia_zoo.errors import ConfigError, HubError, without_credentials
 
 __all__ = [
     "PUBLISHED_FILES",
@@ -196,16 +196,16 @@ def _upload(
             raise ValueError(f"{repo_id} exists and is public, asked was a private one: choose another name")
         names = (*PUBLISHED_FILES, *extra)
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source / name) for name in names]
-        return str(api.create_commit(repo_id, files, commit_message=message).commit_url)
+        return without_credentials(str(api.create_commit(repo_id, files, commit_message=message).commit_url))
     except Exception as error:
         reason = failure_reason(error, repo_id, token=token, endpoint=endpoint)
     # Raised here, without the client's error behind it: its text may quote request headers, and so the token.
     raise HubError(f"could not push to {repo_id}: {reason}; repeat with: {repeat}")
 
 
-def repeat_command(folder: Path, repo_id: str, private: bool) -> str:
+def repeat_command(folder: Path | str, repo_id: str, private: bool) -> str:
     """The command that publishes a folder."""
-    return f"ssia-zoo publish {shlex.quote(str(folder))} {shlex.quote(repo_id)}" + (" --private" if private else "")
+    return f"ssia-zoo publish {folder_argument(folder)} {shlex.quote(repo_id)}" + (" --private" if private else "")
 
 
 def _copy_published(source: Path, destination: Path) -> None:

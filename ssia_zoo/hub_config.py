@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -135,12 +136,20 @@ def read_hub_configs(folder: Path) -> list[HubConfig]:
     """
     configs = [read_hub_config(path) for path in sorted(folder.glob("*.json"))]
     for architecture in {config.architecture for config in configs}:
-        defaults = [c.tag for c in configs if c.architecture == architecture and c.default]
-        if len(defaults) != 1:
-            raise ConfigError(
-                f"{folder}: field 'default': {architecture} needs exactly one default tag, has {defaults}"
-            )
+        check_default(folder, [config for config in configs if config.architecture == architecture])
     return configs
+
+
+def check_default(folder: Path, configs: Sequence[HubConfig]) -> None:
+    """Check that exactly one weight of an architecture is its default.
+
+    Raises:
+        ConfigError: If not.
+    """
+    defaults = [config.tag for config in configs if config.default]
+    if len(defaults) != 1:
+        architecture = configs[0].architecture
+        raise ConfigError(f"{folder}: field 'default': {architecture} needs exactly one default tag, has {defaults}")
 
 
 def _faults(config: HubConfig, path: Path) -> list[tuple[str, str]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from ssia_zoo._publishable import ONNX_FILES, check_folder
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.exporting import ExportResult, export
+from ssia_zoo.exporting import export
 
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 _JAVASCRIPT_TYPE = "resnet"
@@ -47,44 +50,42 @@ def add_onnx(
     folder = Path(folder)
     check_folder(folder)
     name, target = f"local-dir:{folder}", folder / "onnx"
-    fresh = not target.exists()
     try:
-        target.mkdir(exist_ok=True)
-        results = [export("onnx", name, target / "model.onnx", images=images, tolerance=tolerance)]
-        if calibration_dataset is not None:
-            quantised = export(
-                "onnx",
-                name,
-                target / "model_quantized.onnx",
-                precision="int8",
-                images=images,
-                calibration_dataset=calibration_dataset,
-                calibration_images=calibration_images,
-            )
-            results.append(quantised)
-        _write(folder / "preprocessor_config.json", _preprocessor(results[0].manifest["input"]))
-        _write(target / "config.json", _javascript_config(results[0].manifest))
-    except BaseException as error:
-        if fresh and target.is_dir():
-            for file in target.iterdir():
-                file.unlink()
-            target.rmdir()
-        if isinstance(error, OSError):
-            raise ConfigError(
-                f"{folder} cannot be written ({error.strerror}); mend its rights or free space"
-            ) from error
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx-") as made:
+            room = Path(made)
+            result = export("onnx", name, room / "model.onnx", images=images, tolerance=tolerance)
+            if calibration_dataset is not None:
+                export(
+                    "onnx",
+                    name,
+                    room / "model_quantized.onnx",
+                    precision="int8",
+                    images=images,
+                    calibration_dataset=calibration_dataset,
+                    calibration_images=calibration_images,
+                )
+            _write(room / "config.json", _javascript_config(result.manifest))
+            _write(room / "preprocessor_config.json", _preprocessor(result.manifest["input"]))
+            return _move(room, folder, target)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}); correct its rights or free space") from error
+
+
+def _move(room: Path, folder: Path, target: Path) -> list[str]:
+    """Give complete files their names; returns them, relative to the folder."""
+    fresh = not target.exists()
+    target.mkdir(exist_ok=True)
+    added = []
+    try:
+        for file in sorted(room.iterdir()):
+            place = folder if file.name == "preprocessor_config.json" else target
+            os.replace(file, place / file.name)
+            added.append((place / file.name).relative_to(folder).as_posix())
+    except OSError:
+        if fresh:
+            shutil.rmtree(target, ignore_errors=True)
         raise
-    added = {_relative(file, folder) for result in results for file in _files(result)}
-    added |= {"preprocessor_config.json", "onnx/config.json"}
     return [file for file in ONNX_FILES if file in added]
-
-
-def _files(result: ExportResult) -> tuple[Path, Path]:
-    return result.path, result.manifest_path
-
-
-def _relative(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).as_posix()
 
 
 def _preprocessor(contract: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +122,4 @@ def _javascript_config(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from huggingface_hub import try_to_load_from_cache
 from ssia_zoo._resources import resource_dir
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.hub_config import HubConfig, PairedRun
-from ssia_zoo.registry import weights
+from ssia_zoo.registry import published_weight, skipped_weights, weights
 
 _WIDTH = 100
 _DATA_WIDTH = 28
@@ -35,12 +35,11 @@ def find_weight(name: str) -> HubConfig:
     Raises:
         ConfigError: If no weight has this name; names the nearest.
     """
+    if (config := published_weight(name)) is not None:
+        return config
+    if name in (skipped := skipped_weights()):
+        raise ConfigError(f"the description of {name} cannot be used: {skipped[name]}; reinstall ssia-zoo")
     published = weights()
-    if name in published:
-        return published[name]
-    for config in published.values():
-        if config.default and config.arch_name == name:
-            return config
     near = get_close_matches(name, [*published, *(c.arch_name for c in published.values())], n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "`ssia-zoo list` names them"
     raise ConfigError(f"no published weight is called {name!r}; {hint}")

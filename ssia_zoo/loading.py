@@ -1,12 +1,13 @@
 """Load a model by whatever names it, from safetensors alone: registered and timm names, folders, Hub repositories.
 
-timm itself falls back to pickles where a folder or a repository has no model.safetensors, and does not compare a
-checkpoint's tensors with the model once the number of classes changes. So everything is looked at here first; what
-timm is then given is a local folder, or a safetensors file.
+Where a folder or a repository has no model.safetensors, timm falls back to other files (pickles, which it reads with
+weights_only), and it does not compare a checkpoint's tensors with the model once the number of classes changes. So
+everything is looked at here first; what timm is then given is a local folder, or a safetensors file.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +23,8 @@ from ssia_zoo._publishable import check_loadable
 from ssia_zoo.errors import ConfigError, HubError, SSIAZooError, WeightError
 from ssia_zoo.features import TimmModel
 from ssia_zoo.registry import register, vanilla_architecture, weights
+
+_log = logging.getLogger(__name__)
 
 _REPOSITORY = re.compile(r"(?P<repo_id>[\w.-]+/[\w.-]+)(?:@(?P<revision>.+))?", re.ASCII)
 _OTHER_WEIGHTS = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "pretrained_strict")
@@ -84,7 +87,9 @@ def timm_name(name: str, *, pretrained: bool = True) -> str:
         return _folder(rest, pretrained)
     if kind in ("hf-hub", "hf_hub"):
         return _repository(rest, pretrained)
-    if is_model(name) or (_is_ours(name) and not Path(name).is_dir()):
+    if is_model(name) or (_is_ours(name) and (is_model(vanilla_architecture(name)) or not Path(name).is_dir())):
+        if Path(name).is_dir():
+            _log.warning("%s means the registered model; the folder of this name here is ./%s", name, name)
         if _is_ours(name):
             register(vanilla_architecture(name))
         else:
@@ -144,8 +149,9 @@ def _safetensors_of(name: str) -> dict[str, Any]:
             folder = fetch_files(repo_id, (found,), revision=revision or None)
             return {"file": str(folder / found), "custom_load": False}
     raise WeightError(
-        f"timm offers the weights of {name} not as safetensors but as a file that can run any program when it is read; "
-        "choose another of its tags (timm.list_pretrained() shows them), or convert a file that you trust"
+        f"timm offers the weights of {name} not as safetensors, and no other files are loaded here; choose another of "
+        "its tags (timm.list_pretrained() shows them), or load it by timm and name the folder that "
+        "timm.models.save_for_hf writes"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import save
 from timm.models._hub import save_config_for_hf
 
 from ssia_zoo._preprocessing import Preprocessing
-from ssia_zoo.errors import TrainingError
+from ssia_zoo.errors import TrainingError, without_credentials
 from ssia_zoo.features import TimmModel
 from ssia_zoo.registry import architecture_cfg
 
@@ -24,9 +25,17 @@ _TRAINING_ONLY = ("drop_rate", "drop_path_rate")
 
 def public_name(name: str) -> str:
     """A model's or data set's name as others may read it: of a folder on this machine only the last part."""
+    if re.fullmatch(r"[\w-][\w.-]*", name):  # names no folder, or none whose place is told
+        return name
     prefix, path = ("local-dir:", name[10:]) if name.startswith("local-dir:") else ("", name)
     folder = Path(path).expanduser()
-    return prefix + folder.resolve().name if prefix or folder.is_dir() else name
+    return prefix + folder.resolve().name if prefix or folder.is_dir() else without_credentials(name)
+
+
+def public_model(name: str) -> str:
+    """A model's name as others may read it; a folder's cannot be taken for that of a registered model."""
+    public = public_name(name)
+    return f"local-dir:{public}" if "/" in name and ":" not in name and Path(name).expanduser().is_dir() else public
 
 
 def write_model_folder(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import timm
 from timm.models import (
@@ -22,7 +23,7 @@ from torch import nn
 
 from ssia_zoo._resources import resource_dir
 from ssia_zoo.errors import ConfigError, HashError, WeightError
-from ssia_zoo.hub_config import HubConfig, read_hub_configs
+from ssia_zoo.hub_config import HubConfig, check_default, read_hub_config
 
 _PACKAGE = "ssia_zoo"  # timm's registry shows our names as `timm.list_models(module="ssia_zoo")`
 _FACTS = ("first_conv", "classifier", "fixed_input_size")  # facts of an architecture, whatever its weights
@@ -31,11 +32,24 @@ _SOURCES = ("file", "url", "state_dict", "hf_hub_id")
 
 _weights: dict[str, HubConfig] = {}
 """Published weights by full name; filled once, on import."""
+_skipped: dict[str, str] = {}
+"""Descriptions that could not be used, by name, and why."""
 
 
 def weights() -> dict[str, HubConfig]:
     """Published weights by full name, e.g. "resnet50_ssia.c10_r32"."""
     return dict(_weights)
+
+
+def skipped_weights() -> dict[str, str]:
+    """What keeps descriptions of published weights from being used, by their files' names; empty where all is sound."""
+    return dict(_skipped)
+
+
+def published_weight(name: str) -> HubConfig | None:
+    """Find the published weight of a name with a tag, or without for the default one; None if there is none."""
+    by_default = (config for config in _weights.values() if config.default and config.arch_name == name)
+    return _weights.get(name) or next(by_default, None)
 
 
 def register(arch: str) -> str:
@@ -59,13 +73,38 @@ def register(arch: str) -> str:
 def register_published(folder: Path | None = None) -> None:
     """Register an entry point for each architecture that has a weight in a folder; this package's hub_configs/ if None.
 
-    Raises:
-        ConfigError: If a description is not valid, or describes an architecture that timm lacks.
+    A description that is not valid, or of an architecture that timm lacks, is skipped with a warning.
     """
-    configs = read_hub_configs(folder or resource_dir("hub_configs"))
+    folder = folder or resource_dir("hub_configs")
+    configs = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            configs.append(read_hub_config(path))
+        except ConfigError as error:
+            _skip(path.stem, str(error))
     for arch in sorted({config.architecture for config in configs}):
-        _register(arch, [config for config in configs if config.architecture == arch])
-    _weights.update({config.name: config for config in configs})
+        of_arch = [config for config in configs if config.architecture == arch]
+        try:
+            check_default(folder, of_arch)
+        except ConfigError as error:
+            _warn(f"{error}; {arch}_ssia without a tag is no weight")
+            of_arch = [replace(config, default=False) for config in of_arch]
+        try:
+            _register(arch, of_arch)
+        except ConfigError as error:
+            for config in of_arch:
+                _skip(config.name, str(error))
+            continue
+        _weights.update({config.name: config for config in of_arch})
+
+
+def _skip(name: str, reason: str) -> None:
+    _skipped[name] = reason
+    _warn(f"the weight {name} is skipped: {reason}; reinstall ssia-zoo, or correct the file")
+
+
+def _warn(message: str) -> None:
+    warn(message, stacklevel=4)
 
 
 def vanilla_architecture(name: str) -> str:

@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Small sums are quicker on one thread, and waiting threads would take the cores from the tests' child processes.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import logging
 import shutil
 import threading
 import time
@@ -33,6 +34,16 @@ from ssia_zoo import registry
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True)
+def logging_stays() -> Iterator[None]:
+    """What a command sets up of logging ends with its process, which here goes on."""
+    level, factory = logging.getLogger("ssia_zoo").level, logging.getLogRecordFactory()
+    yield
+    logging.getLogger("ssia_zoo").setLevel(level)
+    logging.setLogRecordFactory(factory)
+
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
 

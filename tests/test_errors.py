@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ssia_zoo.errors import (
     ClassesError,
@@ -15,9 +17,15 @@ from ssia_zoo.errors import (
     SSIAZooError,
     TrainingError,
     WeightError,
+    without_credentials,
 )
 
 KINDS = [SSIAZooError, ConfigError, DataError, ClassesError, WeightError, HashError, HubError, TrainingError]
+
+_userinfo = st.text(st.characters(exclude_categories=["Z", "C"], exclude_characters="/?#"), min_size=1)
+_host = st.sampled_from(["huggingface.co", "127.0.0.1:9", "[::1]:8000", "hub.example.org"])
+_path = st.sampled_from(["", "/", "/api/models/org/name", "/org/name@main", "?x=a@b", "#a@b", "/@user/x"])
+_prose = st.text(st.characters(exclude_characters=":"), max_size=20)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -25,3 +33,19 @@ def test_an_error_is_one_line_and_survives_another_process(kind: type[SSIAZooErr
     error = kind("the name 'a\nb\r\nc\u2028d  e' is wrong\n")
     assert str(error) == "the name 'a b c d  e' is wrong"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@given(st.sampled_from(["http", "https", "s3", "socks5h", "HTTPS"]), _userinfo, _userinfo, _host, _path, _prose, _prose)
+def test_addresses_lose_their_credentials_and_nothing_else(
+    scheme: str, user: str, password: str, host: str, path: str, before: str, after: str
+) -> None:
+    bare = f"{before} {scheme}://{host}{path} {after}"
+    for userinfo in (f"{user}:{password}", user, f":{password}", ""):
+        text = f"{before} {scheme}://{userinfo}@{host}{path} {after}"
+        assert without_credentials(text) == bare
+        assert without_credentials(bare) == bare
+    assert str(HubError(f"{scheme}://{user}:{password}@{host}")) == f"{scheme}://{host}"
+
+
+def test_an_address_that_was_taken_for_a_path_loses_its_credentials() -> None:
+    assert without_credentials("no file at /home/me/http:/alice:secret@host/x") == "no file at /home/me/http:/host/x"

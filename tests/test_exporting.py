@@ -245,6 +245,19 @@ def test_openvino_stores_half_the_bytes_in_fp16(source: Path, tmp_path: Path, ar
 
 
 @pytest.mark.slow
+def test_openvino_leaves_no_onnx_behind_where_that_has_a_second_file(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("openvino")
+    script = exporting._load_script("openvino")
+    to_onnx = script._to_onnx()  # type: ignore[attr-defined]
+    monkeypatch.setattr(to_onnx, "_LARGEST_FILE", 1000)
+    monkeypatch.setattr(script, "_to_onnx", lambda: to_onnx)
+    result = export("openvino", f"local-dir:{source}", tmp_path / "m.xml")
+    assert {path.name for path in tmp_path.iterdir()} == {"m.xml", "m.bin", "m.xml.json"}
+    assert set(result.manifest["files"]) == {"m.xml", "m.bin"}
+
+
 def test_openvino_quantises_with_its_own_tool(tmp_path: Path) -> None:
     need("nncf")
     torch.manual_seed(0)

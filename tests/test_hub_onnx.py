@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -16,10 +17,11 @@ from publishable_folder import contents, edit_config
 from timm.data import create_transform, resolve_model_data_config
 
 import ssia_zoo
+from ssia_zoo import hub_onnx
 from ssia_zoo._publishable import ONNX_FILES
 from ssia_zoo.cli import main
 from ssia_zoo.data import digits
-from ssia_zoo.errors import ConfigError, ExportError, WeightError
+from ssia_zoo.errors import ConfigError, DataError, ExportError, WeightError
 from ssia_zoo.hub import publish
 from ssia_zoo.hub_onnx import add_onnx
 from ssia_zoo.publish_all import write_weight_folder
@@ -120,6 +122,39 @@ def test_add_onnx_that_fails_leaves_the_folder_as_it_was(small: Path) -> None:
     with pytest.raises(ExportError):
         add_onnx(small, tolerance=1e-15)
     assert contents(small) == before
+
+
+@pytest.mark.parametrize("at", ["model_quantized.onnx", "preprocessor_config.json", "config.json", "move"])
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_failure_at_any_point_leaves_the_folder_as_it_was(
+    small: Path, monkeypatch: pytest.MonkeyPatch, at: str, earlier: bool
+) -> None:
+    if earlier:
+        (small / "onnx").mkdir()
+        for name in ("onnx/model.onnx", "onnx/model.onnx.json", "onnx/config.json", "preprocessor_config.json"):
+            (small / name).write_text("of an earlier export")
+    before = contents(small)
+    if at == "move":
+        if earlier:
+            pytest.skip("what renames cannot do half")
+
+        def replace(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("ssia_zoo.hub_onnx.os.replace", replace)
+    elif at.endswith(".json"):
+        write = hub_onnx._write
+
+        def fail(path: Path, content: dict[str, Any]) -> None:
+            if path.name == at:
+                raise OSError(28, "No space left on device")
+            write(path, content)
+
+        monkeypatch.setattr(hub_onnx, "_write", fail)
+    with pytest.raises((ConfigError, DataError)):
+        add_onnx(small, calibration_dataset="./nowhere" if at.startswith("model") else None)
+    assert contents(small) == before
+    assert (small / "onnx").exists() == earlier
 
 
 def test_preprocessing_that_javascript_cannot_be_told_is_refused(small: Path) -> None:

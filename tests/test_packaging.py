@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = (".venv", ".git", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "tests")
+
+
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    declared = ConfigParser()
+    declared.read(ROOT / "setup.cfg")
+    sections = {
+        "ssia_zoo": declared["options"]["install_requires"],
+        "export": declared["options"]["install_requires"]
+        + declared["options.extras_require"]["export"]
+        + "\nexecutorch",
+    }
+    for folder, requirements in sections.items():
+        names = {re.split(r"[<>=~! ]", line)[0] for line in requirements.split("\n")}
+        imported = set()
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    imported.add(node.module.split(".")[0])
+        others = imported - set(sys.stdlib_module_names) - {"ssia_zoo"}
+        assert others, "or the test could not fail"
+        assert {DISTRIBUTIONS.get(name, name) for name in others} <= names
 
 
 @pytest.fixture(scope="module")

@@ -246,3 +246,62 @@ print(sorted(m for m in ("ssia_zoo.hub", "ssia_zoo.data", "ssia_zoo.training", "
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]", "importing brings in what only training or publishing needs"
     assert list(tmp_path.iterdir()) == []
+
+
+def package_with(folder: Path, **descriptions: str) -> dict[str, str]:
+    """A copy of the package in which these descriptions are other texts; the environment that imports it."""
+    shutil.copytree(Path(ssia_zoo.__file__).parent, folder / "ssia_zoo", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(resource_dir("hub_configs"), folder / "hub_configs", ignore=shutil.ignore_patterns("*.safetensors"))
+    for name, text in descriptions.items():
+        (folder / "hub_configs" / f"{name}.json").write_text(text)
+    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "default"}
+
+
+def described(name: str = FULL, **changes: object) -> str:
+    return json.dumps(json.loads((resource_dir("hub_configs") / f"{name}.json").read_text()) | changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (FULL, "{", "not valid JSON"),
+        (FULL, "\udc80", "not valid JSON"),
+        (FULL, described(crop_pct=7.0), "crop_pct"),
+        ("nonesuch_ssia.c10_r32", described(architecture="nonesuch", tag="c10_r32"), "no architecture 'nonesuch'"),
+    ],
+    ids=["json", "encoding", "field", "architecture"],
+)
+def test_a_description_that_cannot_be_used_is_skipped_with_a_warning(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    environment = package_with(tmp_path, **{name: ""})
+    (tmp_path / "hub_configs" / f"{name}.json").write_bytes(text.encode(errors="surrogateescape"))
+    script = (
+        "import warnings; warnings.simplefilter('ignore'); import timm; warnings.simplefilter('always')\n"
+        "import ssia_zoo; print(len(ssia_zoo.weights()), ssia_zoo.__file__)\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shipped = len(list((tmp_path / "hub_configs").glob("*.json")))
+    assert done.stdout.split() == [str(shipped - 1), str(tmp_path / "ssia_zoo" / "__init__.py")]
+    (line,) = [line for line in done.stderr.splitlines() if "UserWarning" in line]
+    assert f"the weight {name} is skipped" in line
+    assert said in line
+    command = [sys.executable, "-m", "ssia_zoo.cli", "list"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) > shipped - 1, "the others are listed"
+    assert any(line.startswith(f"skipped {name}: ") for line in done.stderr.splitlines())
+
+
+def test_of_several_defaults_none_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_weights", {})
+    monkeypatch.setattr(registry, "_skipped", {})
+    for tag in ("a_r64", "b_r64"):
+        write_toy_weight(tmp_path, tag=tag)
+    with pytest.warns(UserWarning, match=r"exactly one default tag.*test_resnet_ssia without a tag is no weight"):
+        registry.register_published(tmp_path)
+    assert set(registry.weights()) == {"test_resnet_ssia.a_r64", "test_resnet_ssia.b_r64"}
+    with pytest.raises(WeightError, match="no published weight"):
+        timm.create_model("test_resnet_ssia", pretrained=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from ssia_zoo.errors import ConfigError, SSIAZooError
+from ssia_zoo._console import show_log
+from ssia_zoo.errors import ConfigError, SSIAZooError, without_credentials
 from ssia_zoo.training.config import TrainConfig, parse_config
 from ssia_zoo.training.loop import TrainResult, train
 from ssia_zoo.training.signals import TrainingStopped
@@ -20,6 +22,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 done, 1 failed with a message, 2 a flag that does not exist, 128 + n stopped by signal n.
     """
+    show_log(logging.INFO if _is_main_process() else logging.WARNING)
     try:
         train(parse_config(sys.argv[1:] if args is None else args))
     except SSIAZooError as error:
@@ -32,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> int:
             print(stop, file=sys.stderr)
         return stop.status
     except OSError as error:  # a full disk, a folder that went away
-        reason = " ".join(str(error).split())
+        reason = without_credentials(" ".join(str(error).split()))
         print(f"error: {reason}; --resume auto continues from the last checkpoint, if there is one", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,7 +1,8 @@
 """Checkpoints of a run: written whole or not at all, checked when they are found again, and old ones deleted.
 
 They hold Accelerate's state (weights with the training-only heads, optimizer, random states of every process) and this
-run's own (schedule, moving average, position). They are pickles, trusted files of one's own: never load a stranger's.
+run's own (schedule, moving average, position). Accelerate unpickles the latter without weights_only: never load a
+stranger's.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor
 
 from ssia_zoo._hub_errors import one_line
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training.config import complete
-from ssia_zoo.training.faults import is_dead_worker
+from ssia_zoo.training.faults import is_dead_worker, is_lost_process
 from ssia_zoo.training.resuming import PREPROCESSING
 
 _PREFIX = "step_"
@@ -76,11 +78,13 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, keep: int
             "environment", what may change its last bits; "records", lines of metrics so far.
 
     Raises:
-        RuntimeError: If a process that loads images ended meanwhile.
+        RuntimeError: If a process that loads images, or another one of the run, ended meanwhile.
         TrainingError: If it cannot be written; what was written of it is deleted, and the others are left alone.
     """
     unfinished, finished = folder / f"{_UNFINISHED}{step}", folder / f"{_PREFIX}{step:08d}"
-    if finished.exists():  # this step is saved already
+    saved = [finished.exists() if accelerator.is_main_process else None]
+    broadcast_object_list(saved)  # a network's file system may answer each process differently
+    if saved[0]:
         return
     try:
         with _writing(folder, step):
@@ -110,7 +114,7 @@ def _writing(folder: Path, step: int) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch tells a full disk as a RuntimeError
-        if is_dead_worker(error):  # raised from a signal's handler: it is not what was being written
+        if is_dead_worker(error) or is_lost_process(error):  # not of what was being written
             raise
         free = f"{shutil.disk_usage(folder).free / 1e6:.0f} MB" if folder.exists() else "nothing"
         raise TrainingError(
@@ -236,25 +240,31 @@ def check_checkpoint(
 ) -> None:
     """Check that a checkpoint is of a run with the same settings, spread over as many processes.
 
-    Settings that an older version did not know count as their defaults.
+    Settings that an older version did not know count as their defaults. The number of epochs may have been raised.
     What may change the last bits of the result (versions, threads) is told as a warning.
 
     Raises:
         TrainingError: If not; names what differs.
     """
     before, processes_before = complete(manifest["experiment"]), manifest["processes"]
-    free: tuple[str, ...] = (
-        "workers",
-        "max_corrupt",
-    )  # which change nothing; to raise the latter is what a stopped run is told to do
+    free = ["workers", "max_corrupt"]  # which change nothing; to raise the latter is what a stopped run is told to do
     # What is the model's own where it is not given is compared once the model is there.
-    free += tuple(name for name in PREPROCESSING if None in (experiment.get(name), before.get(name)))
+    free += [name for name in PREPROCESSING if None in (experiment.get(name), before.get(name))]
+    if experiment["epochs"] > before["epochs"]:
+        free.append("epochs")
+        _log.info(
+            "--epochs raised from %d to %d: from step %d on, learning rate and lambda follow the schedule of %d epochs",
+            *(before["epochs"], experiment["epochs"], manifest["step"], experiment["epochs"]),
+        )
     decisive = {name: now for name, now in experiment.items() if name not in free}
     changed = [f"{name} ({before.get(name)} -> {now})" for name, now in decisive.items() if before.get(name) != now]
     if processes_before != processes:
         changed.append(f"processes ({processes_before} -> {processes})")
     if changed:
-        raise TrainingError(f"--resume continues a run with its own settings; changed here: {', '.join(changed)}")
+        differences = ", ".join(changed)
+        raise TrainingError(
+            f"--resume continues a run with its own settings, but for a higher --epochs; changed here: {differences}"
+        )
     then = manifest["environment"]
     moved = [f"{name} ({then.get(name)} -> {now})" for name, now in environment.items() if then.get(name) != now]
     if moved:

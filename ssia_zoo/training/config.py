@@ -7,6 +7,7 @@ import ast
 import contextlib
 import io
 import json
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -22,8 +23,11 @@ from ssia_zoo._resources import resource_dir
 from ssia_zoo.baselines import RivalConfig
 from ssia_zoo.data import DataConfig
 from ssia_zoo.errors import ConfigError, SSIAZooError
+from ssia_zoo.registry import published_weight
 from ssia_zoo.ssia import SSIAConfig
 from ssia_zoo.training.checks import check_config
+
+_log = logging.getLogger(__name__)
 
 
 def _read_pairs(words: list[str]) -> dict[str, Any]:
@@ -51,6 +55,9 @@ Pairs = Annotated[
     ),
 ]
 """Arguments as `key=value` words on the command line and as a mapping in a file."""
+
+Precision = Literal["no", "bf16", "fp16"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +119,8 @@ class TrainConfig(DataConfig):
     """learning rate at the start of the warm-up; 0.1 % of its peak if not given"""
     min_lr: float = 0.0
     """learning rate at the end"""
-    accumulation_steps: int = 1
-    """batches whose gradients make one optimizer step"""
+    accumulation_steps: tyro.conf.DisallowNone[int | None] = None
+    """batches whose gradients make one optimizer step; the launcher's, else 1, if not given"""
     clip_grad: float | None = None
     """clip gradients to this norm or value, or by this factor"""
     clip_mode: Literal["norm", "value", "agc"] = "norm"
@@ -149,12 +156,17 @@ class TrainConfig(DataConfig):
 
     seed: int = 0
     """of the initial weights, the data order and the augmentation"""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """autocast; on a CPU without bf16 instructions (AVX512-BF16, AMX, Arm's BF16) bf16 is many times slower than no"""
+    mixed_precision: tyro.conf.DisallowNone[Precision | None] = None
+    """autocast; the launcher's, else no, if not given; on a CPU without bf16 instructions (AVX512-BF16, AMX, Arm's
+    BF16) bf16 is many times slower than no"""
     channels_last: bool = False
     """memory format that suits convolutions"""
-    compile: bool = False
-    """compile the model with torch.compile"""
+    compile: tyro.conf.DisallowNone[bool | None] = None
+    """compile the model with torch.compile; if not given, where the launcher names a dynamo backend"""
+    compile_backend: tyro.conf.DisallowNone[str | None] = None
+    """backend of torch.compile; the launcher's, else inductor, if not given"""
+    compile_mode: tyro.conf.DisallowNone[CompileMode | None] = None
+    """mode of torch.compile; the launcher's, else default, if not given"""
     grad_checkpointing: bool = False
     """compute activations again in the backward pass: less memory, more time"""
     sync_bn: bool = False
@@ -184,6 +196,11 @@ class TrainConfig(DataConfig):
     push_every: int | None = None
     """epochs between pushes during training; only at the end if not given"""
 
+    @property
+    def batches_per_step(self) -> int:
+        """`accumulation_steps`, or 1 while it is open."""
+        return self.accumulation_steps or 1
+
     def experiment(self) -> dict[str, Any]:
         """The settings that decide the trained weights: all but where they go. JSON-ready."""
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
@@ -200,7 +217,15 @@ def complete(experiment: dict[str, Any]) -> dict[str, Any]:
     for name, value in experiment.items():
         default = whole.get(name)
         whole[name] = {**default, **value} if isinstance(default, dict) and isinstance(value, dict) else value
-    return whole
+    return filled(whole)
+
+
+def filled(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which what neither the user nor a launcher has chosen has its default."""
+    defaults: dict[str, Any] = {"mixed_precision": "no", "accumulation_steps": 1, "compile": False}
+    if settings.get("compile"):
+        defaults |= {"compile_backend": "inductor", "compile_mode": "default"}
+    return settings | {name: value for name, value in defaults.items() if settings.get(name) is None}
 
 
 _OUTPUT_FIELDS = (
@@ -223,15 +248,16 @@ def read_config(source: str) -> TrainConfig:
 
     Args:
         source: A YAML or JSON file of settings, a JSON of hub_configs/ (its training settings are taken), or the name
-            of a published weight, such as "mobilenetv3_small_050_ssia.digits_r32".
+            of a published weight, such as "mobilenetv3_small_050_ssia.digits_r32"; "./NAME" is the file.
 
     Raises:
         ConfigError: If it cannot be read or holds an unknown or wrong setting; names the file and the field.
     """
     path = Path(source)
-    published = resource_dir("hub_configs") / f"{source}.json"
-    if not path.exists() and path.name == source and published.is_file():
-        path = published
+    if (published := published_weight(source)) is not None:
+        if path.exists():
+            _log.warning("--config %s means the published weight; the file of this name here is ./%s", source, source)
+        path = resource_dir("hub_configs") / f"{published.name}.json"
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # JSON is YAML, but for its floats
     except OSError as error:

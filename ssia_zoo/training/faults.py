@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,7 +24,9 @@ _DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?(?=\. |$)")
 _NO_SHARED_MEMORY = re.compile(
     r"unable to (resize file|allocate shared memory\(shm\) for file|mmap \d+ bytes from file) </torch_.*"
 )
-_LOST_PROCESS = re.compile(r"connection (closed|reset|refused|was)|timed? ?out|broken pipe|gloo|nccl", re.I)
+_COLLECTIVE = re.compile(r"connection (closed|reset|refused|was)|timed? ?out|broken pipe|gloo|nccl", re.I)
+
+_LOADER = "torch.utils.data.dataloader"
 
 
 @contextmanager
@@ -49,6 +52,19 @@ def is_dead_worker(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and _DEAD_WORKER.search(one_line(error)) is not None
 
 
+def is_lost_process(error: Exception) -> bool:
+    """Tell whether torch.distributed lost another process; OSErrors are of files and other connections."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return type(error) is RuntimeError and _distributed() and _COLLECTIVE.search(one_line(error)) is not None
+
+
+def _handing_over(error: Exception) -> bool:
+    """Whether an error came while torch took a batch from a process that loads images, and not out of that process."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(f.f_code.co_name == "_try_get_data" and f.f_globals["__name__"] == _LOADER for f in frames)
+
+
 def _explain(error: Exception, config: TrainConfig) -> str | None:
     text = one_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(text):
@@ -59,14 +75,14 @@ def _explain(error: Exception, config: TrainConfig) -> str | None:
             f"--workers (now {config.workers}; 0 needs none); {_RESUME}"
         )
     dead = _DEAD_WORKER.search(text)
-    if dead or isinstance(error, EOFError | ConnectionError):  # the latter while it hands over a batch
+    if dead or (isinstance(error, EOFError | ConnectionError) and _handing_over(error)):
         shared = "/dev/shm may be too small: enlarge it, or " if "Bus error" in text else ""
         said = dead.group() if dead else text
         return (
             f"a process that loads images ended: {said}; {shared}lower --workers (now {config.workers}) if "
             f"memory is short; {_RESUME}"
         )
-    if isinstance(error, torch.distributed.DistError) or (_distributed() and _LOST_PROCESS.search(text)):
+    if is_lost_process(error):
         return f"another process of this run ended or cannot be reached ({text[:200]}); see its own message; {_RESUME}"
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         free = shutil.disk_usage(config.output_dir).free / 1e6
@@ -85,7 +101,7 @@ def _out_of_memory(text: str, config: TrainConfig) -> str:
     even = config.batch_size % (4 if config.mixup or config.cutmix else 2) == 0  # mixup takes even batches
     if even:
         advice.append(
-            f"--batch-size {config.batch_size // 2} --accumulation-steps {config.accumulation_steps * 2} makes the "
+            f"--batch-size {config.batch_size // 2} --accumulation-steps {config.batches_per_step * 2} makes the "
             "same global batch"
         )
     if not config.grad_checkpointing:

@@ -30,8 +30,13 @@ def optimizer_step(run: Run) -> None:
     run.stop_signal, loss_lost = agree(run.accelerator, run.stop.received, int(run.loss_lost))
     run.loss_lost.zero_()
     finite = math.isfinite(norm) and not loss_lost
-    if finite or run.accelerator.scaler is not None:  # a scaler skips the step itself, and learns from it
+    scaler = run.accelerator.scaler
+    if finite or (
+        scaler is not None and not math.isfinite(norm)
+    ):  # a scaler skips this step itself, and learns from it
         run.optimizer.step()
+    elif scaler is not None:
+        scaler.update(scaler.get_scale())  # it sees gradients alone, which are finite: end its step without taking it
     run.optimizer.zero_grad()
     run.position.skipped_in_a_row = 0 if finite else run.position.skipped_in_a_row + 1
     run.position.skipped += not finite

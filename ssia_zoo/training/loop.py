@@ -19,11 +19,12 @@ from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.evaluation import evaluate, evaluate_only, share_buffers
 from ssia_zoo.training.faults import explained
 from ssia_zoo.training.gradients import is_finite, optimizer_step
+from ssia_zoo.training.launcher import resolve_launcher
 from ssia_zoo.training.optimization import with_scaled_lr
 from ssia_zoo.training.output import RunFolder
 from ssia_zoo.training.progress import Progress, report_evaluation, summarize
 from ssia_zoo.training.run import Run, prepare_run
-from ssia_zoo.training.setup import build_accelerator, setup_logging
+from ssia_zoo.training.setup import build_accelerator
 from ssia_zoo.training.signals import StopSignals, TrainingStopped, agree
 
 _log = logging.getLogger(__name__)
@@ -50,8 +51,8 @@ def train(config: TrainConfig) -> TrainResult:
     """
     start = time.monotonic()
     with StopSignals() as stop, explained(config):
+        config = resolve_launcher(config)
         accelerator = build_accelerator(config)
-        setup_logging(accelerator)
         if config.eval_only:
             metrics = evaluate_only(config, accelerator)
             return TrainResult(Path(config.output_dir), metrics, time.monotonic() - start)
@@ -97,7 +98,8 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
     _stop_if_asked(run)
     run.stop.deferred = False
     progress.close()
-    accelerator.unwrap_model(run.task.trainable_module, keep_fp32_wrapper=False)  # takes Accelerate's autocast off
+    # The bare module: Accelerate's autocast around its forward would round what is measured below.
+    run.task.trainable_module = accelerator.unwrap_model(run.task.trainable_module, keep_fp32_wrapper=False)
     student = run.whole_student()
     if not metrics or config.mixed_precision != "no":  # what is stated of the saved weights is measured in float32
         metrics = evaluate(student, run.eval_batches, accelerator, config.channels_last, autocast=False)
@@ -112,7 +114,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
     config, accelerator, task, position = run.config, run.accelerator, run.task, run.position
     run.batches.set_epoch(position.epoch)
     task.train()
-    usable = run.steps_per_epoch * config.accumulation_steps  # a tail that makes no whole step is left out
+    usable = run.steps_per_epoch * config.batches_per_step  # a tail that makes no whole step is left out
     remaining = skip_first_batches(run.batches, position.batches) if position.batches else run.batches
     progress.start_anew()
     takes_indices = isinstance(task, AuxiliaryTask)  # timm's own tasks do not

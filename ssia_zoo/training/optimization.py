@@ -21,7 +21,7 @@ def with_scaled_lr(config: TrainConfig, processes: int) -> TrainConfig:
     """Compute `lr` from `lr_base` and the global batch, as timm's train.py does; as it is, if there is no `lr_base`."""
     if config.lr_base is None:
         return config
-    ratio = config.batch_size * config.accumulation_steps * processes / config.lr_base_size
+    ratio = config.batch_size * config.batches_per_step * processes / config.lr_base_size
     name = config.optimizer.lower()
     scale = config.lr_base_scale or ("sqrt" if "ada" in name or "lamb" in name else "linear")
     config = replace(config, lr=config.lr_base * (ratio**0.5 if scale == "sqrt" else ratio))

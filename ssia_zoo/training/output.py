@@ -21,7 +21,7 @@ from ssia_zoo.data import ImageData, data_identity
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.features import TimmModel
 from ssia_zoo.hub import BackgroundPusher, check_access
-from ssia_zoo.model_folder import public_name, write_model_folder
+from ssia_zoo.model_folder import public_model, public_name, write_model_folder
 from ssia_zoo.registry import vanilla_architecture
 from ssia_zoo.training.checkpoint import (
     check_checkpoint,
@@ -112,8 +112,9 @@ class RunFolder:
     def release(self) -> None:
         """Let others write to the folder."""
         if self._lock.is_locked:
-            self._lock.release()
+            # In this order: a run that came in between would hold a file that is deleted, and the next one another.
             (self.path / ".lock").unlink(missing_ok=True)
+            self._lock.release()
 
     def _connect(self) -> None:
         """Check the Hub early: a wrong token is better known before the training than after it."""
@@ -183,7 +184,7 @@ class RunFolder:
         rival = RIVALS.get(config.method)
         unused = {"ssia", "rival"} - {"rival" if rival else config.method}
         settings = {name: value for name, value in config.experiment().items() if name not in unused}
-        settings |= {"dataset": public_name(config.dataset), "model": public_name(config.model)}
+        settings |= {"dataset": public_name(config.dataset), "model": public_model(config.model)}
         architecture = vanilla_architecture(str(student.pretrained_cfg["architecture"]))
         counts = self.image_counts()
         results = {name: float(value) for name, value in metrics.items()}

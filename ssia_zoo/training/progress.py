@@ -11,6 +11,7 @@ from dataclasses import fields
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ssia_zoo._publishable import folder_argument
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.run import Run
 
@@ -60,7 +61,7 @@ class Progress:
         """Move the line on by an optimizer step, and write a record where one is due."""
         run, position = self.run, self.run.position
         self._line.update()
-        done = position.batches // run.config.accumulation_steps
+        done = position.batches // run.config.batches_per_step
         if done % self._every == 0 or done == run.steps_per_epoch or position.step == run.total_steps:
             values = {name: float(total) / position.counted for name, total in position.sums.items()}
             images = self._fresh * run.config.batch_size * run.accelerator.num_processes
@@ -98,7 +99,7 @@ def _record_training(run: Run, values: dict[str, float], images_per_second: floa
         values["lambda"] = run.task.weight_at((position.step - 1) / run.total_steps)
     run.folder.record(
         "train",
-        epoch=position.epoch + position.batches / (run.steps_per_epoch * run.config.accumulation_steps),
+        epoch=position.epoch + position.batches / (run.steps_per_epoch * run.config.batches_per_step),
         step=position.step,
         **values,
         images_per_second=round(images_per_second, 1),
@@ -135,6 +136,6 @@ def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: 
     default = {field.name: field.default for field in fields(config)}
     given = {name: value for name in _OF_EVALUATION if (value := getattr(config, name)) != default[name]}
     flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    _log.info("evaluate: %s", shlex.join(["ssia-zoo", "validate", str(folder), *flags]))
+    _log.info("evaluate: %s", f"ssia-zoo validate {folder_argument(folder)} {shlex.join(flags)}")
     if not config.push_to_hub:
-        _log.info("publish: ssia-zoo publish %s your-name/model-name", shlex.quote(str(folder)))
+        _log.info("publish: ssia-zoo publish %s your-name/model-name", folder_argument(folder))

@@ -98,7 +98,12 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         accelerator.register_for_checkpointing(memory)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes, and is part of a checkpoint
     if folder.resume_from is not None:
+        schedule = (
+            scheduler.state_dict()
+        )  # of these settings: of more epochs than the checkpoint's, where they were raised
         load_checkpoint(accelerator, folder.resume_from)
+        scheduler.load_state_dict(schedule)
+        scheduler.step_update(position.step)
         _log.info("resumed %s at step %d", folder.resume_from, position.step)
     folder.begin(position.step)
     if config.with_tracking:
@@ -107,7 +112,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     _log.info(
         "%s, %s: %d images, %d classes, global batch %d, %d steps on %d x %s",
         *(config.model, config.method, len(data.train), len(data.label_names)),
-        config.batch_size * config.accumulation_steps * accelerator.num_processes,
+        config.batch_size * config.batches_per_step * accelerator.num_processes,
         *(total_steps, accelerator.num_processes, accelerator.device.type),
     )
     return Run(
@@ -131,10 +136,10 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
 
 
 def _steps_per_epoch(config: TrainConfig, images: int, batches: int, processes: int) -> int:
-    steps = batches // config.accumulation_steps
+    steps = batches // config.batches_per_step
     if steps < 1:
         raise ConfigError(
             f"{images} training images are fewer than one optimizer step takes: --batch-size {config.batch_size} x "
-            f"--accumulation-steps {config.accumulation_steps} x {processes} processes; lower one of them"
+            f"--accumulation-steps {config.batches_per_step} x {processes} processes; lower one of them"
         )
     return steps

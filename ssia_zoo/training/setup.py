@@ -16,6 +16,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 from timm.layers import convert_sync_batchnorm
 from timm.models import resolve_model_input_args
 from torch import Tensor
@@ -38,6 +39,9 @@ BF16_IS_SLOW = "this CPU has no bf16 instructions: --mixed-precision bf16 is man
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """Make the Accelerator, which knows devices, processes and precision.
 
+    Args:
+        config: Settings, of which `resolve_launcher` has left none open.
+
     Raises:
         ConfigError: If this machine lacks the precision or the tracker asked for, or the launcher asks for sharding
             that is not offered.
@@ -50,7 +54,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     if config.sync_bn and not torch.cuda.is_available():
         raise ConfigError("--sync-bn needs GPUs; on CPUs leave it out")
     if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
-        raise ConfigError("--mixed-precision fp16 needs a GPU; on a CPU use bf16 or no")
+        raise ConfigError("--mixed-precision fp16 (or the launcher's) needs a GPU; on a CPU use bf16 or no")
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
     native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     if config.mixed_precision == "bf16" and not torch.accelerator.is_available() and capabilities and not native:
@@ -58,19 +62,14 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     plugin = sharding_plugin(config)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.accumulation_steps,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.batches_per_step),
         log_with=config.tracker if config.with_tracking else None,
         project_dir=config.output_dir,
-        dynamo_backend="inductor" if config.compile else "no",
+        dynamo_plugin=TorchDynamoPlugin(backend=config.compile_backend or "no", mode=config.compile_mode),
         fsdp_plugin=plugin,
     )
     if plugin is not None:
         check_applied(accelerator)
-    if accelerator.gradient_accumulation_steps != config.accumulation_steps:
-        raise ConfigError(
-            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={accelerator.gradient_accumulation_steps} is set and replaces "
-            f"--accumulation-steps {config.accumulation_steps}; unset it, or give both the same value"
-        )
     return accelerator
 
 
@@ -205,10 +204,3 @@ def describe_environment(accelerator: Accelerator) -> dict[str, str]:
         "device": f"{name} ({platform.machine()})",
         "processes": str(accelerator.num_processes),
     }
-
-
-def setup_logging(accelerator: Accelerator) -> None:
-    """Let the main process say what happens, and the others warn only."""
-    level = logging.INFO if accelerator.is_main_process else logging.WARNING
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("ssia_zoo").setLevel(level)

@@ -44,11 +44,11 @@ def sharding_plugin(config: TrainConfig) -> FullyShardedDataParallelPlugin | Non
         )
     refused = {
         "--ema": config.ema is not None,
-        "--compile": config.compile,
+        "--compile (or the launcher's dynamo backend)": bool(config.compile),
         "--sync-bn": config.sync_bn,
         "--channels-last": config.channels_last,
         "--clip-mode agc": config.clip_mode == "agc",
-        "--mixed-precision fp16": config.mixed_precision == "fp16",
+        "--mixed-precision fp16 (or the launcher's)": config.mixed_precision == "fp16",
     }
     if flags := [flag for flag, given in refused.items() if given]:
         raise ConfigError(f"{', '.join(flags)}: not offered with FSDP2; leave it out, or use docs/launch/one_node.yaml")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import same_weights, small_run
+from conftest import ROOT, environment, same_weights, small_run
 
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training import parse_config, train
 from ssia_zoo.training.checkpoint import check_checkpoint, find_checkpoint, list_checkpoints, read_manifest
+from ssia_zoo.training.records import read_records
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +220,50 @@ def test_a_run_that_too_many_unreadable_images_stopped_goes_on_with_a_higher_lim
         check_checkpoint(manifest, manifest["experiment"] | {"holdout": 0.1}, 1, manifest["environment"])
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_a_resumed_run_trains_the_epochs_that_were_added_by_the_new_schedule(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, schedule: str
+) -> None:
+    settings = {"schedule": schedule, "decay_epochs": 0.5, "max_train_images": 48, "method": "vanilla"}
+    small_run(tmp_path / "run", **settings, epochs=3)
+    with caplog.at_level(logging.INFO):
+        small_run(tmp_path / "run", **settings, epochs=5, resume="auto")
+    (line,) = [record.getMessage() for record in caplog.records if "--epochs" in record.getMessage()]
+    assert "raised from 3 to 5: from step 9 on" in line
+    small_run(tmp_path / "whole", **settings, epochs=5)
+    run, other = (read_records(tmp_path / name / "metrics.jsonl") for name in ("run", "whole"))
+    added, whole = (
+        [(r["step"], r["epoch"], r["lr"]) for r in records if r["kind"] == "train" and r["step"] > 9]
+        for records in (run, other)
+    )
+    assert [step for step, *_ in added] == [10, 11, 12, 13, 14, 15]
+    assert added == whole, "the learning rate is what it would have been at these steps"
+    assert [r["step"] for r in run if r["kind"] == "eval"] == [3, 6, 9, 12, 15]
+    newest = read_manifest(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    assert (newest["step"], newest["experiment"]["epochs"]) == (15, 5)
+
+
+def test_a_run_stopped_within_an_epoch_goes_on_by_the_schedule_of_more_epochs(tmp_path: Path) -> None:
+    settings = {"max_train_images": 48, "method": "vanilla", "warmup_epochs": 0}
+    small_run(tmp_path / "run", **settings, epochs=2, checkpoint_every=1)
+    middle = tmp_path / "run" / "checkpoints" / "step_00000005"
+    small_run(tmp_path / "more", **settings, epochs=3, resume=middle)
+    steps = [r["step"] for r in read_records(tmp_path / "more" / "metrics.jsonl") if r["kind"] == "train"]
+    assert steps == [6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_fewer_epochs_than_before_and_more_with_another_change_are_refused(run: Path, epochs: int) -> None:
+    manifest = read_manifest(run / "checkpoints" / "step_00000012")
+    manifest["experiment"]["epochs"] = 3
+    now = {**manifest["experiment"], "epochs": epochs}
+    with pytest.raises(TrainingError, match=rf"a higher --epochs; changed here: epochs \(3 -> {epochs}\)") as caught:
+        check_checkpoint(manifest, now, 1, manifest["environment"])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TrainingError, match=r"changed here: lr"):
+        check_checkpoint(manifest, {**now, "epochs": 4, "lr": 0.5}, 1, manifest["environment"])
+
+
 def test_a_checkpoint_of_another_number_of_processes_is_refused(run: Path) -> None:
     manifest = read_manifest(run / "checkpoints" / "step_00000012")
     with pytest.raises(TrainingError, match=r"processes \(1 -> 2\)"):
@@ -255,3 +304,34 @@ def test_the_resolved_settings_repeat_the_run(tmp_path: Path) -> None:
     again = ["--config", str(tmp_path / "run" / "train_config.yaml"), "--output-dir", str(tmp_path / "again")]
     train(parse_config(again))
     assert same_weights(tmp_path / "run", tmp_path / "again")
+
+
+STALE = """
+import sys
+from pathlib import Path
+from accelerate import Accelerator
+from ssia_zoo.training.checkpoint import list_checkpoints, save_checkpoint
+
+accelerator, folder = Accelerator(), Path(sys.argv[1])
+if not accelerator.is_main_process:  # as a network's file system may go on to answer
+    there = Path.exists
+    Path.exists = lambda path: path.name == "step_00000001" or there(path)
+save_checkpoint(accelerator, folder, 1, 2, {})
+assert [path.name for path in list_checkpoints(folder)] == ["step_00000001"]
+"""
+
+
+def test_processes_agree_on_a_checkpoint_whatever_their_file_systems_answer(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", STALE, str(tmp_path / "checkpoints")]
+    ranks = [
+        subprocess.Popen(command, cwd=ROOT, env={**environment(), **place, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    try:
+        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()

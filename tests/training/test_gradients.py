@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,12 +10,14 @@ import pytest
 import timm
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from conftest import same_weights, small_run
 from timm.utils.agc import unitwise_norm
 from timm.utils.model import unwrap_model
 
+from ssia_zoo.training.checkpoint import Position
 from ssia_zoo.training.config import TrainConfig
-from ssia_zoo.training.gradients import _clipped_norm
+from ssia_zoo.training.gradients import _clipped_norm, optimizer_step
 from ssia_zoo.training.methods import create_task
 
 
@@ -69,3 +72,46 @@ def test_lambda_zero_is_vanilla_to_the_bit_whatever_is_set(tmp_path: Path, more:
     small_run(tmp_path / "zero", **{"ssia.weight": 0.0}, **short, **more)
     small_run(tmp_path / "vanilla", method="vanilla", **short, **more)
     assert same_weights(tmp_path / "zero", tmp_path / "vanilla")
+
+
+class Scaled:
+    """What `optimizer_step` sees of a run in float16: torch's scaler, which works on a CPU as on a GPU."""
+
+    def __init__(self, clip_grad: float | None) -> None:
+        torch.manual_seed(0)
+        self.config = TrainConfig(clip_grad=clip_grad, method="vanilla")
+        self.task = create_task(timm.create_model("test_resnet", num_classes=10), self.config, (3, 64, 64))
+        self.accelerator = Accelerator()
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        sgd = torch.optim.SGD(self.task.trainable_module.parameters(), lr=0.1)
+        self.optimizer = AcceleratedOptimizer(sgd, scaler=self.accelerator.scaler)
+        self.accelerator._optimizers.append(self.optimizer)
+        self.position = Position()
+        self.stop = SimpleNamespace(received=0)
+        self.loss_lost = torch.zeros((), dtype=torch.bool)
+        self.folder = SimpleNamespace(checkpoints="checkpoints")
+
+    def step(self, loss_lost: bool, overflow: bool = False) -> bool:
+        """Whether a step changed the weights."""
+        before = [parameter.detach().clone() for parameter in self.task.trainable_module.parameters()]
+        loss = self.task(torch.randn(2, 3, 64, 64), torch.tensor([1, 2]))["loss"]
+        self.accelerator.scaler.scale(loss).backward()
+        if overflow:
+            next(self.task.trainable_module.parameters()).grad.fill_(math.inf)
+        self.loss_lost |= loss_lost
+        optimizer_step(self)  # type: ignore[arg-type]
+        return not all(torch.equal(p, b) for p, b in zip(self.task.trainable_module.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("clip_grad", [None, 1.0])
+def test_a_scaled_step_whose_loss_is_lost_is_not_taken_though_its_gradients_are_finite(clip_grad: float | None) -> None:
+    run = Scaled(clip_grad)
+    assert run.step(loss_lost=False)
+    assert not run.step(loss_lost=True)
+    assert run.position.skipped == 1
+    assert run.accelerator.scaler.get_scale() == 1024.0
+    assert run.step(loss_lost=False), "the scaler is ready for the next step"
+    assert not run.step(loss_lost=False, overflow=True)
+    assert run.accelerator.scaler.get_scale() == 512.0, "it learns of gradients that overflow"
+    assert run.position.skipped == 2
+    assert run.step(loss_lost=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from conftest import ROOT, flags, same_weights, small_run, train_in_a_process, weights
+from conftest import ROOT, flags, run, same_weights, small_run, train_in_a_process, weights
 from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
@@ -306,14 +307,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, where: str) -> No
         small_run(tmp_path / where)
 
 
-def test_accelerates_own_accumulation_variable_is_not_obeyed_in_silence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
-    with pytest.raises(ConfigError, match="ACCELERATE_GRADIENT_ACCUMULATION_STEPS"):
-        small_run(tmp_path / "run")
-
-
 def test_no_path_of_this_machine_reaches_what_is_published(tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         for part, count in (("train", 8), ("test", 4)):
@@ -352,3 +345,17 @@ def test_a_model_of_one_fixed_size_is_made_for_the_size_asked_for(tmp_path: Path
 def test_an_input_size_that_a_model_cannot_take_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="size"):
         small_run(tmp_path / "run", model="test_vit", image_size=24)
+
+
+def test_training_from_python_leaves_logging_to_the_caller(tmp_path: Path) -> None:
+    """In a process of its own, as pytest has handlers already."""
+    script = (
+        "import logging, sys; from ssia_zoo.training import parse_config, train\n"
+        "before = (logging.root.handlers[:], logging.root.level, logging.getLogger('ssia_zoo').level)\n"
+        "train(parse_config(sys.argv[1:]))\n"
+        "assert before == (logging.root.handlers, logging.root.level, logging.getLogger('ssia_zoo').level)\n"
+    )
+    done = run(sys.executable, "-c", script, *flags(output_dir=tmp_path / "run", max_steps=1))
+    assert done.returncode == 0, done.stderr
+    assert "done: top-1" not in done.stderr
+    assert "done: top-1" in train_in_a_process(output_dir=tmp_path / "other", max_steps=1).stderr

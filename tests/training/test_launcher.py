@@ -1,0 +1,231 @@
+"""What `accelerate launch` and its configuration file chose holds where the run's own settings say nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, TRAIN, environment, flags, small_run
+
+from ssia_zoo.errors import ConfigError, TrainingError
+from ssia_zoo.training.checkpoint import list_checkpoints, read_manifest
+from ssia_zoo.training.config import TrainConfig, complete, parse_config, read_config
+from ssia_zoo.training.launcher import resolve_launcher
+
+BASE = {"model": "resnet18", "dataset": "digits", "output_dir": "runs/x"}
+WORDS = ["--model", "resnet18", "--dataset", "digits", "--output-dir", "runs/x"]
+PRECISION = "ACCELERATE_MIXED_PRECISION"
+ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+BACKEND, MODE = "ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"
+DEFAULT = {
+    "mixed_precision": "no",
+    "accumulation_steps": 1,
+    "compile": False,
+    "compile_backend": None,
+    "compile_mode": None,
+}
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in (PRECISION, ACCUMULATION, BACKEND, MODE):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def chosen(config: TrainConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in DEFAULT}
+
+
+def launched(folder: Path, *launcher: str, variables: dict[str, str] | None = None, **settings: object) -> str:
+    """Run train_hf.py by `accelerate launch`; what it printed."""
+    words = [sys.executable, "-m", "accelerate.commands.launch", *launcher, TRAIN]
+    words += flags(output_dir=folder, **{"max_steps": 2, "method": "vanilla", **settings})
+    variables = {**environment(), **(variables or {})}
+    done = subprocess.run(
+        list(map(str, words)), cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """The settings in question, as all files of a run state them."""
+    written = yaml.safe_load((folder / "train_config.yaml").read_text())
+    config = json.loads((folder / "config.json").read_text())["ssia"]["training"]
+    (*_, newest) = list_checkpoints(folder / "checkpoints")
+    manifest = read_manifest(newest)["experiment"]
+    found = [{name: source[name] for name in DEFAULT} for source in (written, config, manifest)]
+    assert found[0] == found[1] == found[2]
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings", "expected"),
+    [
+        ({}, {}, {}),
+        ({PRECISION: "no", BACKEND: "NO", MODE: "default"}, {}, {}),
+        ({PRECISION: "bf16"}, {}, {"mixed_precision": "bf16"}),
+        ({PRECISION: "fp16"}, {"mixed_precision": "no"}, {"mixed_precision": "no"}),
+        ({PRECISION: "no"}, {"mixed_precision": "bf16"}, {"mixed_precision": "bf16"}),
+        ({ACCUMULATION: "4"}, {}, {"accumulation_steps": 4}),
+        ({ACCUMULATION: "4"}, {"accumulation_steps": 1}, {"accumulation_steps": 1}),
+        (
+            {BACKEND: "AOT_EAGER", MODE: "reduce-overhead"},
+            {},
+            {"compile": True, "compile_backend": "aot_eager", "compile_mode": "reduce-overhead"},
+        ),
+        ({BACKEND: "INDUCTOR", MODE: "default"}, {"compile": False}, {"compile": False}),
+        ({}, {"compile": True}, {"compile": True, "compile_backend": "inductor", "compile_mode": "default"}),
+        (
+            {BACKEND: "EAGER", MODE: "default"},
+            {"compile": True, "compile_mode": "max-autotune"},
+            {"compile": True, "compile_backend": "eager", "compile_mode": "max-autotune"},
+        ),
+        (
+            {BACKEND: "EAGER"},
+            {"compile_backend": "aot_eager"},
+            {"compile": True, "compile_backend": "aot_eager", "compile_mode": "default"},
+        ),
+    ],
+    ids=str,
+)
+def test_a_setting_wins_over_the_launcher_and_the_launcher_over_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variables: dict[str, str],
+    settings: dict[str, Any],
+    expected: dict[str, Any],
+) -> None:
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    with caplog.at_level(logging.INFO):
+        resolved = resolve_launcher(TrainConfig(**BASE, **settings))
+    assert chosen(resolved) == {**DEFAULT, **expected}
+    assert chosen(resolve_launcher(resolved)) == chosen(resolved)
+    other = {"no", "NO", "default", *map(str, {**DEFAULT, **expected}.values())}
+    differing = [
+        value for value in variables.values() if settings and value not in other and value.lower() not in other
+    ]
+    told = [record.getMessage() for record in caplog.records if "is used, not the launcher's" in record.getMessage()]
+    assert bool(told) or not differing
+
+
+@pytest.mark.parametrize(
+    ("flags_given", "in_file", "name", "launchers", "value"),
+    [
+        (["--mixed-precision", "no"], "mixed_precision: 'no'", "mixed_precision", {PRECISION: "bf16"}, "no"),
+        (["--accumulation-steps", "1"], "accumulation_steps: 1", "accumulation_steps", {ACCUMULATION: "2"}, 1),
+        (["--no-compile"], "compile: false", "compile", {BACKEND: "INDUCTOR"}, False),
+    ],
+    ids=["precision", "accumulation", "compile"],
+)
+@pytest.mark.parametrize("by", ["flag", "file"])
+def test_the_default_is_a_choice_where_a_flag_or_a_file_names_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    by: str,
+    flags_given: list[str],
+    in_file: str,
+    name: str,
+    launchers: dict[str, str],
+    value: object,
+) -> None:
+    (tmp_path / "settings.yaml").write_text(in_file)
+    words = flags_given if by == "flag" else ["--config", str(tmp_path / "settings.yaml")]
+    for variable, chosen_there in launchers.items():
+        monkeypatch.setenv(variable, chosen_there)
+    with caplog.at_level(logging.INFO):
+        assert getattr(resolve_launcher(parse_config([*WORDS, *words])), name) == value
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "is used, not the launcher's" in line
+    assert getattr(resolve_launcher(parse_config(WORDS)), name) != value
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [(PRECISION, "fp8"), (ACCUMULATION, "auto"), (ACCUMULATION, "0"), (BACKEND, "nonesuch")],
+)
+def test_what_is_not_offered_is_one_line_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"{variable}.*{value}") as caught:
+        resolve_launcher(TrainConfig(**BASE))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"compile_backend": "nonesuch", "compile": True}, "nonesuch"),
+        ({"compile_mode": "default"}, "without --compile"),
+    ],
+)
+def test_a_way_to_compile_that_does_nothing_or_does_not_exist_is_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        resolve_launcher(TrainConfig(**BASE, **settings))
+
+
+def test_half_precision_of_the_launcher_is_refused_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PRECISION, "fp16")
+    with pytest.raises(ConfigError, match="fp16"):
+        small_run(tmp_path / "run")
+
+
+def test_settings_from_before_they_could_be_open_count_as_their_defaults() -> None:
+    older = {"compile": True, "accumulation_steps": 2}
+    whole = complete(older)
+    assert {name: whole[name] for name in DEFAULT} == {
+        **DEFAULT,
+        **older,
+        "compile_backend": "inductor",
+        "compile_mode": "default",
+    }
+    assert {name: complete({})[name] for name in DEFAULT} == DEFAULT
+
+
+def test_a_configuration_file_of_accelerate_decides_and_a_flag_overrides_it(tmp_path: Path) -> None:
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(
+        (ROOT / "docs" / "launch" / "one_node_cpu.yaml")
+        .read_text()
+        .replace('mixed_precision: "no"', "mixed_precision: bf16")
+        + "dynamo_config:\n  dynamo_backend: EAGER\n  dynamo_mode: default\n"
+    )
+    launcher, expected = ("--config_file", str(file)), {"mixed_precision": "bf16", "compile": True}
+    expected |= {"compile_backend": "eager", "compile_mode": "default"}
+    variables = {ACCUMULATION: "2"}  # accelerate's launcher itself hands this on with DeepSpeed alone
+    said = launched(tmp_path / "run", *launcher, variables=variables)
+    assert recorded(tmp_path / "run") == {**DEFAULT, **expected, "accumulation_steps": 2}
+    assert "from accelerate's launcher: --mixed-precision bf16" in said
+    launched(tmp_path / "run", *launcher, variables=variables, resume="auto")  # the same settings
+    again = read_config(str(tmp_path / "run" / "train_config.yaml"))
+    assert chosen(again) == recorded(tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"mixed_precision \(bf16 -> no\)"):
+        small_run(tmp_path / "run", resume="auto", max_steps=2, method="vanilla")
+
+
+def test_the_flag_wins_over_accelerate_launch_and_one_line_says_so(tmp_path: Path) -> None:
+    said = launched(
+        *(tmp_path / "run", "--cpu", "--mixed_precision", "bf16", "--dynamo_backend", "eager"),
+        variables={ACCUMULATION: "2"},
+        mixed_precision="no",
+        accumulation_steps=3,
+        compile=False,
+    )
+    assert recorded(tmp_path / "run") == {**DEFAULT, "accumulation_steps": 3}
+    lines = [line for line in said.splitlines() if "is used, not the launcher's" in line]
+    assert lines == [
+        "--mixed-precision no is used, not the launcher's --mixed-precision bf16",
+        "--accumulation-steps 3 is used, not the launcher's --accumulation-steps 2",
+        "--no-compile is used, not the launcher's --compile",
+    ]
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records if record["kind"] == "train"] == [0.5, 1.0], "96 = 2 x 3 x 16"
