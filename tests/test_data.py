@@ -77,6 +77,7 @@ def test_digits_are_grey_8x8_in_a_fixed_stratified_split() -> None:
     assert np.array_equal(np.asarray(first["test"][7]["image"]), np.asarray(again["test"][7]["image"]))
 
 
+@pytest.mark.covers("dataset")
 def test_a_parquet_folder_is_found_with_its_splits_columns_and_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +106,7 @@ def test_webdataset_shards_are_found_with_labels_from_cls_or_json(tmp_path: Path
     assert "--label-column 'json' holds" not in one_line(replace(config, label_column="json.width"))
 
 
+@pytest.mark.covers("train_split", "eval_split", "image_column", "label_column")
 def test_splits_and_columns_can_be_named(tmp_path: Path) -> None:
     columns = {"image": pictures(3), "mask": pictures(3), "fine": [0, 1, 1], "coarse": [1, 0, 1]}
     table = rows(columns, image=IMAGE, mask=IMAGE, fine=AB, coarse=datasets.ClassLabel(names=["x", "y"]))
@@ -137,6 +139,7 @@ def test_plain_labels_become_classes_named_alike_in_both_splits(
     assert read == [str(int(x)) if feature != "string" else x for x in train_labels]
 
 
+@pytest.mark.covers("holdout")
 def test_a_holdout_is_stratified_fixed_and_apart_from_what_is_trained_on() -> None:
     config = DataConfig("digits", holdout=0.1)
     found, again = load_image_data(config), load_image_data(config)
@@ -148,6 +151,7 @@ def test_a_holdout_is_stratified_fixed_and_apart_from_what_is_trained_on() -> No
     assert not seen & {row["image"]["bytes"] for row in found.eval.cast_column("image", stored)}
 
 
+@pytest.mark.covers("max_train_images", "max_eval_images")
 def test_a_limit_chooses_the_same_images_of_many_classes_each_time(data: ImageData) -> None:
     assert (len(data.train), len(data.eval)) == (44, 20)
     assert len(set(data.train["label"])) == 10
@@ -233,6 +237,7 @@ def test_images_of_one_folder_are_told_that_they_have_no_classes(tmp_path: Path)
     assert "there are images but no classes; expected at least two, such as two subfolders" in one_line(config)
 
 
+@pytest.mark.covers("num_classes")
 def test_a_number_of_classes_that_the_data_contradicts_is_refused(tmp_path: Path) -> None:
     config = parquet(tmp_path / "d", train=labelled([0, 1]), test=labelled([0, 1]))
     assert "--num-classes is 3; the column 'label' has 2 classes" in one_line(replace(config, num_classes=3))
@@ -269,6 +274,7 @@ def test_augmentation_that_timm_cannot_make_names_the_flag() -> None:
 # -- loaders
 
 
+@pytest.mark.covers("image_size")
 def test_batches_are_normalized_float_images_and_whole_number_labels(data: ImageData) -> None:
     images, labels = next(iter(eval_loader(data, AUGMENTED, mean=MEAN, std=STD)))
     assert (images.dtype, images.shape) == (torch.float32, (8, 3, 12, 12))
@@ -277,6 +283,7 @@ def test_batches_are_normalized_float_images_and_whole_number_labels(data: Image
     assert images.max() <= 2
 
 
+@pytest.mark.covers("batch_size", "eval_batch_size")
 def test_training_drops_the_part_batch_and_evaluation_keeps_it_in_order(data: ImageData) -> None:
     assert [len(labels) for _, labels in train(data)] == [8] * 5
     loader = eval_loader(data, replace(AUGMENTED, eval_batch_size=6), mean=MEAN, std=STD)

@@ -12,6 +12,7 @@ from conftest import small_run
 from ssia_zoo.errors import SSIAZooError
 
 
+@pytest.mark.covers("eval_only", "output_dir", "model")
 def test_evaluation_alone_gives_what_the_run_reported_and_writes_metrics_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -69,6 +69,7 @@ def test_what_is_stated_is_measured_in_float32_whatever_the_training(tmp_path: P
     assert in_training["loss"] != pytest.approx(result.metrics["loss"], rel=1e-5), "or the test could not fail"
 
 
+@pytest.mark.covers("seed")
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
     for name, settings in {"a": {}, "b": {"workers": 2}, "c": {"seed": 1}}.items():
         small_run(tmp_path / name, **settings)
@@ -76,6 +77,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
+@pytest.mark.covers("method", "ssia.weight")
 @pytest.mark.parametrize("more", [{}, {"clip_grad": 0.05}], ids=["plain", "clipped"])
 def test_lambda_zero_is_vanilla_to_the_bit_through_the_whole_loop(tmp_path: Path, more: dict[str, object]) -> None:
     small_run(tmp_path / "zero", **{"ssia.weight": 0.0}, **more)
@@ -107,6 +109,7 @@ def test_what_can_be_asked_for_runs(tmp_path: Path, settings: dict[str, object])
         assert read_records(result.folder / "metrics.jsonl")[-1]["step"] == 3
 
 
+@pytest.mark.covers("accumulation_steps")
 def test_accumulation_of_two_halves_is_the_step_of_the_whole(tmp_path: Path) -> None:
     exact = {"model": "test_vit", "optimizer": "sgd", "lr": 0.1, "warmup_epochs": 0, "max_steps": 3, "epochs": 1}
     small_run(tmp_path / "whole", **exact)
@@ -131,6 +134,7 @@ def test_a_run_with_all_kinds_of_randomness_resumes_to_the_same_bits(tmp_path: P
     assert steps == list(range(1, 13)), "steps after the checkpoint were trained again"
 
 
+@pytest.mark.covers("ema", "ema_warmup")
 @pytest.mark.parametrize("warmup", [True, False])
 def test_the_saved_weights_are_the_moving_average(tmp_path: Path, warmup: bool) -> None:
     steps = {"checkpoint_every": 1, "keep_checkpoints": 9, "max_steps": 3, "epochs": 1}
@@ -148,6 +152,7 @@ def test_the_saved_weights_are_the_moving_average(tmp_path: Path, warmup: bool) 
     assert measured["loss"] == pytest.approx(result.metrics["loss"], rel=1e-5), "it is what was evaluated, too"
 
 
+@pytest.mark.covers("random_erase", "random_erase_mode", "random_erase_count")
 def test_erasing_follows_mode_and_count() -> None:
     def erased(mode: str, count: int = 1) -> torch.Tensor:
         config = DataConfig(
@@ -165,6 +170,7 @@ def test_erasing_follows_mode_and_count() -> None:
     assert len(erased("rand", count=8).unique(dim=1)[0]) > 1, "several rectangles"
 
 
+@pytest.mark.covers("pretrained")
 def test_fine_tuning_starts_from_the_weights_asked_for(tmp_path: Path) -> None:
     tiny = {"lr": 1e-9, "max_steps": 1, "warmup_epochs": 0, "weight_decay": 0.0, "optimizer": "sgd"}
     small_run(tmp_path / "run", model="mobilenetv3_small_050_ssia.digits_r32", pretrained=True, **tiny)
@@ -177,6 +183,7 @@ def test_fine_tuning_starts_from_the_weights_asked_for(tmp_path: Path) -> None:
     torch.testing.assert_close(weights(tmp_path / "again")["conv_stem.weight"], tuned["conv_stem.weight"])
 
 
+@pytest.mark.covers("model_kwargs")
 def test_arguments_of_the_architecture_reach_whoever_builds_the_published_model(tmp_path: Path) -> None:
     result = small_run(tmp_path / "run", model_kwargs="block_args={'attn_layer':'cbam'}", max_steps=1)
     assert json.loads((result.folder / "config.json").read_text())["model_args"]["block_args"] == {"attn_layer": "cbam"}
@@ -188,6 +195,7 @@ def test_arguments_of_the_architecture_reach_whoever_builds_the_published_model(
     assert again["model_args"]["block_args"] == {"attn_layer": "cbam"}, "who fine-tunes it need not repeat them"
 
 
+@pytest.mark.covers("val_interval")
 @pytest.mark.parametrize(("interval", "epochs"), [(2, [2, 3]), (0, [3])])
 def test_evaluation_comes_at_the_interval_and_at_the_end(tmp_path: Path, interval: int, epochs: list[int]) -> None:
     result = small_run(tmp_path / "run", val_interval=interval, epochs=3, keep_checkpoints=3)

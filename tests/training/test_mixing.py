@@ -38,6 +38,7 @@ def test_a_mixing_depends_on_seed_batch_and_process_alone() -> None:
     torch.testing.assert_close(targets.sum(1), torch.ones(8))
 
 
+@pytest.mark.covers("mixup_off_epoch", "smoothing")
 def test_after_its_last_epoch_nothing_is_mixed_and_targets_stay_soft() -> None:
     settings = {"mixup_off_epoch": 2, "smoothing": 0.1}
     assert not torch.equal(mixed(epoch=1, **settings)[0], batch()[0])
@@ -47,12 +48,14 @@ def test_after_its_last_epoch_nothing_is_mixed_and_targets_stay_soft() -> None:
     torch.testing.assert_close(targets[0, 0], torch.tensor(0.91))
 
 
+@pytest.mark.covers("mixup_prob")
 def test_the_probability_is_that_of_a_batch_to_be_mixed() -> None:
     assert torch.equal(mixed(mixup_prob=0.0)[0], batch()[0])
     changed = [not torch.equal(mixed(index=i, mixup_prob=0.5)[0], batch()[0]) for i in range(60)]
     assert 15 < sum(changed) < 45
 
 
+@pytest.mark.covers("mixup_switch_prob", "cutmix")
 @pytest.mark.parametrize(("switch", "cut"), [(0.0, False), (1.0, True)])
 def test_the_switch_chooses_between_mixup_and_cutmix(switch: float, cut: bool) -> None:
     images, _ = mixed(mixup_switch_prob=switch)
@@ -61,6 +64,7 @@ def test_the_switch_chooses_between_mixup_and_cutmix(switch: float, cut: bool) -
     assert bool(from_one_image) == cut
 
 
+@pytest.mark.covers("mixup", "mixup_mode")
 def test_the_mode_says_what_shares_a_mixing() -> None:
     def shares(mode: str) -> list[float]:
         targets = mixed(mixup_mode=mode, cutmix=0.0)[1]
@@ -73,6 +77,7 @@ def test_the_mode_says_what_shares_a_mixing() -> None:
     assert len(set(shares("elem"))) == 8
 
 
+@pytest.mark.covers("bce_loss", "bce_sum", "bce_target_thresh")
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

@@ -39,6 +39,7 @@ def rates(config: TrainConfig) -> list[float]:
     return values
 
 
+@pytest.mark.covers("lr", "schedule", "warmup_epochs", "warmup_lr")
 @pytest.mark.parametrize("schedule", ["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant"])
 def test_every_schedule_warms_up_each_step_to_its_peak_and_moves_within_an_epoch(schedule: str) -> None:
     more = {"decay_milestones": (6, 8)} if schedule == "multistep" else {}
@@ -53,6 +54,7 @@ def test_every_schedule_warms_up_each_step_to_its_peak_and_moves_within_an_epoch
     assert (values[-1] < 0.5 * max(values)) == (schedule not in ("constant", "poly"))
 
 
+@pytest.mark.covers("decay_epochs", "decay_rate", "decay_milestones")
 def test_steps_and_milestones_multiply_by_the_decay_rate() -> None:
     step = rates(TrainConfig(lr=1.0, schedule="step", epochs=9, warmup_epochs=0.0, decay_epochs=3.0, decay_rate=0.5))
     assert [step[STEPS * epoch] for epoch in (0, 2, 3, 6)] == pytest.approx([1, 1, 0.5, 0.25])
@@ -69,11 +71,13 @@ def test_poly_falls_by_its_power_and_wsd_at_its_end_only() -> None:
     assert wsd[STEPS * 8] < 0.6
 
 
+@pytest.mark.covers("min_lr")
 def test_the_end_of_a_schedule_is_min_lr() -> None:
     values = rates(TrainConfig(lr=1.0, schedule="cosine", epochs=10, warmup_epochs=0.0, min_lr=0.2))
     assert values[-1] == pytest.approx(0.2, abs=0.01)
 
 
+@pytest.mark.covers("lr_base", "lr_base_size", "lr_base_scale")
 @pytest.mark.parametrize(
     ("optimizer", "scale", "expected"),
     [
@@ -110,6 +114,7 @@ def test_biases_norms_and_what_the_model_exempts_do_not_decay(method: str) -> No
     assert len(decayed) + len(free) == len(list(module.parameters())), "each parameter is in one group"
 
 
+@pytest.mark.covers("layer_decay")
 def test_layer_decay_gives_a_student_the_same_rates_with_heads_as_without() -> None:
     scales = {}
     for method in ("ssia", "vanilla"):

@@ -29,6 +29,7 @@ def checkpointed(model: str, method: str, caplog: pytest.LogCaptureFixture) -> b
     return UNUSED not in caplog.text
 
 
+@pytest.mark.covers("grad_checkpointing")
 @pytest.mark.parametrize("model", ["test_vit", "test_convnext", "test_resnet"])
 def test_gradient_checkpointing_changes_no_weight(tmp_path: Path, model: str) -> None:
     settings = {"model": model, "drop_path_rate": 0.1, **SHORT}
@@ -68,6 +69,7 @@ def test_a_model_that_makes_no_use_of_gradient_checkpointing_is_named(caplog: py
     assert "ignoring" in caplog.text
 
 
+@pytest.mark.covers("sync_bn")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
