@@ -129,6 +129,7 @@ class Claims:
         self.ids: dict[tuple[str, str], list[str]] = {}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note the claims of all tests that would run."""
         for item in session.items:
             for marker in item.iter_markers("covers"):
                 for setting in marker.args:
@@ -142,6 +143,7 @@ class Failures:
         self.reasons: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what a test, its setup or its end failed with."""
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             self.reasons[report.nodeid] = " ".join(str(crash.message if crash else report.longrepr).split())[:160]
@@ -208,7 +210,9 @@ def main(arguments: Arguments) -> int:
             append_record(RESULTS, {"setting": setting, "test": test, "result": result, "reason": reason})
     for name in uncovered:
         print(f"NO TEST   {name}")
-    print(f"{len(wanted)} settings, {len(uncovered)} without a test; " + ", ".join(f"{n} {w}" for w, n in counts.items()))
+    print(
+        f"{len(wanted)} settings, {len(uncovered)} without a test; " + ", ".join(f"{n} {w}" for w, n in counts.items())
+    )
     return int(bool(uncovered) or counts["killed"] < len(claims))
 
 

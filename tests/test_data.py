@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import re
 from dataclasses import replace
@@ -77,7 +78,6 @@ def test_digits_are_grey_8x8_in_a_fixed_stratified_split() -> None:
     assert np.array_equal(np.asarray(first["test"][7]["image"]), np.asarray(again["test"][7]["image"]))
 
 
-@pytest.mark.covers("dataset")
 def test_a_parquet_folder_is_found_with_its_splits_columns_and_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +88,7 @@ def test_a_parquet_folder_is_found_with_its_splits_columns_and_names(
     assert (found.image_column, found.label_column, found.label_names) == ("image", "label", ("a", "b"))
 
 
+@pytest.mark.covers("dataset")
 def test_an_image_folder_is_found_with_a_class_for_each_folder(tmp_path: Path) -> None:
     config = image_folder(tmp_path / "pets", train={"cat": 2, "dog": 2}, test={"cat": 2, "dog": 2})
     found = load_image_data(config)
@@ -110,12 +111,13 @@ def test_webdataset_shards_are_found_with_labels_from_cls_or_json(tmp_path: Path
 def test_splits_and_columns_can_be_named(tmp_path: Path) -> None:
     columns = {"image": pictures(3), "mask": pictures(3), "fine": [0, 1, 1], "coarse": [1, 0, 1]}
     table = rows(columns, image=IMAGE, mask=IMAGE, fine=AB, coarse=datasets.ClassLabel(names=["x", "y"]))
-    config = parquet(tmp_path / "two", train=table, validation=table, test=table)
+    config = parquet(tmp_path / "two", train=table, validation=table, test=table.select([0, 1]))
     assert "choose one by --image-column: image, mask" in one_line(config)
     config = replace(config, image_column="mask")
     assert "choose one by --label-column: fine, coarse" in one_line(config)
     found = load_image_data(replace(config, label_column="coarse", train_split="test", eval_split="train"))
     assert (found.image_column, found.label_names, found.eval_name) == ("mask", ("x", "y"), "train")
+    assert (len(found.train), len(found.eval)) == (2, 3)
     assert found.train.column_names == ["mask", "coarse"]
 
 
@@ -302,6 +304,16 @@ def test_a_sample_is_augmented_alike_whatever_the_workers_and_the_batch_size(dat
         common = expected.keys() & images.keys()
         assert len(common) >= 38
         assert all(torch.equal(images[index], expected[index]) for index in common)
+
+
+@pytest.mark.covers("workers")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_as_many_processes_load_images_as_asked_for(data: ImageData, workers: int) -> None:
+    config = replace(AUGMENTED, workers=workers)
+    for loader in (train(data, config), eval_loader(data, config, mean=MEAN, std=STD)):
+        before = set(multiprocessing.active_children())
+        next(iter(loader))
+        assert len(set(multiprocessing.active_children()) - before) == workers
 
 
 def test_epochs_and_seeds_give_other_orders_and_other_augmentation(data: ImageData) -> None:

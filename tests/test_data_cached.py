@@ -11,6 +11,7 @@ import torch
 from data_folders import AB, IMAGE, MEAN, STD, one_line, parquet, pictures, rows
 from torch import Tensor
 
+from ssia_zoo._images import decode_rgb
 from ssia_zoo._samples import UnreadableImageError
 from ssia_zoo.data import DataConfig, load_image_data, train_loader
 from ssia_zoo.errors import ConfigError
@@ -44,6 +45,23 @@ def test_cached_batches_are_those_of_the_ordinary_loader(options: dict[str, Any]
         assert torch.equal(images, cached_images)
         assert images.stride() == cached_images.stride()
         assert torch.equal(labels, cached_labels)
+
+
+@pytest.mark.covers("cache_images")
+@pytest.mark.parametrize(("cache", "decoded"), [(False, 80), (True, 44)])
+def test_cached_images_are_decoded_once_and_others_each_time(
+    monkeypatch: pytest.MonkeyPatch, cache: bool, decoded: int
+) -> None:
+    count = 0
+
+    def counting(value: dict[str, Any]) -> Any:
+        nonlocal count
+        count += 1
+        return decode_rgb(value)
+
+    monkeypatch.setattr("ssia_zoo._samples.decode_rgb", counting)
+    assert len(epochs(replace(CONFIG, cache_images=cache))) == 10
+    assert count == decoded
 
 
 def test_what_was_drawn_before_plays_no_part_and_is_left_as_it_was() -> None:

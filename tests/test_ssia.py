@@ -366,6 +366,13 @@ def test_the_upper_pair_is_the_deepest_stage_and_the_one_below_it() -> None:
     assert (len(loss.semantic), len(loss.channel), len(loss.spatial)) == (1, 1, 1)
 
 
+@pytest.mark.covers("ssia.hidden")
+def test_every_head_has_the_width_asked_for() -> None:
+    loss = make_loss(SHAPES["K=3"], hidden=11, channel=1, spatial=1)
+    heads = [*loss.semantic, *loss.channel, *loss.spatial]
+    assert {(head.project.out_features, head.predict.in_features) for head in heads} == {(11, 11)}
+
+
 @pytest.mark.covers("ssia.pooling")
 def test_without_pooling_each_position_is_taught_by_itself() -> None:
     shapes: list[StageShape] = [(4, 2, 2), (8, 1, 1)]

@@ -24,6 +24,7 @@ from ssia_zoo.training.setup import BF16_IS_SLOW
 from ssia_zoo.validation import validate
 
 
+@pytest.mark.covers("epochs", "method")
 def test_a_run_leaves_everything_it_promises(tmp_path: Path) -> None:
     result = small_run(tmp_path / "run")
     names = {path.name for path in result.folder.iterdir()}
@@ -58,6 +59,7 @@ def test_the_folder_is_a_vanilla_model_that_scores_what_the_run_reported(tmp_pat
     assert validate(model, data)["top1"] == pytest.approx(result.metrics["top1"])
 
 
+@pytest.mark.covers("mixed_precision")
 @pytest.mark.parametrize("method", ["ssia", "vanilla"])
 def test_what_is_stated_is_measured_in_float32_whatever_the_training(tmp_path: Path, method: str) -> None:
     result = small_run(tmp_path / "run", method=method, mixed_precision="bf16", channels_last=True)
@@ -90,7 +92,7 @@ def test_lambda_zero_is_vanilla_to_the_bit_through_the_whole_loop(tmp_path: Path
 @pytest.mark.parametrize(
     "settings",
     [
-        {"model": "test_vit", "mixed_precision": "bf16", "channels_last": True},
+        {"model": "test_vit", "mixed_precision": "bf16", "channels_last": True, "max_steps": 3},
         {"ema": 0.9, "mixup": 0.2, "cutmix": 1.0, "smoothing": 0.1},
         {"accumulation_steps": 2, "clip_grad": 1.0, "optimizer": "sgd", "schedule": "constant"},
         {"drop_path_rate": 0.1, "drop_rate": 0.1, "auto_augment": "rand-m3", "random_erase": 0.3},
@@ -107,6 +109,16 @@ def test_what_can_be_asked_for_runs(tmp_path: Path, settings: dict[str, object])
     assert torch.isfinite(torch.tensor(result.metrics["loss"]))
     if "max_steps" in settings:
         assert read_records(result.folder / "metrics.jsonl")[-1]["step"] == 3
+
+
+@pytest.mark.covers("max_steps")
+def test_max_steps_ends_a_run_and_leaves_its_schedule_as_it_was(tmp_path: Path) -> None:
+    rates = []
+    for name, settings in {"all": {}, "three": {"max_steps": 3}}.items():
+        result = small_run(tmp_path / name, val_interval=0, **settings)
+        rates.append([r["lr"] for r in read_records(result.folder / "metrics.jsonl") if r["kind"] == "train"])
+    assert (len(rates[0]), len(rates[1])) == (12, 3)
+    assert rates[1] == rates[0][:3]
 
 
 @pytest.mark.covers("accumulation_steps")
@@ -251,7 +263,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
         ({"model_kwargs": "no_such=1"}, "no_such"),
         ({"resume": "nowhere"}, "nowhere"),
         ({"dataset": "./nowhere"}, "nowhere"),
-        ({"with_tracking": True, "tracker": "nonesuch"}, "nonesuch"),
+        pytest.param({"with_tracking": True, "tracker": "nonesuch"}, "nonesuch", marks=pytest.mark.covers("tracker")),
     ],
     ids=lambda value: str(value)[:40],
 )

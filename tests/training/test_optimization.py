@@ -39,7 +39,7 @@ def rates(config: TrainConfig) -> list[float]:
     return values
 
 
-@pytest.mark.covers("lr", "schedule", "warmup_epochs", "warmup_lr")
+@pytest.mark.covers("schedule", "warmup_epochs", "warmup_lr")
 @pytest.mark.parametrize("schedule", ["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant"])
 def test_every_schedule_warms_up_each_step_to_its_peak_and_moves_within_an_epoch(schedule: str) -> None:
     more = {"decay_milestones": (6, 8)} if schedule == "multistep" else {}
@@ -101,6 +101,23 @@ def test_the_learning_rate_grows_with_the_global_batch_as_in_timm(
 def test_a_scaled_learning_rate_below_the_least_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="--min-lr"):
         with_scaled_lr(TrainConfig(lr_base=1e-4, min_lr=1e-3), processes=1)
+
+
+@pytest.mark.covers("optimizer", "lr", "momentum", "weight_decay")
+@pytest.mark.parametrize(
+    ("optimizer", "kind", "momentum"), [("momentum", "SGD", "momentum"), ("rmsproptf", "RMSpropTF", "momentum")]
+)
+def test_the_optimizer_is_the_one_asked_for_with_its_settings(optimizer: str, kind: str, momentum: str) -> None:
+    config = TrainConfig(optimizer=optimizer, lr=0.25, momentum=0.5, weight_decay=0.125)
+    made = build_optimizer(config, module_of("test_resnet"))
+    assert type(made).__name__ == kind
+    assert {(group["lr"], group[momentum]) for group in made.param_groups} == {(0.25, 0.5)}
+    assert {group["weight_decay"] for group in made.param_groups} == {0.0, 0.125}
+
+
+@pytest.mark.covers("lr")
+def test_the_warm_up_begins_at_a_thousandth_of_the_peak() -> None:
+    assert rates(TrainConfig(lr=0.5, epochs=4))[0] == pytest.approx(0.0005)
 
 
 @pytest.mark.parametrize("method", ["ssia", "vanilla"])
