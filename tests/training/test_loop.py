@@ -24,7 +24,7 @@ from ssia_zoo.training.setup import BF16_IS_SLOW
 from ssia_zoo.validation import validate
 
 
-@pytest.mark.covers("epochs", "method")
+@pytest.mark.covers("epochs")
 def test_a_run_leaves_everything_it_promises(tmp_path: Path) -> None:
     result = small_run(tmp_path / "run")
     names = {path.name for path in result.folder.iterdir()}
