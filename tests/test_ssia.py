@@ -309,6 +309,7 @@ def test_without_labels_the_loss_does_not_ask_for_them() -> None:
     assert "labels" not in loss(*make_inputs(SHAPES["K=2"]), unasked)
 
 
+@pytest.mark.covers("ssia.semantic", "ssia.channel")
 def test_the_channel_loss_is_the_mean_squared_error_to_the_supervisors_signal() -> None:
     loss = make_loss(SHAPES["K=3"], pairs="adjacent", semantic=0, channel=3)
     features, logits = make_inputs(SHAPES["K=3"])
@@ -320,6 +321,7 @@ def test_the_channel_loss_is_the_mean_squared_error_to_the_supervisors_signal() 
     torch.testing.assert_close(terms["ssia"], 3 * terms["channel"])
 
 
+@pytest.mark.covers("ssia.semantic", "ssia.spatial")
 def test_the_spatial_loss_is_the_divergence_from_the_supervisors_attention() -> None:
     loss = make_loss(SHAPES["K=2"], semantic=0, spatial=1)
     with torch.no_grad():

@@ -24,7 +24,7 @@ from ssia_zoo.training.setup import BF16_IS_SLOW
 from ssia_zoo.validation import validate
 
 
-@pytest.mark.covers("epochs")
+@pytest.mark.covers("epochs", "image_size")
 def test_a_run_leaves_everything_it_promises(tmp_path: Path) -> None:
     result = small_run(tmp_path / "run")
     names = {path.name for path in result.folder.iterdir()}
@@ -129,6 +129,17 @@ def test_accumulation_of_two_halves_is_the_step_of_the_whole(tmp_path: Path) -> 
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "halves")
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.covers("accumulation_steps")
+@pytest.mark.parametrize(("accumulated", "epochs"), [(2, [1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2]), (4, [1, 2])])
+def test_an_epoch_has_as_many_steps_as_its_six_batches_fill(
+    tmp_path: Path, accumulated: int, epochs: list[float]
+) -> None:
+    result = small_run(tmp_path / "run", accumulation_steps=accumulated)
+    records = read_records(result.folder / "metrics.jsonl")
+    assert [r["epoch"] for r in records if r["kind"] == "train"] == pytest.approx(epochs)
+    assert [r["epoch"] for r in records if r["kind"] == "eval"] == [1, 2]
 
 
 def test_a_run_with_all_kinds_of_randomness_resumes_to_the_same_bits(tmp_path: Path) -> None:
@@ -363,6 +374,7 @@ def test_a_compiled_run_ends_like_an_eager_one(tmp_path: Path) -> None:
         torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.covers("image_size")
 def test_a_model_of_one_fixed_size_is_made_for_the_size_asked_for(tmp_path: Path) -> None:
     result = small_run(tmp_path / "run", model="test_vit", max_steps=1)
     model = timm.create_model(f"local-dir:{result.folder}", pretrained=True)

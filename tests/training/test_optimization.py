@@ -71,7 +71,7 @@ def test_poly_falls_by_its_power_and_wsd_at_its_end_only() -> None:
     assert wsd[STEPS * 8] < 0.6
 
 
-@pytest.mark.covers("min_lr")
+@pytest.mark.covers("min_lr", "epochs")
 def test_the_end_of_a_schedule_is_min_lr() -> None:
     values = rates(TrainConfig(lr=1.0, schedule="cosine", epochs=10, warmup_epochs=0.0, min_lr=0.2))
     assert values[-1] == pytest.approx(0.2, abs=0.01)
