@@ -276,7 +276,7 @@ def test_augmentation_that_timm_cannot_make_names_the_flag() -> None:
 # -- loaders
 
 
-@pytest.mark.covers("image_size")
+@pytest.mark.covers("image_size", "batch_size")
 def test_batches_are_normalized_float_images_and_whole_number_labels(data: ImageData) -> None:
     images, labels = next(iter(eval_loader(data, AUGMENTED, mean=MEAN, std=STD)))
     assert (images.dtype, images.shape) == (torch.float32, (8, 3, 12, 12))

@@ -32,6 +32,7 @@ def epochs(config: DataConfig, **options: Any) -> list[tuple[Tensor, Tensor]]:
     return batches
 
 
+@pytest.mark.covers("crop_padding")
 @pytest.mark.parametrize(
     "options",
     [{}, {"hflip": 0.0}, {"hflip": 1.0}, {"aug_repeats": 2}, {"image_size": 8, "interpolation": "nearest"}],

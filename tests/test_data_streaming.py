@@ -57,6 +57,7 @@ def processes(config: DataConfig, count: int, epoch: int = 0) -> list[list[list[
 # -- what is read
 
 
+@pytest.mark.covers("max_train_images", "num_classes")
 @pytest.mark.parametrize(
     "make",
     [

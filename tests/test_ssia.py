@@ -321,7 +321,7 @@ def test_the_channel_loss_is_the_mean_squared_error_to_the_supervisors_signal() 
     torch.testing.assert_close(terms["ssia"], 3 * terms["channel"])
 
 
-@pytest.mark.covers("ssia.semantic", "ssia.spatial")
+@pytest.mark.covers("ssia.spatial")
 def test_the_spatial_loss_is_the_divergence_from_the_supervisors_attention() -> None:
     loss = make_loss(SHAPES["K=2"], semantic=0, spatial=1)
     with torch.no_grad():

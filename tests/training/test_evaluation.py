@@ -31,6 +31,16 @@ def test_evaluation_alone_takes_published_weights_by_name(tmp_path: Path) -> Non
     assert result.metrics["top1"] > 90
 
 
+@pytest.mark.covers("image_size", "dataset")
+def test_evaluation_alone_is_of_the_size_and_the_data_asked_for(tmp_path: Path) -> None:
+    model = "mobilenetv3_small_050_ssia.digits_r32"
+    losses = {
+        small_run(tmp_path / str(size), model=model, eval_only=True, image_size=size).metrics["loss"]
+        for size in (32, 48)
+    }
+    assert len(losses) == 2
+
+
 @pytest.mark.parametrize(
     ("model", "message"), [("test_resnet.r160_in1k", "offline|Hub|cache"), ("local-dir:nowhere", "no folder")]
 )

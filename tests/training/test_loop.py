@@ -59,6 +59,17 @@ def test_the_folder_is_a_vanilla_model_that_scores_what_the_run_reported(tmp_pat
     assert validate(model, data)["top1"] == pytest.approx(result.metrics["top1"])
 
 
+@pytest.mark.covers("image_size", "interpolation", "crop_pct")
+def test_config_json_holds_the_preprocessing_of_the_evaluation(tmp_path: Path) -> None:
+    settings = {"image_size": 40, "interpolation": "nearest", "crop_pct": 0.7}
+    result = small_run(tmp_path / "run", max_steps=1, **settings)
+    held = json.loads((result.folder / "config.json").read_text())["pretrained_cfg"]
+    assert (held["input_size"], held["interpolation"], held["crop_pct"]) == ([3, 40, 40], "nearest", 0.7)
+    model = timm.create_model(f"local-dir:{result.folder}", pretrained=True)
+    measured = validate(model, DataConfig(dataset="digits", max_eval_images=40, workers=0))
+    assert measured["loss"] == pytest.approx(result.metrics["loss"], rel=1e-5)
+
+
 @pytest.mark.covers("mixed_precision")
 @pytest.mark.parametrize("method", ["ssia", "vanilla"])
 def test_what_is_stated_is_measured_in_float32_whatever_the_training(tmp_path: Path, method: str) -> None:
@@ -375,10 +386,13 @@ def test_a_compiled_run_ends_like_an_eager_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.covers("image_size")
-def test_a_model_of_one_fixed_size_is_made_for_the_size_asked_for(tmp_path: Path) -> None:
-    result = small_run(tmp_path / "run", model="test_vit", max_steps=1)
+@pytest.mark.parametrize("name", ["test_vit3", "test_maxvit"])
+def test_a_model_of_one_fixed_size_is_made_for_the_size_asked_for(tmp_path: Path, name: str) -> None:
+    with pytest.raises((AssertionError, RuntimeError)):
+        timm.create_model(name)(torch.randn(1, 3, 32, 32))  # or the test could not fail
+    result = small_run(tmp_path / "run", model=name, method="vanilla", max_steps=1)
     model = timm.create_model(f"local-dir:{result.folder}", pretrained=True)
-    assert model(torch.randn(1, 3, 32, 32)).shape == (1, 10)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_an_input_size_that_a_model_cannot_take_is_a_config_error(tmp_path: Path) -> None:

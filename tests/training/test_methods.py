@@ -131,6 +131,7 @@ def test_lambda_zero_trains_as_timms_own_task_to_the_bit(name: str, arch: str) -
     assert all(torch.equal(actual[key], value) for key, value in expected.items())
 
 
+@pytest.mark.covers("smoothing")
 @with_labels
 @pytest.mark.parametrize("settings", [{"smoothing": 0.1}, {"mixup": 0.2}], ids=lambda settings: "-".join(settings))
 def test_heads_learn_by_the_tasks_own_criterion(

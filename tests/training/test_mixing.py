@@ -25,6 +25,7 @@ def mixed(epoch: int = 0, index: int = 0, process: int = 0, **settings: object) 
     return mixing(batch(), epoch, index)
 
 
+@pytest.mark.covers("seed")
 def test_a_mixing_depends_on_seed_batch_and_process_alone() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -106,6 +107,7 @@ def test_bce_is_that_of_every_class_on_mixed_and_on_plain_targets(
         torch.testing.assert_close(task.criterion(logits, target), expected(logits, soft))  # type: ignore[operator]
 
 
+@pytest.mark.covers("cutmix")
 def test_a_run_tells_top_1_of_its_training_only_where_images_have_one_class(tmp_path: Path) -> None:
     short = {"max_steps": 2, "epochs": 1}
     for name, settings in {"plain": {}, "mixed": {"cutmix": 1.0, "mixup_prob": 0.5}}.items():

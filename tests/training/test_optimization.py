@@ -77,7 +77,7 @@ def test_the_end_of_a_schedule_is_min_lr() -> None:
     assert values[-1] == pytest.approx(0.2, abs=0.01)
 
 
-@pytest.mark.covers("lr_base", "lr_base_size", "lr_base_scale")
+@pytest.mark.covers("lr_base", "lr_base_size", "lr_base_scale", "batch_size", "accumulation_steps", "optimizer")
 @pytest.mark.parametrize(
     ("optimizer", "scale", "expected"),
     [
@@ -98,6 +98,7 @@ def test_the_learning_rate_grows_with_the_global_batch_as_in_timm(
     assert with_scaled_lr(TrainConfig(lr=0.3), processes=8).lr == 0.3, "without --lr-base it is taken as it is"
 
 
+@pytest.mark.covers("min_lr")
 def test_a_scaled_learning_rate_below_the_least_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="--min-lr"):
         with_scaled_lr(TrainConfig(lr_base=1e-4, min_lr=1e-3), processes=1)
