@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import re
 from dataclasses import replace
@@ -87,6 +88,7 @@ def test_a_parquet_folder_is_found_with_its_splits_columns_and_names(
     assert (found.image_column, found.label_column, found.label_names) == ("image", "label", ("a", "b"))
 
 
+@pytest.mark.covers("dataset")
 def test_an_image_folder_is_found_with_a_class_for_each_folder(tmp_path: Path) -> None:
     config = image_folder(tmp_path / "pets", train={"cat": 2, "dog": 2}, test={"cat": 2, "dog": 2})
     found = load_image_data(config)
@@ -105,15 +107,17 @@ def test_webdataset_shards_are_found_with_labels_from_cls_or_json(tmp_path: Path
     assert "--label-column 'json' holds" not in one_line(replace(config, label_column="json.width"))
 
 
+@pytest.mark.covers("train_split", "eval_split", "image_column", "label_column")
 def test_splits_and_columns_can_be_named(tmp_path: Path) -> None:
     columns = {"image": pictures(3), "mask": pictures(3), "fine": [0, 1, 1], "coarse": [1, 0, 1]}
     table = rows(columns, image=IMAGE, mask=IMAGE, fine=AB, coarse=datasets.ClassLabel(names=["x", "y"]))
-    config = parquet(tmp_path / "two", train=table, validation=table, test=table)
+    config = parquet(tmp_path / "two", train=table, validation=table, test=table.select([0, 1]))
     assert "choose one by --image-column: image, mask" in one_line(config)
     config = replace(config, image_column="mask")
     assert "choose one by --label-column: fine, coarse" in one_line(config)
     found = load_image_data(replace(config, label_column="coarse", train_split="test", eval_split="train"))
     assert (found.image_column, found.label_names, found.eval_name) == ("mask", ("x", "y"), "train")
+    assert (len(found.train), len(found.eval)) == (2, 3)
     assert found.train.column_names == ["mask", "coarse"]
 
 
@@ -137,6 +141,7 @@ def test_plain_labels_become_classes_named_alike_in_both_splits(
     assert read == [str(int(x)) if feature != "string" else x for x in train_labels]
 
 
+@pytest.mark.covers("holdout")
 def test_a_holdout_is_stratified_fixed_and_apart_from_what_is_trained_on() -> None:
     config = DataConfig("digits", holdout=0.1)
     found, again = load_image_data(config), load_image_data(config)
@@ -148,6 +153,7 @@ def test_a_holdout_is_stratified_fixed_and_apart_from_what_is_trained_on() -> No
     assert not seen & {row["image"]["bytes"] for row in found.eval.cast_column("image", stored)}
 
 
+@pytest.mark.covers("max_train_images", "max_eval_images")
 def test_a_limit_chooses_the_same_images_of_many_classes_each_time(data: ImageData) -> None:
     assert (len(data.train), len(data.eval)) == (44, 20)
     assert len(set(data.train["label"])) == 10
@@ -233,6 +239,7 @@ def test_images_of_one_folder_are_told_that_they_have_no_classes(tmp_path: Path)
     assert "there are images but no classes; expected at least two, such as two subfolders" in one_line(config)
 
 
+@pytest.mark.covers("num_classes")
 def test_a_number_of_classes_that_the_data_contradicts_is_refused(tmp_path: Path) -> None:
     config = parquet(tmp_path / "d", train=labelled([0, 1]), test=labelled([0, 1]))
     assert "--num-classes is 3; the column 'label' has 2 classes" in one_line(replace(config, num_classes=3))
@@ -269,6 +276,7 @@ def test_augmentation_that_timm_cannot_make_names_the_flag() -> None:
 # -- loaders
 
 
+@pytest.mark.covers("image_size", "batch_size")
 def test_batches_are_normalized_float_images_and_whole_number_labels(data: ImageData) -> None:
     images, labels = next(iter(eval_loader(data, AUGMENTED, mean=MEAN, std=STD)))
     assert (images.dtype, images.shape) == (torch.float32, (8, 3, 12, 12))
@@ -277,6 +285,7 @@ def test_batches_are_normalized_float_images_and_whole_number_labels(data: Image
     assert images.max() <= 2
 
 
+@pytest.mark.covers("batch_size", "eval_batch_size")
 def test_training_drops_the_part_batch_and_evaluation_keeps_it_in_order(data: ImageData) -> None:
     assert [len(labels) for _, labels, _ in train(data)] == [8] * 5
     loader = eval_loader(data, replace(AUGMENTED, eval_batch_size=6), mean=MEAN, std=STD)
@@ -295,6 +304,16 @@ def test_a_sample_is_augmented_alike_whatever_the_workers_and_the_batch_size(dat
         common = expected.keys() & images.keys()
         assert len(common) >= 38
         assert all(torch.equal(images[index], expected[index]) for index in common)
+
+
+@pytest.mark.covers("workers")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_as_many_processes_load_images_as_asked_for(data: ImageData, workers: int) -> None:
+    config = replace(AUGMENTED, workers=workers)
+    for loader in (train(data, config), eval_loader(data, config, mean=MEAN, std=STD)):
+        before = set(multiprocessing.active_children())
+        next(iter(loader))
+        assert len(set(multiprocessing.active_children()) - before) == workers
 
 
 def test_epochs_and_seeds_give_other_orders_and_other_augmentation(data: ImageData) -> None:

@@ -11,6 +11,7 @@ import torch
 from data_folders import AB, IMAGE, MEAN, STD, one_line, parquet, pictures, rows
 from torch import Tensor
 
+from ssia_zoo._images import decode_rgb
 from ssia_zoo._samples import UnreadableImageError
 from ssia_zoo.data import DataConfig, load_image_data, train_loader
 from ssia_zoo.errors import ConfigError
@@ -31,6 +32,7 @@ def epochs(config: DataConfig, **options: Any) -> list[tuple[Tensor, Tensor]]:
     return batches
 
 
+@pytest.mark.covers("crop_padding")
 @pytest.mark.parametrize(
     "options",
     [{}, {"hflip": 0.0}, {"hflip": 1.0}, {"aug_repeats": 2}, {"image_size": 8, "interpolation": "nearest"}],
@@ -43,6 +45,23 @@ def test_cached_batches_are_those_of_the_ordinary_loader(options: dict[str, Any]
     for batch, from_cache in zip(ordinary, cached, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(batch, from_cache, strict=True))
         assert batch[0].stride() == from_cache[0].stride()
+
+
+@pytest.mark.covers("cache_images")
+@pytest.mark.parametrize(("cache", "decoded"), [(False, 80), (True, 44)])
+def test_cached_images_are_decoded_once_and_others_each_time(
+    monkeypatch: pytest.MonkeyPatch, cache: bool, decoded: int
+) -> None:
+    count = 0
+
+    def counting(value: dict[str, Any]) -> Any:
+        nonlocal count
+        count += 1
+        return decode_rgb(value)
+
+    monkeypatch.setattr("ssia_zoo._samples.decode_rgb", counting)
+    assert len(epochs(replace(CONFIG, cache_images=cache))) == 10
+    assert count == decoded
 
 
 def test_what_was_drawn_before_plays_no_part_and_is_left_as_it_was() -> None:

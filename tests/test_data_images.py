@@ -120,6 +120,7 @@ def test_the_reflected_crop_is_that_of_torchvision(size: tuple[int, int]) -> Non
         assert np.array_equal(np.asarray(ReflectCrop(8, 3)(image)), expected)
 
 
+@pytest.mark.covers("crop_padding")
 def test_crop_padding_resizes_only_what_has_another_size() -> None:
     config = DataConfig("digits", image_size=8, crop_padding=2, hflip=0.0)
     transform = train_transform(config, MEAN, STD)

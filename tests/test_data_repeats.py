@@ -35,6 +35,7 @@ def test_without_repeats_keys_are_what_they_were() -> None:
     assert sorted(index for _, index in keys) == list(range(10))
 
 
+@pytest.mark.covers("aug_repeats")
 def test_a_batch_holds_all_views_of_its_images_each_another_picture() -> None:
     for images, labels, _ in batches():
         assert labels.view(2, 4).eq(labels.view(2, 4)[:, :1]).all()

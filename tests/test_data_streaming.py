@@ -57,6 +57,7 @@ def processes(config: DataConfig, count: int, epoch: int = 0) -> list[list[list[
 # -- what is read
 
 
+@pytest.mark.covers("max_train_images", "num_classes")
 @pytest.mark.parametrize(
     "make",
     [
@@ -100,6 +101,7 @@ def test_digits_can_be_streamed_too() -> None:
 # -- in which order
 
 
+@pytest.mark.covers("shuffle_buffer", "streaming")
 def test_without_a_buffer_images_come_as_they_are_stored(twelve: DataConfig) -> None:
     assert flat(epoch_of(loader(twelve))) == list(range(12))
 

@@ -133,6 +133,7 @@ def test_in_evaluation_they_are_left_out_of_the_metrics(damaged: DataConfig) -> 
     assert len(data.eval) - len(data.unreadable_eval) == 5
 
 
+@pytest.mark.covers("max_corrupt")
 def test_more_than_the_limit_stop_the_run_in_one_line(damaged: DataConfig) -> None:
     for fraction, stops in ((0.375, False), (0.374, True), (0.0, True)):
         config = replace(damaged, max_corrupt=fraction)

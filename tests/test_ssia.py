@@ -260,6 +260,7 @@ def test_a_head_that_predicts_the_classes_exactly_has_no_loss(pooling: str) -> N
     assert torch.equal(terms["ssia"], terms["semantic"])
 
 
+@pytest.mark.covers("ssia.semantic", "ssia.temperature")
 def test_the_semantic_loss_is_t_squared_times_the_mean_divergence() -> None:
     loss = SSIALoss(SHAPES["K=2"], 2, SSIAConfig(temperature=2.0, hidden=4, semantic=0.5))
     predict_always(loss.semantic[0], [0.0, 2 * math.log(3)])  # at T=2: the distribution 1/4, 3/4
@@ -271,6 +272,7 @@ def test_the_semantic_loss_is_t_squared_times_the_mean_divergence() -> None:
     assert terms["ssia"].item() == pytest.approx(0.5 * terms["semantic"].item())
 
 
+@pytest.mark.covers("ssia.labels")
 def test_with_labels_the_semantic_heads_learn_the_tasks_own_loss_too() -> None:
     loss = SSIALoss(SHAPES["K=3"], 2, SSIAConfig(hidden=4, labels=0.5))
     assert loss.uses_labels
@@ -286,6 +288,7 @@ def test_with_labels_the_semantic_heads_learn_the_tasks_own_loss_too() -> None:
         loss(features, torch.zeros(2, 2))
 
 
+@pytest.mark.covers("ssia.handover")
 def test_with_handover_the_labels_give_way_to_the_signal_over_training() -> None:
     loss = SSIALoss(SHAPES["K=2"], 2, SSIAConfig(hidden=4, semantic=3.0, labels=2.0, handover=True))
     features, logits = make_inputs(SHAPES["K=2"], batch=2)
@@ -306,6 +309,7 @@ def test_without_labels_the_loss_does_not_ask_for_them() -> None:
     assert "labels" not in loss(*make_inputs(SHAPES["K=2"]), unasked)
 
 
+@pytest.mark.covers("ssia.semantic", "ssia.channel")
 def test_the_channel_loss_is_the_mean_squared_error_to_the_supervisors_signal() -> None:
     loss = make_loss(SHAPES["K=3"], pairs="adjacent", semantic=0, channel=3)
     features, logits = make_inputs(SHAPES["K=3"])
@@ -317,6 +321,7 @@ def test_the_channel_loss_is_the_mean_squared_error_to_the_supervisors_signal() 
     torch.testing.assert_close(terms["ssia"], 3 * terms["channel"])
 
 
+@pytest.mark.covers("ssia.spatial")
 def test_the_spatial_loss_is_the_divergence_from_the_supervisors_attention() -> None:
     loss = make_loss(SHAPES["K=2"], semantic=0, spatial=1)
     with torch.no_grad():
@@ -338,6 +343,7 @@ def test_heads_average_over_positions_but_not_before_they_have_looked(signals: d
     assert (loss([low, high], logits)["ssia"] - even).abs() > 1e-3
 
 
+@pytest.mark.covers("ssia.semantic", "ssia.channel", "ssia.spatial")
 def test_terms_are_only_those_asked_for_and_their_sum_is_weighted() -> None:
     shapes = SHAPES["K=3"]
     terms = make_loss(shapes, semantic=0.5, channel=2.0, spatial=3.0)(*make_inputs(shapes))
@@ -355,12 +361,21 @@ def test_a_pair_whose_target_is_one_position_skips_the_spatial_signal() -> None:
     assert deepest.pairs == [(0, 2), (1, 2)]
 
 
+@pytest.mark.covers("ssia.pairs")
 def test_the_upper_pair_is_the_deepest_stage_and_the_one_below_it() -> None:
     loss = make_loss(SHAPES["K=5"], pairs="upper", channel=1, spatial=1)
     assert loss.pairs == [(3, 4)]
     assert (len(loss.semantic), len(loss.channel), len(loss.spatial)) == (1, 1, 1)
 
 
+@pytest.mark.covers("ssia.hidden")
+def test_every_head_has_the_width_asked_for() -> None:
+    loss = make_loss(SHAPES["K=3"], hidden=11, channel=1, spatial=1)
+    heads = [*loss.semantic, *loss.channel, *loss.spatial]
+    assert {(head.project.out_features, head.predict.in_features) for head in heads} == {(11, 11)}
+
+
+@pytest.mark.covers("ssia.pooling")
 def test_without_pooling_each_position_is_taught_by_itself() -> None:
     shapes: list[StageShape] = [(4, 2, 2), (8, 1, 1)]
     loss, pooled = make_loss(shapes, pooling="none"), make_loss(shapes)

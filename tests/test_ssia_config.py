@@ -11,6 +11,7 @@ from ssia_zoo.errors import ConfigError
 from ssia_zoo.ssia import SSIAConfig, SSIALoss
 
 
+@pytest.mark.covers("ssia.weight", "ssia.schedule", "ssia.warmup")
 @pytest.mark.parametrize(
     ("choices", "expected"),
     [

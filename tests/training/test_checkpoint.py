@@ -284,11 +284,22 @@ def test_resuming_an_older_checkpoint_sets_the_later_ones_aside(run: Path) -> No
     assert names == {"step_00000006", "step_00000012", "abandoned_step_00000012"}
 
 
+@pytest.mark.covers("checkpoint_every", "keep_checkpoints")
+@pytest.mark.parametrize(("keep", "kept"), [(1, [12]), (3, [4, 8, 12])])
+def test_checkpoints_come_as_often_as_asked_for_and_the_newest_are_kept(
+    tmp_path: Path, keep: int, kept: list[int]
+) -> None:
+    small_run(tmp_path / "run", checkpoint_every=4, keep_checkpoints=keep, val_interval=0)
+    names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert sorted(names) == [f"step_{step:08d}" for step in kept]
+
+
 def test_resume_auto_starts_afresh_where_nothing_was_saved(tmp_path: Path) -> None:
     small_run(tmp_path / "run", resume="auto", max_steps=1)
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.covers("resume")
 def test_a_finished_run_resumes_to_the_same_result(run: Path, finished: Path) -> None:
     (run / "model.safetensors").unlink()
     small_run(run, resume="auto")

@@ -18,6 +18,7 @@ from ssia_zoo.loading import load_model
 from ssia_zoo.validation import validate
 
 
+@pytest.mark.covers("eval_only", "output_dir", "model")
 def test_evaluation_alone_gives_what_the_run_reported_and_writes_metrics_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -34,6 +35,16 @@ def test_evaluation_alone_gives_what_the_run_reported_and_writes_metrics_only(
 def test_evaluation_alone_takes_published_weights_by_name(tmp_path: Path) -> None:
     result = small_run(tmp_path / "alone", model="mobilenetv3_small_050_ssia.digits_r32", eval_only=True)
     assert result.metrics["top1"] > 90
+
+
+@pytest.mark.covers("image_size", "dataset")
+def test_evaluation_alone_is_of_the_size_and_the_data_asked_for(tmp_path: Path) -> None:
+    model = "mobilenetv3_small_050_ssia.digits_r32"
+    losses = {
+        small_run(tmp_path / str(size), model=model, eval_only=True, image_size=size).metrics["loss"]
+        for size in (32, 48)
+    }
+    assert len(losses) == 2
 
 
 @pytest.mark.parametrize(

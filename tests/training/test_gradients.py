@@ -35,6 +35,7 @@ def clipped(mode: str, value: float | None, method: str) -> tuple[float, dict[st
     return norm, {name: p.grad for name, p in student.named_parameters()}, student
 
 
+@pytest.mark.covers("clip_grad", "clip_mode")
 @pytest.mark.parametrize("method", ["ssia", "vanilla"])
 def test_each_mode_limits_what_it_says(method: str) -> None:
     _, gradients, _ = clipped("norm", 0.5, method)

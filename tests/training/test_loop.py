@@ -25,6 +25,7 @@ from ssia_zoo.training.setup import BF16_IS_SLOW
 from ssia_zoo.validation import validate
 
 
+@pytest.mark.covers("epochs", "image_size")
 def test_a_run_leaves_everything_it_promises(tmp_path: Path) -> None:
     result = small_run(tmp_path / "run")
     names = {path.name for path in result.folder.iterdir()}
@@ -59,6 +60,18 @@ def test_the_folder_is_a_vanilla_model_that_scores_what_the_run_reported(tmp_pat
     assert validate(model, data)["top1"] == pytest.approx(result.metrics["top1"])
 
 
+@pytest.mark.covers("image_size", "interpolation", "crop_pct")
+def test_config_json_holds_the_preprocessing_of_the_evaluation(tmp_path: Path) -> None:
+    settings = {"image_size": 40, "interpolation": "nearest", "crop_pct": 0.7}
+    result = small_run(tmp_path / "run", max_steps=1, **settings)
+    held = json.loads((result.folder / "config.json").read_text())["pretrained_cfg"]
+    assert (held["input_size"], held["interpolation"], held["crop_pct"]) == ([3, 40, 40], "nearest", 0.7)
+    model = timm.create_model(f"local-dir:{result.folder}", pretrained=True)
+    measured = validate(model, DataConfig(dataset="digits", max_eval_images=40, workers=0))
+    assert measured["loss"] == pytest.approx(result.metrics["loss"], rel=1e-5)
+
+
+@pytest.mark.covers("mixed_precision")
 @pytest.mark.parametrize("method", ["ssia", "vanilla"])
 def test_what_is_stated_is_measured_in_float32_whatever_the_training(tmp_path: Path, method: str) -> None:
     result = small_run(tmp_path / "run", method=method, mixed_precision="bf16", channels_last=True)
@@ -70,6 +83,7 @@ def test_what_is_stated_is_measured_in_float32_whatever_the_training(tmp_path: P
     assert in_training["loss"] != pytest.approx(result.metrics["loss"], rel=1e-5), "or the test could not fail"
 
 
+@pytest.mark.covers("seed")
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
     for name, settings in {"a": {}, "b": {"workers": 2}, "c": {"seed": 1}}.items():
         small_run(tmp_path / name, **settings)
@@ -77,6 +91,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
+@pytest.mark.covers("method", "ssia.weight")
 @pytest.mark.parametrize("more", [{}, {"clip_grad": 0.05}], ids=["plain", "clipped"])
 def test_lambda_zero_is_vanilla_to_the_bit_through_the_whole_loop(tmp_path: Path, more: dict[str, object]) -> None:
     small_run(tmp_path / "zero", **{"ssia.weight": 0.0}, **more)
@@ -89,7 +104,7 @@ def test_lambda_zero_is_vanilla_to_the_bit_through_the_whole_loop(tmp_path: Path
 @pytest.mark.parametrize(
     "settings",
     [
-        {"model": "test_vit", "mixed_precision": "bf16", "channels_last": True},
+        {"model": "test_vit", "mixed_precision": "bf16", "channels_last": True, "max_steps": 3},
         {"ema": 0.9, "mixup": 0.2, "cutmix": 1.0, "smoothing": 0.1},
         {"accumulation_steps": 2, "clip_grad": 1.0, "optimizer": "sgd", "schedule": "constant"},
         {"drop_path_rate": 0.1, "drop_rate": 0.1, "auto_augment": "rand-m3", "random_erase": 0.3},
@@ -108,6 +123,17 @@ def test_what_can_be_asked_for_runs(tmp_path: Path, settings: dict[str, object])
         assert read_records(result.folder / "metrics.jsonl")[-1]["step"] == 3
 
 
+@pytest.mark.covers("max_steps")
+def test_max_steps_ends_a_run_and_leaves_its_schedule_as_it_was(tmp_path: Path) -> None:
+    rates = []
+    for name, settings in {"all": {}, "three": {"max_steps": 3}}.items():
+        result = small_run(tmp_path / name, val_interval=0, **settings)
+        rates.append([r["lr"] for r in read_records(result.folder / "metrics.jsonl") if r["kind"] == "train"])
+    assert (len(rates[0]), len(rates[1])) == (12, 3)
+    assert rates[1] == rates[0][:3]
+
+
+@pytest.mark.covers("accumulation_steps")
 def test_accumulation_of_two_halves_is_the_step_of_the_whole(tmp_path: Path) -> None:
     exact = {"model": "test_vit", "optimizer": "sgd", "lr": 0.1, "warmup_epochs": 0, "max_steps": 3, "epochs": 1}
     small_run(tmp_path / "whole", **exact)
@@ -115,6 +141,17 @@ def test_accumulation_of_two_halves_is_the_step_of_the_whole(tmp_path: Path) -> 
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "halves")
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.covers("accumulation_steps")
+@pytest.mark.parametrize(("accumulated", "epochs"), [(2, [1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2]), (4, [1, 2])])
+def test_an_epoch_has_as_many_steps_as_its_six_batches_fill(
+    tmp_path: Path, accumulated: int, epochs: list[float]
+) -> None:
+    result = small_run(tmp_path / "run", accumulation_steps=accumulated)
+    records = read_records(result.folder / "metrics.jsonl")
+    assert [r["epoch"] for r in records if r["kind"] == "train"] == pytest.approx(epochs)
+    assert [r["epoch"] for r in records if r["kind"] == "eval"] == [1, 2]
 
 
 def test_a_run_with_all_kinds_of_randomness_resumes_to_the_same_bits(tmp_path: Path) -> None:
@@ -132,6 +169,7 @@ def test_a_run_with_all_kinds_of_randomness_resumes_to_the_same_bits(tmp_path: P
     assert steps == list(range(1, 13)), "steps after the checkpoint were trained again"
 
 
+@pytest.mark.covers("ema", "ema_warmup")
 @pytest.mark.parametrize("warmup", [True, False])
 def test_the_saved_weights_are_the_moving_average(tmp_path: Path, warmup: bool) -> None:
     steps = {"checkpoint_every": 1, "keep_checkpoints": 9, "max_steps": 3, "epochs": 1}
@@ -149,6 +187,7 @@ def test_the_saved_weights_are_the_moving_average(tmp_path: Path, warmup: bool) 
     assert measured["loss"] == pytest.approx(result.metrics["loss"], rel=1e-5), "it is what was evaluated, too"
 
 
+@pytest.mark.covers("random_erase", "random_erase_mode", "random_erase_count")
 def test_erasing_follows_mode_and_count() -> None:
     def erased(mode: str, count: int = 1) -> torch.Tensor:
         config = DataConfig(
@@ -166,6 +205,7 @@ def test_erasing_follows_mode_and_count() -> None:
     assert len(erased("rand", count=8).unique(dim=1)[0]) > 1, "several rectangles"
 
 
+@pytest.mark.covers("pretrained")
 def test_fine_tuning_starts_from_the_weights_asked_for(tmp_path: Path) -> None:
     tiny = {"lr": 1e-9, "max_steps": 1, "warmup_epochs": 0, "weight_decay": 0.0, "optimizer": "sgd"}
     small_run(tmp_path / "run", model="mobilenetv3_small_050_ssia.digits_r32", pretrained=True, **tiny)
@@ -178,6 +218,7 @@ def test_fine_tuning_starts_from_the_weights_asked_for(tmp_path: Path) -> None:
     torch.testing.assert_close(weights(tmp_path / "again")["conv_stem.weight"], tuned["conv_stem.weight"])
 
 
+@pytest.mark.covers("model_kwargs")
 def test_arguments_of_the_architecture_reach_whoever_builds_the_published_model(tmp_path: Path) -> None:
     result = small_run(tmp_path / "run", model_kwargs="block_args={'attn_layer':'cbam'}", max_steps=1)
     assert json.loads((result.folder / "config.json").read_text())["model_args"]["block_args"] == {"attn_layer": "cbam"}
@@ -189,6 +230,7 @@ def test_arguments_of_the_architecture_reach_whoever_builds_the_published_model(
     assert again["model_args"]["block_args"] == {"attn_layer": "cbam"}, "who fine-tunes it need not repeat them"
 
 
+@pytest.mark.covers("val_interval")
 @pytest.mark.parametrize(("interval", "epochs"), [(2, [2, 3]), (0, [3])])
 def test_evaluation_comes_at_the_interval_and_at_the_end(tmp_path: Path, interval: int, epochs: list[int]) -> None:
     result = small_run(tmp_path / "run", val_interval=interval, epochs=3, keep_checkpoints=3)
@@ -244,7 +286,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
         ({"model_kwargs": "no_such=1"}, "no_such"),
         ({"resume": "nowhere"}, "nowhere"),
         ({"dataset": "./nowhere"}, "nowhere"),
-        ({"with_tracking": True, "tracker": "nonesuch"}, "nonesuch"),
+        pytest.param({"with_tracking": True, "tracker": "nonesuch"}, "nonesuch", marks=pytest.mark.covers("tracker")),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -336,10 +378,14 @@ def test_a_compiled_run_ends_like_an_eager_one(tmp_path: Path) -> None:
         torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=1e-2)
 
 
-def test_a_model_of_one_fixed_size_is_made_for_the_size_asked_for(tmp_path: Path) -> None:
-    result = small_run(tmp_path / "run", model="test_vit", max_steps=1)
+@pytest.mark.covers("image_size")
+@pytest.mark.parametrize("name", ["test_vit3", "test_maxvit"])
+def test_a_model_of_one_fixed_size_is_made_for_the_size_asked_for(tmp_path: Path, name: str) -> None:
+    with pytest.raises((AssertionError, RuntimeError)):
+        timm.create_model(name)(torch.randn(1, 3, 32, 32))  # or the test could not fail
+    result = small_run(tmp_path / "run", model=name, method="vanilla", max_steps=1)
     model = timm.create_model(f"local-dir:{result.folder}", pretrained=True)
-    assert model(torch.randn(1, 3, 32, 32)).shape == (1, 10)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_an_input_size_that_a_model_cannot_take_is_a_config_error(tmp_path: Path) -> None:

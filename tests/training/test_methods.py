@@ -91,6 +91,25 @@ def test_lambda_zero_is_vanilla_to_the_bit_through_the_whole_loop(tmp_path: Path
     assert not same_weights(tmp_path / "own", tmp_path / "vanilla")
 
 
+@pytest.mark.covers("method")
+@each_rival
+def test_a_method_is_the_objective_of_its_name(name: str) -> None:
+    assert make_task(name).objective_name == name
+
+
+@pytest.mark.covers("rival.weight", "rival.schedule", "rival.warmup")
+@each_rival
+def test_lambda_of_a_rival_follows_its_schedule(name: str) -> None:
+    def lambdas(**settings: Any) -> list[float]:
+        task = make_task(name, rival=RivalConfig(**settings))
+        return [task.weight_at(progress) for progress in (0, 0.25, 0.5, 0.75, 1)]
+
+    assert lambdas() == [RIVALS[name].default_weight] * 5
+    assert lambdas(weight=3.0) == [3.0] * 5
+    assert lambdas(weight=2.0, schedule="warmup", warmup=0.5) == pytest.approx([0, 1, 2, 2, 2])
+    assert lambdas(weight=2.0, schedule="cosine", warmup=0.5) == pytest.approx([0, 1, 2, 1, 0])
+
+
 @each_rival
 @pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
 def test_lambda_zero_trains_as_timms_own_task_to_the_bit(name: str, arch: str) -> None:
@@ -112,6 +131,7 @@ def test_lambda_zero_trains_as_timms_own_task_to_the_bit(name: str, arch: str) -
     assert all(torch.equal(actual[key], value) for key, value in expected.items())
 
 
+@pytest.mark.covers("smoothing")
 @with_labels
 @pytest.mark.parametrize("settings", [{"smoothing": 0.1}, {"mixup": 0.2}], ids=lambda settings: "-".join(settings))
 def test_heads_learn_by_the_tasks_own_criterion(

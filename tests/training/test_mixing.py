@@ -25,6 +25,7 @@ def mixed(epoch: int = 0, index: int = 0, process: int = 0, **settings: object) 
     return mixing(batch(), epoch, index)
 
 
+@pytest.mark.covers("seed")
 def test_a_mixing_depends_on_seed_batch_and_process_alone() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -38,6 +39,7 @@ def test_a_mixing_depends_on_seed_batch_and_process_alone() -> None:
     torch.testing.assert_close(targets.sum(1), torch.ones(8))
 
 
+@pytest.mark.covers("mixup_off_epoch", "smoothing")
 def test_after_its_last_epoch_nothing_is_mixed_and_targets_stay_soft() -> None:
     settings = {"mixup_off_epoch": 2, "smoothing": 0.1}
     assert not torch.equal(mixed(epoch=1, **settings)[0], batch()[0])
@@ -47,12 +49,14 @@ def test_after_its_last_epoch_nothing_is_mixed_and_targets_stay_soft() -> None:
     torch.testing.assert_close(targets[0, 0], torch.tensor(0.91))
 
 
+@pytest.mark.covers("mixup_prob")
 def test_the_probability_is_that_of_a_batch_to_be_mixed() -> None:
     assert torch.equal(mixed(mixup_prob=0.0)[0], batch()[0])
     changed = [not torch.equal(mixed(index=i, mixup_prob=0.5)[0], batch()[0]) for i in range(60)]
     assert 15 < sum(changed) < 45
 
 
+@pytest.mark.covers("mixup_switch_prob", "cutmix")
 @pytest.mark.parametrize(("switch", "cut"), [(0.0, False), (1.0, True)])
 def test_the_switch_chooses_between_mixup_and_cutmix(switch: float, cut: bool) -> None:
     images, _ = mixed(mixup_switch_prob=switch)
@@ -61,6 +65,7 @@ def test_the_switch_chooses_between_mixup_and_cutmix(switch: float, cut: bool) -
     assert bool(from_one_image) == cut
 
 
+@pytest.mark.covers("mixup", "mixup_mode")
 def test_the_mode_says_what_shares_a_mixing() -> None:
     def shares(mode: str) -> list[float]:
         targets = mixed(mixup_mode=mode, cutmix=0.0)[1]
@@ -73,6 +78,7 @@ def test_the_mode_says_what_shares_a_mixing() -> None:
     assert len(set(shares("elem"))) == 8
 
 
+@pytest.mark.covers("bce_loss", "bce_sum", "bce_target_thresh")
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -101,6 +107,7 @@ def test_bce_is_that_of_every_class_on_mixed_and_on_plain_targets(
         torch.testing.assert_close(task.criterion(logits, target), expected(logits, soft))  # type: ignore[operator]
 
 
+@pytest.mark.covers("cutmix")
 def test_a_run_tells_top_1_of_its_training_only_where_images_have_one_class(tmp_path: Path) -> None:
     short = {"max_steps": 2, "epochs": 1}
     for name, settings in {"plain": {}, "mixed": {"cutmix": 1.0, "mixup_prob": 0.5}}.items():

@@ -39,6 +39,7 @@ def rates(config: TrainConfig) -> list[float]:
     return values
 
 
+@pytest.mark.covers("schedule", "warmup_epochs", "warmup_lr")
 @pytest.mark.parametrize("schedule", ["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant"])
 def test_every_schedule_warms_up_each_step_to_its_peak_and_moves_within_an_epoch(schedule: str) -> None:
     more = {"decay_milestones": (6, 8)} if schedule == "multistep" else {}
@@ -53,6 +54,7 @@ def test_every_schedule_warms_up_each_step_to_its_peak_and_moves_within_an_epoch
     assert (values[-1] < 0.5 * max(values)) == (schedule not in ("constant", "poly"))
 
 
+@pytest.mark.covers("decay_epochs", "decay_rate", "decay_milestones")
 def test_steps_and_milestones_multiply_by_the_decay_rate() -> None:
     step = rates(TrainConfig(lr=1.0, schedule="step", epochs=9, warmup_epochs=0.0, decay_epochs=3.0, decay_rate=0.5))
     assert [step[STEPS * epoch] for epoch in (0, 2, 3, 6)] == pytest.approx([1, 1, 0.5, 0.25])
@@ -69,11 +71,13 @@ def test_poly_falls_by_its_power_and_wsd_at_its_end_only() -> None:
     assert wsd[STEPS * 8] < 0.6
 
 
+@pytest.mark.covers("min_lr", "epochs")
 def test_the_end_of_a_schedule_is_min_lr() -> None:
     values = rates(TrainConfig(lr=1.0, schedule="cosine", epochs=10, warmup_epochs=0.0, min_lr=0.2))
     assert values[-1] == pytest.approx(0.2, abs=0.01)
 
 
+@pytest.mark.covers("lr_base", "lr_base_size", "lr_base_scale", "batch_size", "accumulation_steps", "optimizer")
 @pytest.mark.parametrize(
     ("optimizer", "scale", "expected"),
     [
@@ -94,9 +98,27 @@ def test_the_learning_rate_grows_with_the_global_batch_as_in_timm(
     assert with_scaled_lr(TrainConfig(lr=0.3), processes=8).lr == 0.3, "without --lr-base it is taken as it is"
 
 
+@pytest.mark.covers("min_lr")
 def test_a_scaled_learning_rate_below_the_least_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="--min-lr"):
         with_scaled_lr(TrainConfig(lr_base=1e-4, min_lr=1e-3), processes=1)
+
+
+@pytest.mark.covers("optimizer", "lr", "momentum", "weight_decay")
+@pytest.mark.parametrize(
+    ("optimizer", "kind", "momentum"), [("momentum", "SGD", "momentum"), ("rmsproptf", "RMSpropTF", "momentum")]
+)
+def test_the_optimizer_is_the_one_asked_for_with_its_settings(optimizer: str, kind: str, momentum: str) -> None:
+    config = TrainConfig(optimizer=optimizer, lr=0.25, momentum=0.5, weight_decay=0.125)
+    made = build_optimizer(config, module_of("test_resnet"))
+    assert type(made).__name__ == kind
+    assert {(group["lr"], group[momentum]) for group in made.param_groups} == {(0.25, 0.5)}
+    assert {group["weight_decay"] for group in made.param_groups} == {0.0, 0.125}
+
+
+@pytest.mark.covers("lr")
+def test_the_warm_up_begins_at_a_thousandth_of_the_peak() -> None:
+    assert rates(TrainConfig(lr=0.5, epochs=4))[0] == pytest.approx(0.0005)
 
 
 @pytest.mark.parametrize("method", ["ssia", "vanilla"])
@@ -110,6 +132,7 @@ def test_biases_norms_and_what_the_model_exempts_do_not_decay(method: str) -> No
     assert len(decayed) + len(free) == len(list(module.parameters())), "each parameter is in one group"
 
 
+@pytest.mark.covers("layer_decay")
 def test_layer_decay_gives_a_student_the_same_rates_with_heads_as_without() -> None:
     scales = {}
     for method in ("ssia", "vanilla"):

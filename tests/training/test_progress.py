@@ -79,6 +79,7 @@ def test_curves_are_drawn_before_the_first_evaluation(tmp_path: Path, monkeypatc
     assert not [r for r in read_records(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "eval"]
 
 
+@pytest.mark.covers("with_tracking")
 def test_tensorboard_is_told_what_the_records_hold(tmp_path: Path) -> None:
     small_run(tmp_path / "run", with_tracking=True, max_steps=4, epochs=1)
     records = read_records(tmp_path / "run" / "metrics.jsonl")

@@ -20,6 +20,7 @@ def pushed_run(folder: Path, repo: str = "org/name", **settings: object) -> Trai
     return train(parse_config(flags(output_dir=folder, push_to_hub=True, hub_model_id=repo, **settings)))
 
 
+@pytest.mark.covers("push_to_hub", "hub_model_id", "hub_private")
 def test_the_result_goes_up_and_nothing_else_does(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,6 +34,7 @@ def test_the_result_goes_up_and_nothing_else_does(
     assert hub.repos["org/name"].private
 
 
+@pytest.mark.covers("push_every")
 def test_push_every_publishes_during_training(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     result = pushed_run(tmp_path / "run", push_every=1, epochs=3)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import is_compiled_module
 from conftest import small_run, weights
 from timm.models._registry import _model_to_module
+from timm.task import TrainingTask
 
 from ssia_zoo.errors import ConfigError
+from ssia_zoo.features import TimmModel
 from ssia_zoo.training.config import TrainConfig
-from ssia_zoo.training.setup import _checkpoint_gradients
+from ssia_zoo.training.methods import create_task
+from ssia_zoo.training.setup import _checkpoint_gradients, build_accelerator, build_model
 
 SHORT = {"max_train_images": 32, "epochs": 1, "val_interval": 0}
 UNUSED = "saves nothing here"
@@ -29,6 +35,7 @@ def checkpointed(model: str, method: str, caplog: pytest.LogCaptureFixture) -> b
     return UNUSED not in caplog.text
 
 
+@pytest.mark.covers("grad_checkpointing")
 @pytest.mark.parametrize("model", ["test_vit", "test_convnext", "test_resnet"])
 def test_gradient_checkpointing_changes_no_weight(tmp_path: Path, model: str) -> None:
     settings = {"model": model, "drop_path_rate": 0.1, **SHORT}
@@ -68,6 +75,7 @@ def test_a_model_that_makes_no_use_of_gradient_checkpointing_is_named(caplog: py
     assert "ignoring" in caplog.text
 
 
+@pytest.mark.covers("sync_bn")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -81,6 +89,55 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, settings: dict[str, object],
     with pytest.raises(ConfigError, match=message) as caught:
         small_run(tmp_path / "run", **settings)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.covers("drop_rate", "drop_path_rate")
+@pytest.mark.parametrize("method", ["ssia", "vanilla"])
+@pytest.mark.parametrize("setting", ["drop_rate", "drop_path_rate"])
+def test_dropout_and_stochastic_depth_make_training_random_and_nothing_else(setting: str, method: str) -> None:
+    def losses(training: bool, **settings: object) -> set[float]:
+        config = TrainConfig(model="test_vit", method=method, image_size=64, **settings)
+        model, preprocessing = build_model(config, 10)
+        task = create_task(model, config, preprocessing.input_size).train(training)
+        images, labels = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+        return {task(images, labels)["loss"].item() for _ in range(4)}
+
+    torch.manual_seed(0)
+    assert len(losses(True)) == 1
+    assert len(losses(True, **{setting: 0.5})) > 1
+    assert len(losses(False, **{setting: 0.5})) == 1
+
+
+@pytest.mark.covers("compile")
+def test_what_is_prepared_is_compiled_if_asked_for() -> None:
+    for compiled in (True, False):
+        accelerator = build_accelerator(TrainConfig(compile=compiled))
+        assert is_compiled_module(accelerator.prepare(torch.nn.Linear(1, 1))) == compiled
+        accelerator.free_memory()
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.covers("channels_last")
+@pytest.mark.parametrize("method", ["ssia", "vanilla"])
+def test_channels_last_is_the_layout_of_weights_and_of_all_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    seen: set[tuple[str, bool, bool]] = set()
+
+    def watch(model: TimmModel, *arguments: Any) -> TrainingTask:
+        def note(layer: torch.nn.Conv2d, inputs: tuple[torch.Tensor]) -> None:
+            for name, tensor in (("images", inputs[0]), ("weight", layer.weight)):
+                seen.add((name, layer.training, tensor.is_contiguous(memory_format=torch.channels_last)))
+
+        task = create_task(model, *arguments)
+        next(layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)).register_forward_pre_hook(note)
+        return task
+
+    monkeypatch.setattr("ssia_zoo.training.run.create_task", watch)
+    for channels_last in (False, True):
+        seen.clear()
+        small_run(tmp_path / str(channels_last), channels_last=channels_last, method=method, max_steps=1)
+        assert seen == {(name, training, channels_last) for name in ("images", "weight") for training in (False, True)}
 
 
 def test_a_batch_of_one_is_fine_for_a_model_without_batch_statistics(tmp_path: Path) -> None:
