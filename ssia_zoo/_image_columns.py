@@ -87,31 +87,33 @@ def _opens(value: bytes) -> bool:
 
 
 def _marked(rows: Any, name: str, values: list[Any], folders: Sequence[str]) -> Any:
-    paths = [value if isinstance(value, str) else value.get("path") for value in values if not isinstance(value, bytes)]
-    embedded = any(isinstance(value, bytes) or (isinstance(value, dict) and value.get("bytes")) for value in values)
-    relative = [path for path in paths if path and not os.path.isabs(path) and "://" not in path]
-    if embedded or not relative:
+    if any(isinstance(value, bytes) or (isinstance(value, dict) and value.get("bytes")) for value in values):
         return rows.cast_column(name, datasets.Image())
-    base = next(
-        (folder for folder in folders if any(os.path.exists(os.path.join(folder, path)) for path in relative)), None
-    )
-    if base is None:
-        if any(map(os.path.exists, relative)):  # from the working directory
-            return rows.cast_column(name, datasets.Image())
-        raise DataError(
-            f"the column {name!r} names images that are not there, such as {relative[0]}; put them into the data set's "
-            "folder, or store whole paths"
-        )
-    place = base
+    folder = _folder_of(name, [path for path in map(_path, values) if path], folders)
 
-    def whole(value: Any) -> str | None:
-        path = value if isinstance(value, str) or value is None else value.get("path")
-        return path and (path if "://" in path else os.path.join(place, path))
+    def stored(value: Any) -> str | None:
+        path = _path(value)
+        return path and (path if "://" in path else os.path.join(folder, path))
 
     if isinstance(rows, datasets.IterableDataset):
-        features = datasets.Features({**rows.features, name: datasets.Value("string")})
-        rows = rows.map(lambda row: {name: whole(row[name])}, features=features)
-    else:
-        stored = rows.select_columns([name]).with_format("arrow")[:][name].to_pylist()
-        rows = rows.remove_columns(name).add_column(name, [whole(value) for value in stored])
+        features = datasets.Features({**rows.features, name: datasets.Image()})
+        return rows.map(lambda row: {name: {"bytes": None, "path": stored(row[name])}}, features=features)
+    paths = rows.select_columns([name]).with_format("arrow")[:][name].to_pylist()
+    rows = rows.remove_columns(name).add_column(name, [stored(value) for value in paths])
     return rows.cast_column(name, datasets.Image())
+
+
+def _path(value: Any) -> str | None:
+    return value if isinstance(value, str) or value is None else value.get("path")
+
+
+def _folder_of(name: str, paths: list[str], folders: Sequence[str]) -> str:
+    """The folder that relative paths begin in; the working directory is the last that is tried."""
+    relative = [path for path in paths if not os.path.isabs(path) and "://" not in path]
+    for folder in (*folders, ""):
+        if not relative or any(os.path.exists(os.path.join(folder, path)) for path in relative):
+            return folder
+    raise DataError(
+        f"the column {name!r} names images that are not there, such as {relative[0]}; put them into the data set's "
+        "folder, or store whole paths"
+    )

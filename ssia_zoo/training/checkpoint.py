@@ -242,7 +242,8 @@ def check_checkpoint(
         TrainingError: If not; names what differs.
     """
     before, processes_before = complete(manifest["experiment"]), manifest["processes"]
-    free = ("workers", "max_corrupt")  # which change nothing; to raise the latter is what a stopped run is told to do
+    # These change nothing; to raise max_corrupt is what a stopped run is told to do.
+    free = ("workers", "max_corrupt", "check_duplicates")
     decisive = {name: now for name, now in experiment.items() if name not in free}
     changed = [f"{name} ({before.get(name)} -> {now})" for name, now in decisive.items() if before.get(name) != now]
     if processes_before != processes:
