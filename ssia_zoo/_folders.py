@@ -109,11 +109,13 @@ class ImageFolder:
     def left_out(self) -> str:
         """Name what is not used of what has been listed, and why; "" if all is."""
         counts = self.scanner.left_out
-        return ", ".join(
-            f"{count} {reason}{'s' * (count != 1 and reason.endswith(' file'))}"
-            for reason, count in counts.items()
-            if count
-        )
+        if self.has_splits:
+            top = self.scanner.list(self.root)
+            counts = counts + Counter({"images outside the splits": len(top.images)})
+        parts = [f"{reason} ({count})" for reason, count in counts.items() if count]
+        if self.scanner.empty:
+            parts.append(f"folders without images ({few(self.scanner.empty)})")
+        return ", ".join(parts)
 
 
 def is_image_folder(path: str) -> bool:
@@ -225,7 +227,7 @@ def _list_images(scanner: Scanner, folder: str, split: str) -> ImageFiles:
             f"{scanner.relative(folder)} in {printable(scanner.root)} has {len(top.images)} images but no classes; "
             "expected at least two, such as two subfolders of images named for theirs"
         )
-    scanner.left_out[f"image outside the class folders of {split}"] += len(top.images)
+    scanner.left_out[f"images outside the class folders of {split}"] += len(top.images)
     names = sorted(by_class)
     found = [(path, resolved, number) for number, name in enumerate(names) for path, resolved in by_class[name]]
     return _once(scanner, found, names)
@@ -247,7 +249,7 @@ def _class_images(scanner: Scanner, folder: str) -> list[tuple[str, str]]:
                 f"the class folder {scanner.relative(folder)} in {printable(scanner.root)} holds no image of a type "
                 f"that is read, but {scanner.relative(foreign)}; convert or rename its images, or remove the folder"
             )
-        scanner.left_out[f"class folder without images ({scanner.relative(folder)})"] += 1
+        scanner.empty.append(scanner.relative(folder))
     return images
 
 
@@ -267,7 +269,7 @@ def _once(scanner: Scanner, found: list[tuple[str, str, int]], names: list[str])
         if first[0] == path:
             kept.append((path, resolved, label))
         else:
-            scanner.left_out["link to an image that is there already"] += 1
+            scanner.left_out["links to images that are there already"] += 1
     paths, resolved_paths, labels = ([item[part] for item in kept] for part in range(3))
     return ImageFiles(paths, labels, names, resolved_paths)  # type: ignore[arg-type]
 

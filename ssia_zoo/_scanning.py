@@ -34,6 +34,8 @@ class Scanner:
         self.root = root
         self.left_out: Counter[str] = Counter()
         """How many files or folders are not used, by the reason."""
+        self.empty: list[str] = []
+        """Folders in the place of a class that hold no image."""
         self._listings: dict[str, Listing] = {}
 
     def list(self, folder: str) -> Listing:
@@ -112,7 +114,7 @@ class Scanner:
         """Count what is not an image in a folder."""
         self.left_out["hidden"] += len(listing.hidden)
         for name in listing.others:
-            self.left_out[f"{suffix_of(name) or 'without suffix'} file"] += 1
+            self.left_out[suffix_of(name) or "without suffix"] += 1
 
     def foreign(self, folder: str) -> str | None:
         """Name a file below a folder that is an image of a kind that is not read, if there is one."""

@@ -150,6 +150,7 @@ class LoadedSource:
         self.path = path
         self.configuration = configuration
         self.image_column = image_column
+        self._shard_column: str | None = None
 
     def splits(self) -> list[str]:
         """Name the splits."""
@@ -188,7 +189,12 @@ class LoadedSource:
         # Loaded with the others, a split would get their class names for its own numbers.
         chosen = _escaped({split: files[split]})
         if builder.name == "webdataset":
-            return MixedWebDataset.load(chosen[split], split, streaming=streaming)
+            rows = MixedWebDataset.load(chosen[split], split, streaming=streaming)
+            images = [name for name, feature in (rows.features or {}).items() if isinstance(feature, datasets.Image)]
+            if len(images) == 1:  # of a suffix that may be another in each split
+                self._shard_column = self._shard_column or images[0]
+                return rows.rename_column(images[0], self._shard_column) if images[0] != self._shard_column else rows
+            return rows
         return datasets.load_dataset(builder.name, data_files=chosen, split=split, streaming=streaming, **options)
 
     def count(self, split: str, rows: datasets.IterableDataset) -> int | None:
