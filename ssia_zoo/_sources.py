@@ -242,6 +242,8 @@ class LoadedSource:
         splits: dict[str, str] = {}
         for split, paths in self._files.items():
             for path in paths:
+                if os.path.basename(path).startswith("metadata."):  # which may be of all splits
+                    continue
                 first = splits.setdefault(path if "://" in path else os.path.realpath(path), split)
                 if first != split:
                     raise DataError(
