@@ -54,14 +54,14 @@ class ImageFolder:
     """A folder of images on disk.
 
     Args:
-        root: Its path.
+        scanner: Of its path.
         asked: Splits that the user named: folders of this name are splits, whatever they are called.
     """
 
-    def __init__(self, root: str, asked: Collection[str] = ()) -> None:
-        self.root = root
+    def __init__(self, scanner: Scanner, asked: Collection[str] = ()) -> None:
+        self.root = scanner.root
         self.asked = frozenset(asked)
-        self.scanner = Scanner(root)
+        self.scanner = scanner
         self._files: dict[str, ImageFiles] = {}
 
     @cached_property
@@ -118,22 +118,15 @@ class ImageFolder:
         return ", ".join(parts)
 
 
-def is_image_folder(path: str) -> bool:
+def is_image_folder(scanner: Scanner) -> bool:
     """Tell a folder of images from one of data files (parquet, webdataset, …) or of images with a metadata file."""
-    scanner = Scanner(path)
-    top = scanner.list(path)
-    listings = [top, *(scanner.list(os.path.join(path, name)) for name in top.folders)]
-    files = [name.lower() for listing in listings for name in (*listing.others, *listing.images)]
-    if any(_is_metadata(os.path.join(path, name)) for name in top.others) or any(
-        _is_metadata(os.path.join(path, folder, name))
-        for folder in top.folders
-        for name in scanner.list(os.path.join(path, folder)).others
-    ):
+    root = scanner.root
+    folders = [root, *(os.path.join(root, name) for name in scanner.list(root).folders)]
+    others = [os.path.join(folder, name) for folder in folders for name in scanner.list(folder).others]
+    if any(map(_is_metadata, others)) or not scanner.has_image(root):
         return False
-    if not scanner.has_image(path):
-        return False
-    if any(name.endswith(_DATA_SUFFIXES) for name in files):
-        return _find_splits(scanner, path, frozenset()) is not None
+    if any(path.lower().endswith(_DATA_SUFFIXES) for path in others):
+        return _find_splits(scanner, root, frozenset()) is not None
     return True
 
 

@@ -12,6 +12,8 @@ from ssia_zoo._image_types import FOREIGN_SUFFIXES, image_suffixes, suffix_of
 from ssia_zoo.errors import DataError
 
 _EXAMPLES = 3
+# Of file systems and servers; some hold copies of images.
+_SYSTEM = ("lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "__MACOSX")
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Scanner:
 
     def _sort(self, entry: os.DirEntry[str], found: Listing, suffixes: frozenset[str]) -> None:
         suffix = suffix_of(entry.name)
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name in _SYSTEM:
             found.hidden.append(entry.name)
         elif entry.is_dir():
             found.folders.append(entry.name)

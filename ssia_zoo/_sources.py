@@ -21,6 +21,7 @@ from datasets.load import infer_module_for_data_files
 
 from ssia_zoo._folders import ImageFolder, is_image_folder
 from ssia_zoo._image_columns import mark_image_columns
+from ssia_zoo._scanning import Scanner
 from ssia_zoo._shards import MixedWebDataset
 from ssia_zoo._split_words import split_word
 from ssia_zoo._splits import Rows, stratified
@@ -67,13 +68,15 @@ def open_source(
     Raises:
         DataError: It cannot be found or read.
     """
-    path = _local_path(dataset)
-    if dataset == "digits" or (path is not None and is_image_folder(path)):
+    path = None if dataset == "digits" else _local_path(dataset)
+    scanner = Scanner(path) if path is not None else None
+    images = scanner if scanner is not None and is_image_folder(scanner) else None
+    if dataset == "digits" or images is not None:
         if configuration is not None:
             raise DataError(
                 f"--dataset-config is {configuration!r}, but {dataset!r} has no configurations; leave it out"
             )
-        return Digits() if dataset == "digits" or path is None else FolderSource(path, asked)
+        return Digits() if images is None else FolderSource(images, asked)
     return LoadedSource(dataset, path, configuration, image_column)
 
 

@@ -319,3 +319,38 @@ def test_a_split_to_evaluate_on_needs_none_to_train_on(tmp_path: Path, monkeypat
 def test_a_configuration_of_a_folder_of_images_is_refused(tmp_path: Path) -> None:
     config = folder(tmp_path, train__a=1, train__b=1, test__a=1)
     assert "--dataset-config is 'x', but" in one_line(replace(config, dataset_config="x"))
+
+
+# -- what else lies there
+
+
+def test_files_beside_the_images_do_not_change_what_the_folder_is(tmp_path: Path) -> None:
+    counts = {f"{split}__{name}": 2 for split in ("train", "val") for name in ("a", "b")}
+    config = folder(tmp_path, **counts, train__lostfound=0)
+    for name in ("images.tar", "index.parquet", "labels.csv", "metadata.csv", "README.md", "train/meta.jsonl"):
+        (tmp_path / name).write_text("id,label\n")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "0.xml").touch()
+    (tmp_path / "train" / "a" / "@eaDir").mkdir()
+    image(tmp_path / "train" / "a" / "@eaDir" / "thumb.png")
+    data = load_image_data(config)
+    assert (len(data.train), len(data.eval), data.label_names) == (4, 4, ("a", "b"))
+
+
+def test_images_with_a_metadata_file_have_their_classes_from_it(tmp_path: Path) -> None:
+    config = folder(tmp_path / "d", train=2, test=2)
+    for split in ("train", "test"):
+        (tmp_path / "d" / split / "metadata.csv").write_text("file_name,label\n0.png,cat\n1.png,dog\n")
+    data = load_image_data(config)
+    assert (len(data.train), len(data.eval), data.label_names) == (2, 2, ("cat", "dog"))
+    assert data.train["label"] == [0, 1]
+
+
+def test_each_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {f"{split}__{name}__below": 2 for split in ("train", "val") for name in ("a", "b", "c")}
+    config = folder(tmp_path, **counts)
+    listed: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    load_image_data(config)
+    assert len(listed) == len(set(listed)) == 1 + 2 + 2 * 3 * 2
