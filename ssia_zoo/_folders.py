@@ -221,6 +221,10 @@ def _list_images(scanner: Scanner, folder: str, split: str) -> ImageFiles:
             "expected at least two, such as two subfolders of images named for theirs"
         )
     scanner.left_out[f"images outside the class folders of {split}"] += len(top.images)
+    for name in top.hidden:
+        if os.path.isdir(os.path.join(folder, name)):
+            scanner.left_out[f"hidden folder {scanner.relative(os.path.join(folder, name))}"] += 1
+            scanner.left_out["hidden"] -= 1
     names = sorted(by_class)
     found = [(path, resolved, number) for number, name in enumerate(names) for path, resolved in by_class[name]]
     return _once(scanner, found, names)

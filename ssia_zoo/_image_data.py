@@ -128,8 +128,9 @@ def load_eval_data(config: DataConfig) -> EvalData:
     eval_name = _find_alone(source, config)
     parts: list[Part] = [(eval_name, source.load(eval_name))]
     image_column, label_column, (rows,), label_names = _label(config, parts)
-    if isinstance(source, FolderSource) and source.has_splits and "train" in source.splits():
-        rows, label_names = rename_labels(rows, label_column, source.class_names("train"))
+    train_name = source.find(config.train_split or "train")
+    if isinstance(source, FolderSource) and source.has_splits and train_name in source.splits():
+        rows, label_names = rename_labels(rows, label_column, source.class_names(train_name))
     rows = subset(rows, config.max_eval_images)
     unused = [name for name in source.splits() if name != eval_name]
     _tell(config, source, [(eval_name, len(rows))], label_names, unused)

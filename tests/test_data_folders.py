@@ -188,6 +188,7 @@ def test_the_suffixes_are_of_what_pillow_opens() -> None:
 def test_what_is_found_and_what_is_left_out_take_a_line_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = folder(tmp_path, train__a=3, train__b=3, val__a=2, val__b=2, test__a=1, train=2)
     (tmp_path / "train" / "empty").mkdir()
+    (tmp_path / "train" / ".NET").mkdir()
     image(tmp_path / "beside.png")
     (tmp_path / "train" / "a" / "notes.txt").touch()
     (tmp_path / "train" / "a" / ".hidden.png").touch()
@@ -200,6 +201,7 @@ def test_what_is_found_and_what_is_left_out_take_a_line_each(tmp_path: Path, cap
         "folders without images (train/empty)",
         ".txt (1)",
         "hidden (1)",
+        "hidden folder train/.NET (1)",
         "images outside the class folders of train (2)",
         "images outside the splits (1)",
     ):
@@ -309,6 +311,8 @@ def test_a_split_to_evaluate_on_needs_none_to_train_on(tmp_path: Path, monkeypat
     folder(tmp_path / "d", train__a=1, train__b=1, train__c=1)
     assert load_eval_data(config).label_names == ("a", "b", "c"), "as training numbers them"
     assert load_eval_data(config).eval["label"] == [0, 0, 2]
+    folder(tmp_path / "d", train2__0=1, train2__a=1)
+    assert load_eval_data(replace(config, train_split="train2")).label_names == ("0", "a", "c")
     unsplit = folder(tmp_path / "e", a=2, b=1)
     assert (len(load_eval_data(unsplit).eval), load_eval_data(unsplit).label_names) == (3, ("a", "b"))
     only_train = folder(tmp_path / "f", train__a=2, train__b=1)
