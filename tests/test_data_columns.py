@@ -186,3 +186,10 @@ def test_what_is_logged_of_data_files_is_one_line(tmp_path: Path, caplog: pytest
     assert caplog.messages == [
         f"{config.dataset}: 4 images of train, 2 images of validation, 2 classes (not used: test)"
     ]
+
+
+def test_paths_that_both_splits_name_are_refused(tmp_path: Path) -> None:
+    config = unmarked(tmp_path / "d", COLUMNS["paths"])
+    (tmp_path / "d" / "img" / "9.png").unlink()
+    (tmp_path / "d" / "img" / "9.png").symlink_to(tmp_path / "d" / "img" / "3.png")
+    assert "1 images of 'test' are files that are trained on as well, such as" in one_line(config)
