@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
+from ssia_zoo._image_types import image_suffixes, suffix_of
 from ssia_zoo._images import decode_rgb
 from ssia_zoo._preprocessing import Preprocessing, model_preprocessing
+from ssia_zoo._splits import subset
 from ssia_zoo.data import DataConfig, digits, load_image_data
 from ssia_zoo.errors import ConfigError, DataError
 from ssia_zoo.model_folder import public_name
@@ -74,9 +76,9 @@ def calibration_data(config: dict[str, Any], dataset: str, count: int) -> Calibr
     """
     if count < 1:
         raise ConfigError(f"--calibration-images is {count}; expected at least 1")
-    data = load_image_data(DataConfig(dataset, max_train_images=count, max_eval_images=_ACCURACY_IMAGES))
+    data = load_image_data(DataConfig(dataset, max_eval_images=_ACCURACY_IMAGES))
     parts = []
-    splits: tuple[tuple[str, Any], ...] = (("train", data.train), (data.eval_name, data.eval))
+    splits: tuple[tuple[str, Any], ...] = (("train", subset(data.train, count)), (data.eval_name, data.eval))
     for name, rows in splits:
         try:
             stored = rows.cast_column(data.image_column, datasets.Image(decode=False))
@@ -103,8 +105,8 @@ def _digit_images(count: int) -> list[tuple[str, PIL.Image.Image]]:
 def _folder_images(folder: Path, count: int) -> list[tuple[str, PIL.Image.Image]]:
     if not folder.is_dir():
         raise ConfigError(f"--images {folder}: is no folder; expected one with images")
-    suffixes = PIL.Image.registered_extensions()
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())[:count]
+    suffixes = image_suffixes()
+    files = sorted(path for path in folder.rglob("*") if suffix_of(path.name) in suffixes and path.is_file())[:count]
     if not files:
         raise ConfigError(f"--images {folder}: has no image; expected JPEG, PNG or whatever else Pillow reads")
     found = []

@@ -12,7 +12,7 @@ import PIL.Image
 import torch
 from torch.utils.data import Dataset
 
-from ssia_zoo._images import decode_rgb, global_randomness_kept, mix, seed_everything
+from ssia_zoo._images import MAX_PIXELS, decode_rgb, global_randomness_kept, mix, seed_everything
 from ssia_zoo._unreadable import UnreadableImages
 from ssia_zoo.errors import DataError
 
@@ -49,6 +49,9 @@ class Stored:
 class Source(Protocol):
     """Where the stored images are."""
 
+    max_pixels: int
+    """Most pixels to decode of an image."""
+
     def __len__(self) -> int: ...
 
     def read(self, keys: Sequence[Any]) -> list[Stored]:
@@ -61,10 +64,13 @@ class Source(Protocol):
 class StoredRows:
     """A split that is at hand; its keys are (epoch, index) pairs."""
 
-    def __init__(self, rows: datasets.Dataset, image_column: str, label_column: str) -> None:
+    def __init__(
+        self, rows: datasets.Dataset, image_column: str, label_column: str, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.rows = rows.cast_column(image_column, datasets.Image(decode=False))
         self.image_column = image_column
         self.label_column = label_column
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,8 +91,9 @@ class StoredRows:
 class StreamedRows:
     """A split that is streamed; its keys are (epoch, place, stored image and label)."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, max_pixels: int = MAX_PIXELS) -> None:
         self.length = length
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return self.length
@@ -161,7 +168,7 @@ def decode_or_tell(image: Stored, source: Source, unreadable: UnreadableImages) 
     try:
         if image.value is None:
             raise ValueError("there is no image")
-        return decode_rgb(image.value)
+        return decode_rgb(image.value, source.max_pixels)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever they like on damaged files

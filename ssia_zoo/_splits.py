@@ -1,129 +1,22 @@
-"""Finding a data set by its name, and in it the splits, the columns and the names of the classes."""
+"""Find the splits, the columns and the names of the classes of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
-import fsspec
 import numpy as np
 import numpy.typing as npt
-import PIL.Image
-import pyarrow.parquet as pq
 
 from ssia_zoo.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 Rows = Any  # a datasets.Dataset, or an IterableDataset where the split is streamed
 # A split's name and its rows.
 Part = tuple[str, Rows]
-# Formats whose files say themselves what their columns are; an image folder's classes are those of all its splits.
-_ONE_BY_ONE = ("parquet", "webdataset")
-
-
-def digits() -> datasets.DatasetDict:
-    """Makes scikit-learn's digits, in memory: 1,437 train and 360 test images, 8x8 grey, a fixed stratified split."""
-    from sklearn.datasets import load_digits
-
-    source = load_digits()
-    pixels = np.rint(source.images * (255 / 16)).astype(np.uint8)
-    held = stratified(source.target.tolist(), 360)
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=[str(name) for name in range(10)])}
-    )
-
-    def part(chosen: npt.NDArray[np.bool_]) -> datasets.Dataset:
-        images = [PIL.Image.fromarray(image) for image in pixels[chosen]]
-        return datasets.Dataset.from_dict({"image": images, "label": source.target[chosen].tolist()}, features=features)
-
-    return datasets.DatasetDict({"train": part(~held), "test": part(held)})
-
-
-def split_names(name: str) -> list[str]:
-    """Names the splits of "digits", of a folder that exists, or else of a data set of the Hub."""
-    if name == "digits":
-        return list(digits())
-    with _told_in_one_line(name):
-        files = datasets.load_dataset_builder(_source(name)).config.data_files
-        return [str(split) for split in files or datasets.get_dataset_split_names(_source(name))]
-
-
-def load_split(name: str, split: str, *, streaming: bool = False, features: Any = None) -> Rows:
-    """Loads one split, to have it at hand or to be streamed; what is not of this split stays where it is.
-
-    Args:
-        name: Data set.
-        split: One of `split_names`.
-        streaming: Whether to stream it.
-        features: Types of the columns of all splits, where the files of one do not tell them.
-    """
-    if name == "digits":
-        rows = digits()[split]
-        return rows.to_iterable_dataset() if streaming else rows
-    with _told_in_one_line(name):
-        builder = datasets.load_dataset_builder(_source(name))
-        files, options = builder.config.data_files, {"features": builder.info.features}
-        if files and builder.name not in _ONE_BY_ONE and features is not None:
-            options = {"features": features}
-            if isinstance(features.get("label"), datasets.ClassLabel):
-                options["drop_labels"] = False  # though all images may be of one class here
-        elif not files or builder.name not in _ONE_BY_ONE:
-            return datasets.load_dataset(_source(name), split=split, streaming=streaming)
-        # Loaded with the others, a split would get their class names for its own numbers.
-        return datasets.load_dataset(
-            builder.name, data_files={split: files[split]}, split=split, streaming=streaming, **options
-        )
-
-
-def count_rows(name: str, split: str, rows: datasets.IterableDataset) -> int | None:
-    """Finds the number of rows of a split that is streamed, or None if only reading it all would tell.
-
-    The data set's own description has it, or the ends of its parquet files have.
-    """
-    described = (rows.info.splits or {}).get(split)
-    if described is not None and described.num_examples:
-        return int(described.num_examples)
-    if name == "digits":
-        return len(digits()[split])
-    with _told_in_one_line(name):
-        builder = datasets.load_dataset_builder(_source(name))
-        if builder.name != "parquet":
-            return None
-        total = 0
-        for path in builder.config.data_files[split]:
-            with fsspec.open(path) as file:
-                total += pq.read_metadata(file).num_rows
-        return total
-
-
-def _source(name: str) -> str:
-    """What `datasets` takes: a folder's whole path, or a Hub id."""
-    path = Path(name).expanduser()
-    if path.is_file():
-        raise DataError(f"the data set {name!r} is a file; give the folder that it is in")
-    if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
-        raise DataError(f"the data set folder {name!r} does not exist; give an existing folder, a Hub id or 'digits'")
-    return str(path.resolve()) if path.is_dir() else name
-
-
-@contextmanager
-def _told_in_one_line(name: str) -> Iterator[None]:
-    """Makes one error of what `datasets` raises."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        if isinstance(error, DataError):
-            raise
-        # A DatasetGenerationError only says that there was an error; its cause says which.
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
-        advice = (
-            "check the files in this folder"
-            if Path(name).expanduser().is_dir()
-            else "check the id and the network, log in by 'hf auth login' if it is gated or private, or give a folder"
-        )
-        raise DataError(f"the data set {name!r} cannot be loaded ({reason}); {advice}") from error
 
 
 def find_split(splits: Sequence[str], asked: str | None, usual: Sequence[str], flag: str) -> str:
@@ -134,8 +27,11 @@ def find_split(splits: Sequence[str], asked: str | None, usual: Sequence[str], f
     found = ", ".join(splits)
     if asked is not None:
         raise DataError(f"there is no split {asked!r}; {flag} can be one of: {found}")
-    holdout = ", or hold out a part of the training split by --holdout 0.1" if flag == "--eval-split" else ""
-    raise DataError(f"none of the splits is called {' or '.join(usual)}; name one of these by {flag}: {found}{holdout}")
+    if flag == "--eval-split" and list(splits) == ["train"]:
+        raise DataError(
+            "there is no split to evaluate on, only the one to train on; hold out a part of it by --holdout 0.1"
+        )
+    raise DataError(f"none of the splits is called {' or '.join(usual)}; name one of these by {flag}: {found}")
 
 
 def find_image_column(parts: Sequence[Part], asked: str | None) -> str:
@@ -234,7 +130,6 @@ def name_labels(parts: Sequence[Part], column: str, num_classes: int | None = No
     if num_classes not in (None, len(names)):
         raise DataError(f"--num-classes is {num_classes}; the column {column!r} has {_few(names)}")
     _check_range(parts, column, encoded, names)
-    _check_classes_are_trained(parts, encoded, names)
     feature = datasets.ClassLabel(names=names)
     # Replacing the column is free; casting it would write every image anew.
     return [
@@ -288,7 +183,14 @@ def _numbered(
             "by --num-classes, or load it without --streaming"
         )
     encoded = [None if labels is None else [int(label) for label in labels] for labels in values]
-    return [str(n) for n in range(num_classes or max(max(labels or [0]) for labels in encoded) + 1)], encoded
+    names = [str(n) for n in range(num_classes or max(max(labels or [0]) for labels in encoded) + 1)]
+    used = {label for labels in encoded for label in labels or ()}
+    if None not in encoded and used and (empty := len(names) - len(used & set(range(len(names))))):
+        _log.warning(
+            "the numbers in %r make %d classes, 0 to %d, but %d of them have no image; each gets an output",
+            *(column, len(names), len(names) - 1, empty),
+        )
+    return names, encoded
 
 
 def _check_range(parts: Sequence[Part], column: str, encoded: list[Labels], names: Sequence[str]) -> None:
@@ -299,15 +201,30 @@ def _check_range(parts: Sequence[Part], column: str, encoded: list[Labels], name
                 raise DataError(f"row {row} of {split!r} has the {column} {label}; {expected}: label or remove it")
 
 
-def _check_classes_are_trained(parts: Sequence[Part], encoded: list[Labels], names: Sequence[str]) -> None:
-    """A class that is evaluated but never trained on is a mistake in names or folders, and would count as errors."""
-    trained, evaluated = encoded[0], encoded[-1]
-    if trained is None or evaluated is None or len(set(trained)) < 2:  # of which there is a message of its own
-        return
-    if missing := sorted(set(evaluated) - set(trained)):
+def rename_labels(rows: datasets.Dataset, column: str, names: Sequence[str]) -> tuple[datasets.Dataset, list[str]]:
+    """Number the classes as in a list of names; those that it lacks come after them."""
+    own = list(rows.features[column].names)
+    names = [*names, *(name for name in own if name not in names)]
+    if names == own:
+        return rows, own
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = [numbers[own[label]] for label in read_labels(rows, column)]
+    feature = datasets.ClassLabel(names=names)
+    return rows.remove_columns(column).add_column(column, labels, feature=feature), names
+
+
+def check_classes_are_trained(
+    trained: set[int], evaluated: set[int], names: Sequence[str], train_name: str, eval_name: str
+) -> None:
+    """Refuse classes that are evaluated but never trained on: a mistake in names or folders that counts as errors.
+
+    Raises:
+        DataError: There is one.
+    """
+    if missing := sorted(evaluated - trained):
         raise DataError(
-            f"{parts[-1][0]!r} has images of {_few([names[label] for label in missing])} that "
-            f"{parts[0][0]!r} has none of; use splits with the same classes"
+            f"{eval_name!r} has images of {_few([names[label] for label in missing])} that {train_name!r} has none of; "
+            "use splits with the same classes"
         )
 
 
@@ -334,8 +251,36 @@ def stratified(labels: Sequence[int], count: int) -> npt.NDArray[np.bool_]:
     return held
 
 
-def subset(rows: datasets.Dataset, limit: int | None) -> datasets.Dataset:
-    """Chooses that many rows at random, always the same, and keeps their order."""
+def keep_one_of_each(labels: Sequence[int], kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Change a choice of rows as little as possible so that each class keeps one; their number stays.
+
+    A class without any gives its first row that was not chosen; in exchange, the last chosen rows of the classes with
+    most of them are left out. Where there are fewer places than classes, it is the number that grows.
+    """
+    numbers, kept = np.asarray(labels), kept.copy()
+    counts = np.bincount(numbers[kept], minlength=int(numbers.max(initial=0)) + 1)
+    missing = [label for label in np.unique(numbers).tolist() if not counts[label]]
+    for label in missing:
+        kept[np.flatnonzero(numbers == label)[0]] = True
+        largest = int(counts.argmax())
+        if counts[largest] > 1:
+            kept[np.flatnonzero(kept & (numbers == largest))[-1]] = False
+            counts[largest] -= 1
+    return kept
+
+
+def subset(rows: datasets.Dataset, limit: int | None, column: str | None = None) -> datasets.Dataset:
+    """Chooses that many rows at random, always the same, and keeps their order.
+
+    Args:
+        rows: A split.
+        limit: Their number; all if None, or if there are fewer.
+        column: Of labels, of which each class keeps a row; None if that does not matter.
+    """
     if limit is None or limit >= len(rows):
         return rows
-    return rows.select(np.sort(np.random.RandomState(0).permutation(len(rows))[:limit]))
+    kept = np.zeros(len(rows), dtype=np.bool_)
+    kept[np.random.RandomState(0).permutation(len(rows))[:limit]] = True
+    if column is not None:
+        kept = keep_one_of_each(read_labels(rows, column), kept)
+    return rows.select(np.flatnonzero(kept))

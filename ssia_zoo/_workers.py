@@ -1,7 +1,8 @@
-"""Processes that load images, when the run that they belong to is asked to stop."""
+"""What a process is in its run, and processes that load images when the run is asked to stop."""
 
 from __future__ import annotations
 
+import os
 import signal
 
 _GRACE = 60
@@ -18,3 +19,8 @@ def outlive_stop_signals(worker: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))
+
+
+def is_main_process() -> bool:
+    """Tell whether this process is the first of a run; of a run of one process, it is."""
+    return os.environ.get("RANK", "0") == "0"

@@ -221,6 +221,7 @@ def verify(target: _Name, dataset: str | None = None, json: bool = False) -> int
 def validate(
     model: _Name,
     dataset: str,
+    dataset_config: str | None = None,
     train_split: str | None = None,
     eval_split: str | None = None,
     holdout: float = 0.0,
@@ -230,6 +231,7 @@ def validate(
     image_size: int | None = None,
     max_eval_images: int | None = None,
     max_corrupt: float = 0.001,
+    max_pixels: int = 178_956_970,
     batch_size: int = 128,
     workers: int = 2,
     json: bool = False,
@@ -243,7 +245,8 @@ def validate(
     Args:
         model: weight's name, timm name, folder or hf-hub:org/name.
         dataset: Hub id, folder of parquet files, image folder, or digits.
-        train_split: split of which --holdout is a part; train if not given.
+        dataset_config: configuration, of a data set that has several.
+        train_split: split that names the classes, and of which --holdout is a part; train if not given.
         eval_split: split to measure on; the first of validation, valid, val, dev, test if not given.
         holdout: measure on this fraction of the training split, the same that training with this flag left out.
         image_column: column with the images.
@@ -252,6 +255,7 @@ def validate(
         image_size: height and width of the input; the model's own if not given, as its whole preprocessing is.
         max_eval_images: measure on this many images, chosen at random once and for all.
         max_corrupt: fraction of the images that may be unreadable; they are left out.
+        max_pixels: most pixels of an image; a larger JPEG is decoded smaller, another large image is left out.
         batch_size: images per step.
         workers: processes that load images.
         json: print one JSON document.

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from ssia_zoo._cached import CachedSamples, whole_batch
 from ssia_zoo._identity import data_identity
 from ssia_zoo._image_data import EvalData, ImageData, load_eval_data, load_image_data
-from ssia_zoo._images import mix
+from ssia_zoo._images import MAX_PIXELS, mix
 from ssia_zoo._preprocessing import CROP_MODES, INTERPOLATIONS
 from ssia_zoo._samples import NOT_COUNTED, Samples, StoredRows, StreamedRows, UnreadableImageError
-from ssia_zoo._splits import digits
+from ssia_zoo._sources import digits
 from ssia_zoo._streaming import ImageStream, StreamSampler, share_loader
 from ssia_zoo._transforms import eval_transform, train_transform
 from ssia_zoo._unreadable import UnreadableImages
@@ -61,6 +61,8 @@ class DataConfig:
 
     dataset: str
     """Hub id, folder of parquet files, of images (one folder a class) or of webdataset shards, or "digits"."""
+    dataset_config: str | None = None
+    """Configuration, of a data set that has several."""
     streaming: bool = False
     """Read the training split as it comes, without having it at hand; the evaluation split is loaded whole."""
     shuffle_buffer: int = 1000
@@ -125,12 +127,20 @@ class DataConfig:
     max_corrupt: float = 0.001
     """Fraction of a split's images that may be unreadable; they are skipped and counted, more of them stop the run."""
 
+    max_pixels: int = MAX_PIXELS
+    """Most pixels of an image; a larger JPEG is decoded at a half, a quarter or an eighth of its size, a larger image
+    of any other kind counts as unreadable."""
+    check_duplicates: bool = False
+    """Look for images of equal bytes in the training and the evaluation split, however many there are; up to 10,000
+    images are looked at in any case."""
+
     def __post_init__(self) -> None:
         rules: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
             ("shuffle_buffer", lambda v: v >= 0, "0 or more images"),
             ("num_classes", lambda v: v is None or v >= 2, "at least 2 classes"),
             ("holdout", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
             ("max_corrupt", lambda v: 0 <= v <= 1, "a fraction from 0 to 1"),
+            ("max_pixels", lambda v: v >= 1, "at least 1 pixel"),
             ("image_size", lambda v: v is None or v >= 1, "at least 1 pixel"),
             ("batch_size", lambda v: v >= 1, "at least 1 image"),
             ("eval_batch_size", lambda v: v is None or v >= 1, "at least 1 image"),
@@ -195,9 +205,9 @@ def train_loader(
     sampler: EpochSampler | StreamSampler
     source: StoredRows | StreamedRows
     if isinstance(data.train, ImageStream):
-        source, sampler = StreamedRows(len(data.train)), StreamSampler(data.train, seed, repeats)
+        source, sampler = StreamedRows(len(data.train), config.max_pixels), StreamSampler(data.train, seed, repeats)
     else:
-        source, sampler = _rows(data, data.train), EpochSampler(len(data.train), seed, repeats=repeats)
+        source, sampler = _rows(data, data.train, config), EpochSampler(len(data.train), seed, repeats=repeats)
         if config.cache_images:
             cached = CachedSamples(source, config, mean, std, sampler, data.unreadable_train, device)
             return DataLoader(
@@ -226,7 +236,7 @@ def eval_loader(
     square RGB input of `config.image_size`.
     """
     sampler = EpochSampler(len(data.eval), seed=0, shuffle=False)
-    source, transform = _rows(data, data.eval), eval_transform(config, mean, std, input_size)
+    source, transform = _rows(data, data.eval, config), eval_transform(config, mean, std, input_size)
     samples = Samples(source, transform, sampler, data.unreadable_eval, training=False)
     return _loader(samples, config.eval_batch_size or config.batch_size, config.workers, training=False)
 
@@ -262,8 +272,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield epoch + (place % self.repeats << 32), order[place // self.repeats]
 
 
-def _rows(data: EvalData, rows: datasets.Dataset) -> StoredRows:
-    return StoredRows(rows, data.image_column, data.label_column)
+def _rows(data: EvalData, rows: datasets.Dataset, config: DataConfig) -> StoredRows:
+    return StoredRows(rows, data.image_column, data.label_column, config.max_pixels)
 
 
 def _loader(samples: Samples, batch_size: int, workers: int, training: bool) -> DataLoader[Any]:

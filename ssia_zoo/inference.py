@@ -9,13 +9,12 @@ from pathlib import Path
 import PIL.Image
 import torch
 
+from ssia_zoo._image_types import image_suffixes, suffix_of
 from ssia_zoo._images import decode_rgb
 from ssia_zoo._label_names import imagenet_names, read_label_names
 from ssia_zoo._preprocessing import model_preprocessing
 from ssia_zoo.errors import ConfigError, DataError
 from ssia_zoo.features import TimmModel, evaluating
-
-IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 Skip = Callable[[Path, str], None]
 """Told of a path that cannot be used, and why, in one line."""
@@ -52,7 +51,7 @@ def find_images(paths: Sequence[Path], skip: Skip) -> list[Path]:
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if _is_image(file, path))
             if not inside:
-                skip(path, f"holds no image; looked for {' '.join(sorted(IMAGE_SUFFIXES))}")
+                skip(path, f"holds no image; looked for {' '.join(sorted(image_suffixes()))}")
             found |= dict.fromkeys(inside)
         elif path.is_file():
             found[path] = None
@@ -63,7 +62,7 @@ def find_images(paths: Sequence[Path], skip: Skip) -> list[Path]:
 
 def _is_image(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return file.suffix.lower() in IMAGE_SUFFIXES and not hidden and file.is_file()
+    return suffix_of(file.name) in image_suffixes() and not hidden and file.is_file()
 
 
 def read_image(path: Path) -> PIL.Image.Image:

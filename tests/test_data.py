@@ -178,8 +178,8 @@ def test_what_cannot_be_found_is_said_in_one_line(tmp_path: Path) -> None:
 
 def test_missing_splits_and_columns_name_what_there_is_and_the_flag(tmp_path: Path) -> None:
     config = parquet(tmp_path / "d", train=labelled([0, 1]))
-    assert "name one of these by --eval-split: train, or hold out" in one_line(config)
-    assert "--train-split can be one of: train" in one_line(replace(config, train_split="training"))
+    assert "no split to evaluate on, only the one to train on; hold out a part of it by --holdout" in one_line(config)
+    assert "--train-split can be one of: train" in one_line(replace(config, train_split="trains"))
     config = replace(config, eval_split="train")
     assert "--image-column 'label' is not a column of images; found: image" in one_line(
         replace(config, image_column="label")
@@ -215,7 +215,7 @@ def test_an_empty_split_and_other_classes_are_refused(tmp_path: Path, monkeypatc
     other = labelled([0, 1], datasets.ClassLabel(names=["b", "c"]))
     config = parquet(tmp_path / "d", train=labelled([0, 1]), test=other)
     assert "'test' has images of 1 class: c, in 'label'; 'train' knows only 2 classes: a, b" in one_line(config)
-    monkeypatch.setattr("ssia_zoo._image_data.load_split", lambda *_, **__: labelled([]))
+    monkeypatch.setattr("ssia_zoo._sources.Digits.load", lambda *_, **__: labelled([]))
     assert "the split 'train' of 'digits' is empty" in one_line(DataConfig("digits"))
 
 
@@ -229,14 +229,17 @@ def test_class_names_in_another_order_are_the_same_classes(tmp_path: Path) -> No
 
 def test_a_class_that_is_evaluated_but_not_trained_on_is_refused(tmp_path: Path) -> None:
     config = image_folder(tmp_path / "d", train={"cat": 1, "dog": 1}, test={"cat": 1, "dogs": 1})
-    assert "'test' has images of 1 class: dogs that 'train' has none of" in one_line(config)
+    assert "'test' has images of 1 class: dogs, in 'label'; 'train' knows only 2 classes: cat, dog" in one_line(config)
     config = image_folder(tmp_path / "e", train={"cat": 1, "dog": 1, "cow": 1}, test={"cat": 1, "dog": 1})
     assert load_image_data(config).label_names == ("cat", "cow", "dog")
 
 
 def test_images_of_one_folder_are_told_that_they_have_no_classes(tmp_path: Path) -> None:
-    config = image_folder(tmp_path / "d", train={"cat": 2}, test={"cat": 2})
-    assert "there are images but no classes; expected at least two, such as two subfolders" in one_line(config)
+    for split in ("train", "test"):
+        (tmp_path / "d" / split).mkdir(parents=True)
+        pictures(1)[0].save(tmp_path / "d" / split / "0.png")
+    says = one_line(DataConfig(str(tmp_path / "d")))
+    assert "has 1 images but no classes; expected at least two, such as two subfolders" in says
 
 
 @pytest.mark.covers("num_classes")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
-from data_folders import MEAN, STD, pictures
+from data_folders import MEAN, STD, encoded, labelled, parquet, pictures
 from torchvision import transforms
 
 from ssia_zoo._images import ReflectCrop, decode_rgb
-from ssia_zoo.data import DataConfig, train_transform
+from ssia_zoo.data import DataConfig, eval_loader, load_image_data, train_loader, train_transform
+from ssia_zoo.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 def stored(image: PIL.Image.Image, tmp_path: Path, suffix: str, **options: Any) -> np.ndarray[Any, Any]:
@@ -129,3 +135,93 @@ def test_crop_padding_resizes_only_what_has_another_size() -> None:
     values = set(np.asarray(small).reshape(-1, 3).astype(np.float32).ravel())
     restored = ((transform(small) * 0.25 + 0.5) * 255).round()
     assert set(restored.ravel().tolist()) <= values
+
+
+def damaged_exif(kind: str) -> bytes:
+    """A JPEG of 16x8, white on the left, that says to be turned clockwise, with a damaged field beside that."""
+    image = PIL.Image.new("RGB", (16, 8))
+    image.paste((255, 255, 255), (0, 0, 8, 8))
+    tags = {"text": (0x011A, 2, 8, b"seventy\0"), "offset": (0x8769, 4, 1, struct.pack("<I", 99999))}
+    entries = [(0x0112, 3, 1, struct.pack("<HH", 6, 0))]
+    extra = b""
+    if kind in tags:
+        tag, form, count, value = tags[kind]
+        if len(value) > 4:
+            value, extra = struct.pack("<I", 8 + 2 + 12 * 2 + 4), value
+        entries.append((tag, form, count, value))
+    body = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in sorted(entries))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", 0) + extra
+    if kind == "cut":
+        exif = exif[:20]
+    if kind == "garbage":
+        exif = b"Exif\0\0" + bytes(range(40))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["text", "offset", "cut", "garbage"])
+def test_damaged_metadata_do_not_make_an_image_unreadable(kind: str) -> None:
+    read = np.asarray(decode_rgb({"bytes": damaged_exif(kind), "path": None}))
+    if kind in ("text", "offset"):  # the orientation can be read, and is applied
+        assert read.shape == (16, 8, 3)
+        assert read[:6].min() > 200
+        assert read[10:].max() < 50
+    else:
+        assert read.shape == (8, 16, 3)
+
+
+@pytest.mark.parametrize("name", [b"iCCP", b"zTXt", b"iTXt", b"pHYs", b"eXIf", b"tIME", b"gAMA"])
+def test_damaged_parts_of_a_png_that_are_not_of_its_pixels_are_passed_over(name: bytes) -> None:
+    content = encoded(PIL.Image.new("RGB", (4, 4), (10, 20, 30)))
+    bomb = b"comment\0\0" + zlib.compress(bytes(80_000_000))
+    for part in (b"?", bomb):
+        chunk = struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        read = decode_rgb({"bytes": content[:33] + chunk + content[33:], "path": None})
+        assert read.getpixel((1, 1)) == (10, 20, 30)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_that_of_pillow(orientation: int) -> None:
+    image = pictures(1)[0].crop((0, 0, 8, 5))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    expected = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(file.getvalue())))
+    assert np.array_equal(np.asarray(decode_rgb({"bytes": file.getvalue(), "path": None})), np.asarray(expected))
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size() -> None:
+    content = encoded(PIL.Image.new("RGB", (640, 320), (200, 100, 50)), "JPEG")
+    for limit, size in ((640 * 320, (640, 320)), (640 * 320 - 1, (320, 160)), (160 * 80, (160, 80)), (3200, (80, 40))):
+        assert decode_rgb({"bytes": content, "path": None}, limit).size == size
+    with pytest.raises(ValueError, match=r"its 640x320 pixels are more than max_pixels, 3199"):
+        decode_rgb({"bytes": content, "path": None}, 3199)
+    with pytest.raises(ValueError, match=r"its 640x320 pixels are more than max_pixels, 1000"):
+        decode_rgb({"bytes": encoded(PIL.Image.new("RGB", (640, 320))), "path": None}, 1000)
+
+
+def test_what_pillow_takes_for_a_bomb_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    for form in ("JPEG", "PNG"):
+        content = encoded(PIL.Image.new("RGB", (64, 32), (200, 100, 50)), form)
+        assert decode_rgb({"bytes": content, "path": None}).size == (64, 32)
+    assert PIL.Image.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_limit_of_pixels_is_that_of_the_settings(tmp_path: Path, streaming: bool) -> None:
+    config = replace(parquet(tmp_path / "d", train=labelled([0, 1]), test=labelled([0, 1])), streaming=streaming)
+    for max_pixels, unreadable in ((64, 0), (63, 2)):
+        limited = replace(config, max_pixels=max_pixels, max_corrupt=1.0)
+        data = load_image_data(limited)
+        if not unreadable:
+            list(train_loader(data, limited, mean=MEAN, std=STD, seed=0))
+        list(eval_loader(data, limited, mean=MEAN, std=STD))
+        data.unreadable_eval.collect()
+        data.unreadable_train.collect()
+        assert (len(data.unreadable_eval), len(data.unreadable_train)) == (unreadable, 0)
+        if unreadable:
+            with pytest.raises(DataError, match="no image of a batch can be read"):
+                list(train_loader(data, limited, mean=MEAN, std=STD, seed=0))

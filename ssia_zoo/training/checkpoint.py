@@ -247,7 +247,8 @@ def check_checkpoint(
         TrainingError: If not; names what differs.
     """
     before, processes_before = complete(manifest["experiment"]), manifest["processes"]
-    free = ["workers", "max_corrupt"]  # which change nothing; to raise the latter is what a stopped run is told to do
+    # These change nothing; to raise max_corrupt is what a stopped run is told to do.
+    free = ["workers", "max_corrupt", "check_duplicates"]
     # What is the model's own where it is not given is compared once the model is there.
     free += [name for name in PREPROCESSING if None in (experiment.get(name), before.get(name))]
     if experiment["epochs"] > before["epochs"]:

@@ -1,0 +1,89 @@
+"""What it takes to find a folder of images before the first step: CPU seconds, by the number of images.
+
+    python benchmarks/startup.py
+
+For 1,000, 11,000 and 100,000 small images (ten classes, a tenth of them to evaluate on) in a temporary folder, a fresh
+process loads the data and takes the first training batch. One JSON line with versions and machine goes to
+benchmarks/results/startup.jsonl. CPU time is that of the process and its children, user and system, after the imports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from _recording import append_record
+
+RESULTS = Path(__file__).resolve().parent / "results" / "startup.jsonl"
+SIZES = (1_000, 11_000, 100_000)
+ROUNDS = 3
+
+_CHILD = """
+import json, resource, sys, time
+from ssia_zoo.data import DataConfig, data_identity, load_image_data, train_loader
+
+def cpu():
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+config = DataConfig(sys.argv[1], image_size=8, batch_size=8, workers=0)
+parts, clock, wall = {}, cpu(), time.perf_counter()
+data = load_image_data(config)
+parts["load"] = cpu() - clock
+next(iter(train_loader(data, config, mean=(0.5,) * 3, std=(0.5,) * 3, seed=0)))
+parts["first_batch"] = cpu() - clock
+data_identity(data)
+parts["identity"] = cpu() - clock
+print(json.dumps({"images": len(data.train) + len(data.eval), "wall": time.perf_counter() - wall, **parts}))
+"""
+
+
+def make_folder(root: Path, images: int) -> None:
+    """Write images of a few bytes, each with other contents."""
+    for number in range(images):
+        split = "test" if number % 10 == 9 else "train"
+        folder = root / split / f"class{number // 10 % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((2, 2, 3), 0, dtype=np.uint8)
+        pixels.ravel()[:3] = number % 256, number // 256 % 256, number // 65536
+        PIL.Image.fromarray(pixels).save(folder / f"{number:06d}.bmp")
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """The round of the least CPU time, of a few fresh processes."""
+    runs = []
+    for _ in range(ROUNDS):
+        done = subprocess.run([sys.executable, "-c", _CHILD, str(folder)], capture_output=True, text=True, check=True)
+        runs.append(json.loads(done.stdout))
+    best: dict[str, Any] = min(runs, key=lambda run: run["first_batch"])
+    return {name: round(value, 3) for name, value in best.items()}
+
+
+def main() -> None:
+    measured = []
+    for images in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            make_folder(Path(folder), images)
+            measured.append(measure(Path(folder)))
+            print(measured[-1], flush=True)
+    versions = {name: version(name) for name in ("datasets", "pillow", "pyarrow", "ssia-zoo")}
+    record = {
+        "rounds": ROUNDS,
+        "cpu_seconds": measured,
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+    append_record(RESULTS, record)
+
+
+if __name__ == "__main__":
+    main()
