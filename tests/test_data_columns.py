@@ -102,6 +102,7 @@ def test_a_file_of_two_splits_is_refused(tmp_path: Path) -> None:
     assert "is of the splits 'train' and 'test' at once" in one_line(config)
 
 
+@pytest.mark.covers("dataset_config")
 def test_one_of_several_configurations_is_chosen_by_the_flag(tmp_path: Path) -> None:
     root = tmp_path / "d"
     parquet(root / "small", train=numbered(0, 2), test=numbered(2, 2))

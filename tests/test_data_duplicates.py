@@ -54,6 +54,7 @@ def test_a_holdout_is_looked_at_too(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "of 3 images of 'holdout 25% of train'" in said
 
 
+@pytest.mark.covers("check_duplicates")
 def test_many_images_are_looked_at_where_that_is_asked_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

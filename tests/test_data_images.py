@@ -210,6 +210,7 @@ def test_what_pillow_takes_for_a_bomb_is_read(monkeypatch: pytest.MonkeyPatch) -
     assert PIL.Image.MAX_IMAGE_PIXELS == 100
 
 
+@pytest.mark.covers("max_pixels")
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_limit_of_pixels_is_that_of_the_settings(tmp_path: Path, streaming: bool) -> None:
     config = replace(parquet(tmp_path / "d", train=labelled([0, 1]), test=labelled([0, 1])), streaming=streaming)

@@ -95,6 +95,7 @@ def test_the_heads_learn_the_memory_in_place_of_the_present(temperature: float) 
     torch.testing.assert_close(terms["semantic"], temperature**2 * wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.covers("ssia.share", "ssia.top")
 def test_share_is_what_the_memory_counts_at_the_end_in_heads_and_top() -> None:
     task = make_task(share=0.8, top=True).eval()
     images, target, indices = make_batch()
@@ -120,10 +121,12 @@ def test_without_top_the_final_logits_learn_the_labels_alone() -> None:
     torch.testing.assert_close(result["task_loss"], F.cross_entropy(result["output"], target))
 
 
+@pytest.mark.covers("ssia.momentum", "ssia.supervisor")
 def test_the_task_remembers_each_image_by_its_index() -> None:
-    task = make_task(momentum=0.0).eval()
+    task = make_task(momentum=0.0).eval()  # the last prediction alone
     images, target, indices = make_batch()
     with torch.no_grad():
+        task(make_batch(seed=1)[0], target, indices)
         output = task(images, target, indices)["output"]
     memory = task.memory
     assert memory is not None

@@ -117,6 +117,13 @@ def test_what_is_prepared_is_compiled_if_asked_for() -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.covers("compile_backend", "compile_mode")
+def test_the_compiler_and_its_mode_reach_the_accelerator() -> None:
+    config = TrainConfig(compile=True, compile_backend="eager", compile_mode="reduce-overhead")
+    plugin = build_accelerator(config).state.dynamo_plugin
+    assert (plugin.backend.value, plugin.mode) == ("EAGER", "reduce-overhead")
+
+
 @pytest.mark.covers("channels_last")
 @pytest.mark.parametrize("method", ["ssia", "vanilla"])
 def test_channels_last_is_the_layout_of_weights_and_of_all_images(
