@@ -19,6 +19,25 @@ from ssia_zoo.errors import ConfigError, SSIAZooError, without_credentials
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE, TERMINATED = 0, 1, 2, 130, 141, 143
 
+DESCRIPTION = """timm models trained with Self-Supervised Implicit Attention.
+
+Start with:
+  ssia-zoo list                           what is published
+  ssia-zoo predict cat.jpg --model NAME   what an image shows
+  ssia-zoo demo                           the whole path, in two minutes
+  ssia-zoo COMMAND --help                 flags and examples of a command
+
+A model is a published weight's name, any timm name, a folder that holds
+  config.json and model.safetensors, or hf-hub:org/name.
+
+Exit status:
+  0    done
+  1    failed, or some of it could not be done: a line on stderr says what
+  2    wrong command line
+  130  stopped by the user (Ctrl-C)
+  141  the reader of the output has gone, as `| head` does
+  143  stopped by SIGTERM"""
+
 
 class UsageError(ConfigError):
     """Flags or arguments that do not go together; ends with status 2, as a flag that does not exist does."""

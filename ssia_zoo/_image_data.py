@@ -251,7 +251,11 @@ def _resolved(source: Source, name: str, rows: datasets.Dataset, column: str) ->
 def _warn_of_shared_contents(
     config: DataConfig, train: datasets.Dataset, evaluation: datasets.Dataset, column: str, eval_name: str
 ) -> None:
-    if not is_main_process() or (len(train) + len(evaluation) > ALWAYS_LOOKED_AT and not config.check_duplicates):
+    if not is_main_process():
+        return
+    images = len(train) + len(evaluation)
+    if images > ALWAYS_LOOKED_AT and not config.check_duplicates:
+        _log.info("%d images are not compared between the splits; --check-duplicates looks for equal ones", images)
         return
     count, first = count_shared_contents(train, evaluation, column)
     if count:

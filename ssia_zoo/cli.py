@@ -16,29 +16,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ssia_zoo._console import DONE, FAILED, UsageError, complain, only_described, print_json, run, show_log
+from ssia_zoo._console import DESCRIPTION, DONE, FAILED, UsageError, complain, only_described, print_json, run, show_log
 from ssia_zoo.errors import DataError
 
 # Modules that take seconds to import are imported by the commands that need them.
-
-_DESCRIPTION = """timm models trained with Self-Supervised Implicit Attention.
-
-Start with:
-  ssia-zoo list                           what is published
-  ssia-zoo predict cat.jpg --model NAME   what an image shows
-  ssia-zoo demo                           the whole path, in two minutes
-  ssia-zoo COMMAND --help                 flags and examples of a command
-
-A model is a published weight's name, any timm name, a folder that holds
-  config.json and model.safetensors, or hf-hub:org/name.
-
-Exit status:
-  0    done
-  1    failed, or some of it could not be done: a line on stderr says what
-  2    wrong command line
-  130  stopped by the user (Ctrl-C)
-  141  the reader of the output has gone, as `| head` does
-  143  stopped by SIGTERM"""
 
 _Name = Annotated[str, tyro.conf.Positional]
 
@@ -396,7 +377,7 @@ def _parse_and_run(words: list[str]) -> int | None:
         return status
     # No such command: tyro prints the help, or what was meant, and exits. A line a command is enough there.
     described = {name: only_described(each) for name, each in _COMMANDS.items()}
-    tyro.extras.subcommand_cli_from_dict(described, prog="ssia-zoo", description=_DESCRIPTION, args=words)
+    tyro.extras.subcommand_cli_from_dict(described, prog="ssia-zoo", description=DESCRIPTION, args=words)
     return None
 
 
