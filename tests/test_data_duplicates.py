@@ -60,8 +60,9 @@ def test_many_images_are_looked_at_where_that_is_asked_for(
 ) -> None:
     config = parquet(tmp_path / "d", train=numbered(0, 6), test=numbered(4, 6))
     monkeypatch.setattr("ssia_zoo._image_data.ALWAYS_LOOKED_AT", 11)
-    with caplog.at_level("INFO"):
-        assert warnings(config, caplog) == []
+    assert warnings(config, caplog) == []
+    with caplog.at_level(logging.INFO, "ssia_zoo"):
+        load_image_data(config)
     assert "12 images are not compared between the splits; --check-duplicates looks" in caplog.text
     assert len(warnings(replace(config, check_duplicates=True), caplog)) == 1
     monkeypatch.setattr("ssia_zoo._image_data.ALWAYS_LOOKED_AT", 12)
