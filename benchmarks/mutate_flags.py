@@ -183,13 +183,21 @@ def failures(ids: Iterable[str], setting: str | None = None) -> dict[str, str]:
 
 def _run(ids: list[str], setting: str | None, sender: Any) -> None:
     noted = Failures()
-    options = ["-q", "-p", "no:cacheprovider", "-o", f"timeout={SECONDS}", "-o", "timeout_method=signal"]
-    with tempfile.TemporaryFile() as log, ignoring(setting) if setting else contextlib.nullcontext():
+    limit = [f"--override-ini=timeout={SECONDS}", "--override-ini=timeout_method=signal"]
+    options = ["-q", "-p", "no:cacheprovider", f"--config-file={ROOT / 'pyproject.toml'}", *limit]
+    if setting:
+        options.append("--exitfirst")
+    with (
+        tempfile.TemporaryDirectory() as elsewhere,  # where runs write that ignore --output-dir
+        tempfile.TemporaryFile() as log,
+        contextlib.chdir(elsewhere),
+        ignoring(setting) if setting else contextlib.nullcontext(),
+    ):
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        status = pytest.main([*options, *(["-x"] if setting else []), *ids], plugins=[noted])
-    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        noted.reasons |= dict.fromkeys(ids, f"pytest ended with {status!r}") if not setting else {}
+        status = pytest.main([*options, *(f"{ROOT}/{name}" for name in ids)], plugins=[noted])
+    if not setting and status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        noted.reasons |= dict.fromkeys(ids, f"pytest ended with {status!r}")
     sender.send(noted.reasons)
 
 
