@@ -72,7 +72,8 @@ def interval(comparison: Comparison | None) -> str:
 def section(plan: str, runs: list[Result]) -> str:
     """One plan's tables, a table for each data set and architecture."""
     lines = [f"### `{plan}`", ""]
-    on = {"validation": "a part of the training split", "test": "the official test split"}[runs[0]["evaluated_on"]]
+    held = "a part of the training split" if "validation_per_class" in runs[0]["subset"] else "the validation split"
+    on = {"validation": held, "test": "the official test split"}[runs[0]["evaluated_on"]]
     lines += [f"{len(runs)} runs, top-1 in percent on {on}.", ""]
     for (data, arch), group in groups(runs).items():
         images = next(iter(next(iter(group.values())).values()))["images"]
@@ -105,6 +106,8 @@ def inference_cost(result: Result) -> str:
     """What the network that was trained costs its user: parameters, and FLOPs for an image as PyTorch counts them."""
     settings = result["settings"]
     kwargs = json.dumps(settings.get("model_kwargs", {}), sort_keys=True)
+    if "classes" not in result["subset"]:  # all of the data's, whose number is not recorded
+        return "–"
     parameters, flops = _size(settings["model"], kwargs, settings["image_size"], result["subset"]["classes"])
     return f"{parameters / 1e6:.3f} M, {flops / 1e6:.1f} MFLOPs"
 

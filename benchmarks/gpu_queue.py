@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save
 ROOT = Path(__file__).resolve().parent.parent
 PACKED = ROOT / "runs" / "gpu"
 WEIGHTS = ROOT / "runs" / "weights"
+RECIPES = (ROOT / "hub_configs" / "recipes", ROOT / "benchmarks" / "recipes")  # of published weights, and of others
 MAX_DATA, MAX_FILE = 60 * 2**20, 16 * 2**20
 TEXTS = ("config.json", "metrics.jsonl", "train_config.yaml", "README.md")
 
@@ -104,7 +105,7 @@ def run(arguments: Run, more: list[str]) -> None:
 
 
 def start(item: dict[str, Any], method: str, seed: int, folder: Path, more: list[str]) -> subprocess.Popen[bytes]:
-    recipe = ROOT / "hub_configs" / "recipes" / f"{item['name']}.yaml"
+    recipe = next(folder / f"{item['name']}.yaml" for folder in RECIPES if (folder / f"{item['name']}.yaml").exists())
     words = ["--config", recipe, "--dataset", PACKED / item["data"], "--method", method, "--seed", seed]
     words += ["--output-dir", folder, *item.get("flags", ()), *more]
     folder.parent.mkdir(parents=True, exist_ok=True)

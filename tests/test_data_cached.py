@@ -54,10 +54,10 @@ def test_cached_images_are_decoded_once_and_others_each_time(
 ) -> None:
     count = 0
 
-    def counting(value: dict[str, Any]) -> Any:
+    def counting(*arguments: Any) -> Any:
         nonlocal count
         count += 1
-        return decode_rgb(value)
+        return decode_rgb(*arguments)
 
     monkeypatch.setattr("ssia_zoo._samples.decode_rgb", counting)
     assert len(epochs(replace(CONFIG, cache_images=cache))) == 10

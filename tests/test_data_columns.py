@@ -56,7 +56,7 @@ def unmarked(root: Path, column: Callable[[Iterable[int]], pa.Array], name: str 
 def numbers_of(config: DataConfig) -> tuple[list[tuple[int, int]], list[int]]:
     data = load_image_data(config)
     loader: Any = train_loader(data, config, mean=MEAN, std=STD, seed=0)
-    trained = [(number_of(x), int(y)) for images, labels in loader for x, y in zip(images, labels, strict=True)]
+    trained = [(number_of(x), int(y)) for images, labels, _ in loader for x, y in zip(images, labels, strict=True)]
     evaluated = [number_of(x) for images, _ in eval_loader(data, config, mean=MEAN, std=STD) for x in images]
     return sorted(trained), evaluated
 
@@ -143,7 +143,7 @@ def test_shards_may_mix_the_types_of_their_images(tmp_path: Path, forms: tuple[s
         config = replace(config, streaming=True, num_classes=2, max_train_images=8)
     data = load_image_data(config)
     loader = train_loader(data, config, mean=MEAN, std=STD, seed=0)
-    red = [round(number_of(image) % 256 / 25) for images, _ in loader for image in images]
+    red = [round(number_of(image) % 256 / 25) for images, *_ in loader for image in images]
     assert sorted(red) == list(range(8))
     data.unreadable_train.collect()
 

@@ -18,6 +18,7 @@ from timm.task import TrainingTask
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.features import TimmModel
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.launcher import resolve_launcher
 from ssia_zoo.training.methods import create_task
 from ssia_zoo.training.setup import _checkpoint_gradients, build_accelerator, build_model
 
@@ -111,7 +112,7 @@ def test_dropout_and_stochastic_depth_make_training_random_and_nothing_else(sett
 @pytest.mark.covers("compile")
 def test_what_is_prepared_is_compiled_if_asked_for() -> None:
     for compiled in (True, False):
-        accelerator = build_accelerator(TrainConfig(compile=compiled))
+        accelerator = build_accelerator(resolve_launcher(TrainConfig(compile=compiled)))
         assert is_compiled_module(accelerator.prepare(torch.nn.Linear(1, 1))) == compiled
         accelerator.free_memory()
         AcceleratorState._reset_state(reset_partial_state=True)
