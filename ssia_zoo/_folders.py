@@ -152,6 +152,9 @@ def _find_splits(scanner: Scanner, root: str, asked: frozenset[str]) -> dict[str
         if len(names) == 1 and not top.images:  # one folder around all of them, as archives have
             return _find_splits(scanner, os.path.join(root, names[0]), asked)
         return None
+    for name in top.folders:
+        if name not in names:
+            _pass_over(scanner, os.path.join(root, name))
     kinds = {name: split_word(name) for name in names}
     several = Counter(kinds.values())
     folders = {}
@@ -159,6 +162,18 @@ def _find_splits(scanner: Scanner, root: str, asked: frozenset[str]) -> dict[str
         kind = kinds[name]
         folders[kind if kind is not None and several[kind] == 1 else name] = os.path.join(root, name)
     return _inside(scanner, folders)
+
+
+def _pass_over(scanner: Scanner, folder: str) -> None:
+    """Note a folder without images beside the splits; refuse a split of images that are not read."""
+    foreign = scanner.foreign(folder) if split_word(os.path.basename(folder)) else None
+    if foreign is not None:
+        raise DataError(
+            f"the split {scanner.relative(folder)} in {printable(scanner.root)} holds no image of a type that is read, "
+            f"but {scanner.relative(foreign)}; convert or rename its images, or remove the folder"
+        )
+    if (name := scanner.relative(folder)) not in scanner.empty:
+        scanner.empty.append(name)
 
 
 def _are_splits(scanner: Scanner, root: str, names: Sequence[str], asked: frozenset[str]) -> bool:

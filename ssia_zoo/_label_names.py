@@ -148,7 +148,8 @@ def match_labels(
 def _unknown_side(model_names: Sequence[str] | None, data_names: Sequence[str]) -> str | None:
     if model_names is None or (only_count(model_names) and not set(model_names) & set(data_names)):
         return "the model"
-    return "the data set" if only_count(data_names) else None
+    by_name = not only_count(model_names) and set(data_names) <= set(model_names)  # "0", "1", "10", "2", … of folders
+    return "the data set" if only_count(data_names) and not by_name else None
 
 
 def only_count(names: Sequence[str]) -> bool:
@@ -182,6 +183,11 @@ def _match_by_name(
             *(_some(missing, "class", "classes"), dataset, ", ".join(map(repr, missing[:_MOST_NAMED]))),
         )
     known = sum(row >= 0 for row in rows)
+    if known == 1 and len(model_names) > 1:
+        raise ClassesError(
+            f"{dataset} has only one of the model's {len(model_names)} classes, {data_names[rows.index(max(rows))]!r}: "
+            "with no other to take it for, every image would count as right; evaluate on two classes or more"
+        )
     if known < len(model_names):
         _log.warning(
             "%s has %d of the model's %d classes, matched by name: only their outputs compete for top-1 and top-5",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -21,11 +23,15 @@ from datasets.load import infer_module_for_data_files
 
 from ssia_zoo._folders import ImageFolder, is_image_folder
 from ssia_zoo._image_columns import mark_image_columns
-from ssia_zoo._scanning import Scanner
+from ssia_zoo._image_types import image_suffixes, suffix_of
+from ssia_zoo._scanning import Scanner, few, printable
 from ssia_zoo._shards import MixedWebDataset
 from ssia_zoo._split_words import split_word
 from ssia_zoo._splits import Rows, stratified
+from ssia_zoo._workers import is_main_process
 from ssia_zoo.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 # Formats whose files carry their own schema; an image folder's classes are those of all its splits.
 _ONE_BY_ONE = ("parquet", "webdataset")
@@ -238,7 +244,15 @@ class LoadedSource:
             str(split): [str(file) for file in paths]
             for split, paths in (self._builder.config.data_files or {}).items()
         }
-        return _regrouped(files, self.path) if self.path is not None else files
+        if self.path is None:
+            return files
+        files = _regrouped(files, self.path)
+        if self.configuration is None and is_main_process() and (unused := _unused(files, self.path)):
+            _log.warning(
+                "%s: left out data files that are of no split by their names (%d): %s",
+                *(self.dataset, len(unused), few(unused)),
+            )
+        return files
 
     def _check_files(self) -> None:
         """Refuse files that two splits share: `datasets` takes words such as train anywhere in a path."""
@@ -305,17 +319,33 @@ def _escaped(files: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def _regrouped(files: dict[str, list[str]], root: str) -> dict[str, list[str]]:
-    """Splits by words in letters of any case, where `datasets` finds none (Train.parquet, Test/0.parquet)."""
+    """Splits by words in letters of any case, where `datasets` finds none (Train.parquet, Test/0.parquet).
+
+    Files without such a word, beside files with one, are splits of their own names: they are not trained on unasked.
+    """
     if list(files) != ["train"]:
         return files
     grouped: dict[str, list[str]] = {}
+    words = False
     for path in files["train"]:
         first, *rest = os.path.relpath(path, root).split(os.sep)
-        kind = split_word(first if rest else first.split(".")[0]) or split_word(os.path.basename(path).split(".")[0])
-        if kind is None:
-            return files
-        grouped.setdefault(kind, []).append(path)
-    return grouped
+        first = first if rest else first.split(".")[0]
+        kind = split_word(first) or split_word(os.path.basename(path).split(".")[0])
+        words |= kind is not None
+        grouped.setdefault(kind or re.sub(r"\W+", "_", first), []).append(path)
+    return grouped if words else files
+
+
+def _unused(files: dict[str, list[str]], root: str) -> list[str]:
+    """Name the data files in a folder that are of no split: `datasets` passes over them without a word."""
+    used = {path for paths in files.values() for path in paths}
+    suffixes = {*map(suffix_of, used), ".parquet", ".arrow", ".tar"} - image_suffixes()
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = [os.path.join(folder, name) for name in sorted(names) if not name.startswith(".")]
+        found += [path for path in paths if path not in used and suffix_of(path) in suffixes]
+    return [printable(os.path.relpath(path, root)) for path in found]
 
 
 @contextmanager

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 
 _USER_INFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)[^\s/?#]*@")
+_SECRET_PARAMETER = re.compile(r"([?&][\w.-]*(?:token|secret|password|signature|credential)[\w.-]*=)[^&\s#'\"]+", re.I)
 
 
 def without_credentials(text: str) -> str:
-    """A text whose addresses, such as https://user:password@host/path, have lost what stands before the @."""
-    return _USER_INFO.sub(r"\1", text)
+    """A text whose addresses have lost their credentials.
+
+    Those stand before the @ (https://user:password@host/path), or in parameters such as ?token=….
+    """
+    return _SECRET_PARAMETER.sub(r"\1…", _USER_INFO.sub(r"\1", text))
 
 
 class SSIAZooError(Exception):

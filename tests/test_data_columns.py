@@ -194,3 +194,25 @@ def test_paths_that_both_splits_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "d" / "img" / "9.png").unlink()
     (tmp_path / "d" / "img" / "9.png").symlink_to(tmp_path / "d" / "img" / "3.png")
     assert "1 images of 'test' are files that are trained on as well, such as" in one_line(config)
+
+
+def test_data_files_of_no_split_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = parquet(tmp_path / "d", train=numbered(0, 4), test=numbered(4, 2), extra=numbered(6, 2))
+    with caplog.at_level(logging.WARNING):
+        data = load_image_data(config)
+    assert (len(data.train), len(data.eval)) == (4, 2)
+    assert "of no split by their names (1): extra-00000-of-00001.parquet" in caplog.text
+
+
+@pytest.mark.parametrize("other", ["Holdout", "extra-data"])
+def test_files_beside_those_of_a_split_are_not_trained_on(tmp_path: Path, other: str) -> None:
+    config = parquet(tmp_path / "d", train=numbered(0, 4), test=numbered(4, 2))
+    (tmp_path / "d" / "train-00000-of-00001.parquet").rename(tmp_path / "d" / "Train.parquet")
+    (tmp_path / "d" / "test-00000-of-00001.parquet").rename(tmp_path / "d" / f"{other}.parquet")
+    name = other.replace("-", "_")
+    message = one_line(config)
+    assert "--eval-split" in message
+    assert name in message
+    data = load_image_data(replace(config, eval_split=name))
+    assert (len(data.train), len(data.eval)) == (4, 2)
+    assert len(load_image_data(replace(config, holdout=0.5)).train) == 2

@@ -358,3 +358,20 @@ def test_each_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
     load_image_data(config)
     assert len(listed) == len(set(listed)) == 1 + 2 + 2 * 3 * 2
+
+
+def test_a_split_whose_images_are_not_read_is_refused_by_name(tmp_path: Path) -> None:
+    config = folder(tmp_path, train__a=2, train__b=2, test__a=2, test__b=2)
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    (tmp_path / "val" / "a" / "0.heic").write_bytes(b"heic")
+    for use in (load_image_data, load_eval_data):
+        assert "the split val" in one_line(config, use)
+        assert "val/a/0.heic" in one_line(config, use)
+
+
+def test_an_empty_folder_beside_the_splits_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = folder(tmp_path, train__a=2, train__b=2, test__a=2, test__b=2)
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    with caplog.at_level(logging.WARNING):
+        load_image_data(config)
+    assert caplog.text.count("folders without images (val)") == 1

@@ -49,3 +49,9 @@ def test_addresses_lose_their_credentials_and_nothing_else(
 
 def test_an_address_that_was_taken_for_a_path_loses_its_credentials() -> None:
     assert without_credentials("no file at /home/me/http:/alice:secret@host/x") == "no file at /home/me/http:/host/x"
+
+
+def test_secret_parameters_of_an_address_are_left_out() -> None:
+    text = "at https://host/x?token=abc&v=1&X-Amz-Signature=def (no answer)"
+    assert without_credentials(text) == "at https://host/x?token=…&v=1&X-Amz-Signature=… (no answer)"
+    assert without_credentials("https://host/x?v=1&page=2") == "https://host/x?v=1&page=2"

@@ -100,6 +100,21 @@ def test_numbers_that_are_names_are_matched_by_name() -> None:
     assert not only_count(["1", "2", "3"])
 
 
+def test_class_folders_of_numbers_are_matched_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    """Sorted as words, "10" comes before "2"; data of the same classes may count them in order."""
+    count = [str(number) for number in range(12)]
+    folders = sorted(count)
+    assert match_labels(folders, count) == tuple(folders.index(name) for name in count)
+    assert "matched by name" in caplog.text or not caplog.records
+    with pytest.raises(ClassesError, match="the data set"):
+        match_labels([*PETS, "10"], ["0", "1", "2", "3"], by_position=False)
+
+
+def test_one_class_alone_is_refused_for_every_image_would_count_as_right() -> None:
+    with pytest.raises(ClassesError, match=f"only one of the model's {len(PETS)} classes, {PETS[1]!r}"):
+        match_labels(PETS, [PETS[1]])
+
+
 def test_names_that_stand_twice_are_refused_only_where_they_matter() -> None:
     cranes = ["crane", "heron", "crane"]
     assert match_labels(cranes, cranes) == (0, 1, 2)
