@@ -82,7 +82,11 @@ def open_source(
             raise DataError(
                 f"--dataset-config is {configuration!r}, but {dataset!r} has no configurations; leave it out"
             )
-        return Digits() if images is None else FolderSource(images, asked)
+        if images is not None:
+            return FolderSource(images, asked)
+        if Path("digits").is_dir():
+            _log.warning("'digits' is scikit-learn's; the folder of that name here is not used: ./digits names it")
+        return Digits()
     return LoadedSource(dataset, path, configuration, image_column)
 
 

@@ -66,6 +66,17 @@ def by_index(loader: Any, epoch: int = 0) -> dict[int, torch.Tensor]:
 # -- data sets
 
 
+def test_a_folder_called_digits_is_not_taken_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    load_image_data(DataConfig("digits"))
+    assert "./digits" not in caplog.text
+    (tmp_path / "digits").mkdir()
+    assert len(load_image_data(DataConfig("digits")).eval) == 360
+    assert "the folder of that name here is not used: ./digits names it" in caplog.text
+
+
 def test_digits_are_grey_8x8_in_a_fixed_stratified_split() -> None:
     first, again = digits(), digits()
     assert {name: len(split) for name, split in first.items()} == {"train": 1437, "test": 360}
