@@ -88,6 +88,8 @@ class Ignored:
 
 
 def _is_use(reader: FrameType) -> bool:
+    if reader.f_code.co_name == "batches_per_step" and reader.f_back:
+        reader = reader.f_back  # of a property, who asks for it uses the setting
     file = Path(reader.f_code.co_filename)
     checks = file in RECORDS_OR_CHECKS or "__post_init__" in reader.f_code.co_qualname
     return file.is_relative_to(PACKAGE) and not checks
