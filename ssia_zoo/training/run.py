@@ -98,9 +98,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         accelerator.register_for_checkpointing(memory)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes, and is part of a checkpoint
     if folder.resume_from is not None:
-        schedule = (
-            scheduler.state_dict()
-        )  # of these settings: of more epochs than the checkpoint's, where they were raised
+        schedule = scheduler.state_dict()  # of these settings, which may have more epochs than the checkpoint's
         load_checkpoint(accelerator, folder.resume_from)
         scheduler.load_state_dict(schedule)
         scheduler.step_update(position.step)
