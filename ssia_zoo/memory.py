@@ -47,8 +47,8 @@ class PredictionMemory:
         """Take in the present predictions of all processes; those that are not finite are left out.
 
         Args:
-            indices: Rows of the training images [B]. Of a row that comes twice, as an image does that fills the place of an
-                unreadable one, only one prediction is taken in.
+            indices: Rows of the training images [B]. Of a row that comes twice, as an image does that fills the place
+                of an unreadable one, only one prediction is taken in.
             logits: Final logits [B, C].
         """
         present = torch.softmax(logits.detach().float(), dim=1).to(self.table.dtype)
