@@ -35,9 +35,9 @@ from timm.utils.metrics import AverageMeter
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
-from ssia_zoo._preprocessing import with_default_preprocessing
 from ssia_zoo.data import DataConfig, ImageData, load_image_data, train_loader
-from ssia_zoo.ssia import SSIALoss
+from ssia_zoo.data.preprocessing import with_default_preprocessing
+from ssia_zoo.loss.ssia import SSIALoss
 from ssia_zoo.task import AuxiliaryTask, AuxiliaryTrainableModule, SSIATask
 from ssia_zoo.training import parse_config, train
 

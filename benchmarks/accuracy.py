@@ -34,7 +34,7 @@ import numpy as np
 import tyro
 import yaml
 
-from ssia_zoo.training.records import read_records
+from ssia_zoo.training.metrics import read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANS = ROOT / "benchmarks" / "plans"

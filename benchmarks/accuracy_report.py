@@ -14,8 +14,8 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssia_zoo.comparison import Comparison, compare
-from ssia_zoo.hub_config import PairedRun
+from ssia_zoo.models.comparison import Comparison, compare
+from ssia_zoo.models.weight import PairedRun
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "accuracy.md"

@@ -29,9 +29,9 @@ import PIL.Image
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from ssia_zoo._images import decode_rgb
-from ssia_zoo._samples import StoredRows
 from ssia_zoo.data import DataConfig, eval_transform, load_image_data, train_loader, train_transform
+from ssia_zoo.data.decode import decode_rgb
+from ssia_zoo.data.samples import StoredRows
 
 RESULTS = Path(__file__).resolve().parent / "results" / "decode.jsonl"
 PHOTOS, ROUNDS, SIZE = 64, 15, 224

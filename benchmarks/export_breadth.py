@@ -43,7 +43,7 @@ class Settings:
     """What to run."""
 
     targets: tuple[str, ...] = ("onnx",)
-    """Targets of ssia_zoo.exporting."""
+    """Targets of ssia_zoo.export.exporter."""
     families: tuple[str, ...] = ()
     """Families of timm; all if none is named."""
     timeout: int = 900
@@ -124,7 +124,7 @@ def workable_size(model: Any) -> int | None:
 def export_one(targets: Sequence[str], name: str, outcomes: Path) -> None:
     """Export one model to each target in turn, into a folder that goes again; `outcomes` gets a JSON line for each."""
     from ssia_zoo.errors import SSIAZooError
-    from ssia_zoo.exporting import _load_script, export_model
+    from ssia_zoo.export.exporter import _load_script, export_model
 
     model = shaken(name)
     size = workable_size(model)
@@ -150,7 +150,7 @@ def export_one(targets: Sequence[str], name: str, outcomes: Path) -> None:
 
 def _lend_onnx_file(file: Path) -> None:
     """Let the export to OpenVINO, which begins with the export to ONNX, begin with the file that is there already."""
-    from ssia_zoo.exporting import _load_script
+    from ssia_zoo.export.exporter import _load_script
 
     def copy(model: Any, example: Any, path: Path, precision: str, calibration: Any) -> None:
         shutil.copy(file, path)
@@ -241,7 +241,7 @@ def write_report(models: dict[str, str]) -> None:
 
 def main(settings: Settings) -> None:
     """Run what is missing and write the report."""
-    from ssia_zoo._export_files import versions
+    from ssia_zoo.export.files import versions
 
     for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "executorch"):  # what is there, for the children
         with contextlib.suppress(ImportError):
@@ -265,8 +265,8 @@ def main(settings: Settings) -> None:
 
 def missing_targets(family: str, settings: Settings) -> list[str]:
     """The targets that have no outcome with the packages that are installed, or failed and are to be repeated."""
-    from ssia_zoo._export_files import versions
-    from ssia_zoo.exporting import _load_script
+    from ssia_zoo.export.exporter import _load_script
+    from ssia_zoo.export.files import versions
 
     old, installed = read_results(), versions()
 

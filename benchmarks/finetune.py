@@ -26,10 +26,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ssia_zoo._preprocessing import model_preprocessing
-from ssia_zoo.comparison import compare
 from ssia_zoo.data import ImageData, eval_loader, load_image_data
-from ssia_zoo.hub_config import PairedRun
+from ssia_zoo.data.preprocessing import model_preprocessing
+from ssia_zoo.models.comparison import compare
+from ssia_zoo.models.weight import PairedRun
 from ssia_zoo.training import TrainConfig, train
 
 ROOT = Path(__file__).resolve().parent.parent

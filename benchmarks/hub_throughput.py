@@ -33,10 +33,10 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.utils import disable_progress_bars
 
 import ssia_zoo
-from ssia_zoo import registry
-from ssia_zoo._preprocessing import Preprocessing
+from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.hub import PUBLISHED_FILES, fetch, file_sha256, publish
-from ssia_zoo.model_folder import write_model_folder
+from ssia_zoo.models import registry
+from ssia_zoo.models.saving import write_model_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "hub_throughput.jsonl"

@@ -29,8 +29,8 @@ import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
 import ssia_zoo
-from ssia_zoo._export_files import versions
-from ssia_zoo.exporting import export_model, load_artefact
+from ssia_zoo.export.exporter import export_model, load_artefact
+from ssia_zoo.export.files import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "inference.jsonl"

@@ -25,12 +25,12 @@ import tyro
 from safetensors.torch import load_file, save
 
 from ssia_zoo.data import DataConfig
+from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.hub import file_sha256
-from ssia_zoo.hub_config import read_hub_config
+from ssia_zoo.models.weight import read_hub_config
 from ssia_zoo.training import TrainConfig
-from ssia_zoo.training.config import read_config
-from ssia_zoo.training.records import read_records
-from ssia_zoo.validation import validate
+from ssia_zoo.training.arguments import read_config
+from ssia_zoo.training.metrics import read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -25,7 +25,7 @@ from typing import Any
 import timm
 import tyro
 
-from ssia_zoo._export_files import versions
+from ssia_zoo.export.files import versions
 from ssia_zoo.task import SSIATask
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -29,13 +29,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ssia_zoo.attention import draw_attention, stage_attention
 from ssia_zoo.data import ImageData, eval_loader, load_image_data
-from ssia_zoo.features import TimmModel, forward_stages, stage_indices
+from ssia_zoo.inference.attention import draw_attention, stage_attention
+from ssia_zoo.models.features import TimmModel, forward_stages, stage_indices
 from ssia_zoo.training import TrainConfig
+from ssia_zoo.training.arguments import read_config
 from ssia_zoo.training.checkpoint import list_checkpoints
-from ssia_zoo.training.config import read_config
-from ssia_zoo.training.records import read_records
+from ssia_zoo.training.metrics import read_records
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "stages.jsonl"

@@ -123,6 +123,6 @@ def _quantise(path: Path, batches: Sequence[np.ndarray]) -> None:
 
 
 if __name__ == "__main__":
-    from ssia_zoo.exporting import main
+    from ssia_zoo.export.exporter import main
 
     sys.exit(main("onnx"))

@@ -63,6 +63,6 @@ def _to_onnx() -> ModuleType:
 
 
 if __name__ == "__main__":
-    from ssia_zoo.exporting import main
+    from ssia_zoo.export.exporter import main
 
     sys.exit(main("openvino"))

@@ -41,6 +41,6 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 if __name__ == "__main__":
-    from ssia_zoo.exporting import main
+    from ssia_zoo.export.exporter import main
 
     sys.exit(main("torch-export"))

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssia_zoo._version import __version__
+from ssia_zoo.version import __version__
 
 __all__ = ["__version__", "register", "weights"]
 
 default_cfgs: dict[str, Any] = {}  # timm reads an entry point's configurations from its module, by this name
 
-from ssia_zoo.registry import register, register_published, weights  # noqa: E402  # needs default_cfgs above
+from ssia_zoo.models.registry import register, register_published, weights  # noqa: E402  # needs default_cfgs above
 
 register_published()

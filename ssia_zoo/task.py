@@ -14,11 +14,11 @@ from timm.task.distillation import FeatureDistillationTrainableModule
 from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
-from ssia_zoo.auxiliary import AuxiliaryLoss, StageShape
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.features import TimmModel, forward_stages, stage_indices, stage_shapes
-from ssia_zoo.memory import PredictionMemory, or_present, soft_cross_entropy
-from ssia_zoo.ssia import SSIAConfig, SSIALoss
+from ssia_zoo.loss.base import AuxiliaryLoss, StageShape
+from ssia_zoo.loss.memory import PredictionMemory, or_present, soft_cross_entropy
+from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss
+from ssia_zoo.models.features import TimmModel, forward_stages, stage_indices, stage_shapes
 
 Criterion = Callable[[Tensor, Any], Tensor]
 

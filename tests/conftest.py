@@ -22,13 +22,13 @@ from typing import Any
 
 import datasets
 import pytest
-from hub_server import HubServer
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from hypothesis import settings
-from publishable_folder import make_folder
 
-from ssia_zoo import registry
+from ssia_zoo.models import registry
+from tests.helpers.hub_server import HubServer
+from tests.helpers.publishable_folder import make_folder
 
 # CI must say the same of the same commit twice; elsewhere every run looks at new examples.
 settings.register_profile("ci", derandomize=True)

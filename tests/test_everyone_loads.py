@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hub_server import HubServer
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from PIL import Image
 from safetensors.torch import load_file
-from toy_weight import CLASSES, write_toy_weight
 
-from ssia_zoo.publish_all import publish_all
+from ssia_zoo.models.release import publish_all
+from tests.helpers.hub_server import HubServer
+from tests.helpers.toy_weight import CLASSES, write_toy_weight
 
 REPOS = {arch: f"org/{arch}_ssia.toys_r64" for arch in ("test_resnet", "test_vit")}
 """A CNN, and a ViT whose position embedding fixes it to 64 pixels, not the architecture's own 160."""

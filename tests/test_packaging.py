@@ -89,7 +89,7 @@ def run(python: Path | str, *arguments: str, cwd: Path) -> str:
 def test_the_wheel_brings_weights_configs_and_export(installed: Path, tmp_path: Path) -> None:
     script = """
 import pathlib, ssia_zoo, timm
-from ssia_zoo._resources import resource_dir
+from ssia_zoo.resources import resource_dir
 assert "site-packages" in ssia_zoo.__file__, ssia_zoo.__file__
 model = timm.create_model("mobilenetv3_small_050_ssia", pretrained=True)
 assert model.pretrained_cfg["tag"] == "digits_r32"
@@ -124,7 +124,7 @@ def test_the_wheel_exports(installed: Path, tmp_path: Path) -> None:
 
 
 def test_a_checkout_finds_the_same_folders() -> None:
-    from ssia_zoo._resources import resource_dir
+    from ssia_zoo.resources import resource_dir
 
     for name in ("hub_configs", "export"):
         assert any(resource_dir(name).iterdir())

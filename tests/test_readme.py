@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import timm
-from hub_server import HubServer
 
 import ssia_zoo
-from ssia_zoo.comparison import compare
+from ssia_zoo.models.comparison import compare
+from tests.helpers.hub_server import HubServer
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,7 +92,7 @@ def test_repeating_the_published_training_gives_its_top1(clone: Path) -> None:
     bash(repeat, clone)
     weight = ssia_zoo.weights()["mobilenetv3_small_050_ssia.digits_r32"]
     from ssia_zoo.data import DataConfig
-    from ssia_zoo.validation import validate
+    from ssia_zoo.evaluation.validate import validate
 
     model = timm.create_model(f"local-dir:{clone / 'runs' / 'whole'}", pretrained=True)
     top1 = validate(model, DataConfig(dataset="digits", workers=0))["top1"]

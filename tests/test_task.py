@@ -17,8 +17,8 @@ from timm.task import ClassificationTask
 from torch import Tensor, nn
 
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.features import forward_stages
-from ssia_zoo.ssia import SSIAConfig
+from ssia_zoo.loss.ssia import SSIAConfig
+from ssia_zoo.models.features import forward_stages
 from ssia_zoo.task import SSIATask
 
 ALL_SIGNALS = {"channel": 0.5, "spatial": 0.5}

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ssia_zoo._model_files import are_arguments
 from ssia_zoo.errors import ConfigError
+from ssia_zoo.hub.files import are_arguments
 
 if TYPE_CHECKING:
     from ssia_zoo.training.config import TrainConfig

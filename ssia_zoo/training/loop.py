@@ -13,18 +13,19 @@ import torch
 from accelerate import skip_first_batches
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ssia_zoo._preprocessing import with_default_preprocessing
+from ssia_zoo.data.preprocessing import with_default_preprocessing
+from ssia_zoo.evaluation.metrics import evaluate, share_buffers
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.config import TrainConfig
-from ssia_zoo.training.evaluation import evaluate, evaluate_only, share_buffers
+from ssia_zoo.training.evaluation import evaluate_only
 from ssia_zoo.training.faults import explained
+from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.gradients import is_finite, optimizer_step
 from ssia_zoo.training.launcher import resolve_launcher
+from ssia_zoo.training.machine import build_accelerator
 from ssia_zoo.training.optimization import with_scaled_lr
-from ssia_zoo.training.output import RunFolder
 from ssia_zoo.training.progress import Progress, report_evaluation, summarize
 from ssia_zoo.training.run import Run, prepare_run
-from ssia_zoo.training.setup import build_accelerator
 from ssia_zoo.training.signals import StopSignals, TrainingStopped, agree
 
 _log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from typing import Any
 
 from timm.task import ClassificationTask, TrainingTask
 
-from ssia_zoo.baselines import ATLoss, BYOTLoss, DKSLoss, DSNLoss, RivalLoss, SADLoss
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.features import TimmModel
+from ssia_zoo.loss import ATLoss, BYOTLoss, DKSLoss, DSNLoss, RivalLoss, SADLoss
+from ssia_zoo.models.features import TimmModel
 from ssia_zoo.task import AuxiliaryTask, SSIATask
 from ssia_zoo.training.config import TrainConfig
 

@@ -14,15 +14,15 @@ from timm.utils.model import unwrap_model
 
 from ssia_zoo.data import ImageData, eval_loader, load_image_data, share_loader, train_loader
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.features import TimmModel
+from ssia_zoo.models.features import TimmModel
 from ssia_zoo.training.checkpoint import Position, load_checkpoint
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.folder import RunFolder, flat_settings
+from ssia_zoo.training.fsdp import gather, whole_copy
+from ssia_zoo.training.machine import build_model
 from ssia_zoo.training.methods import create_task
-from ssia_zoo.training.mixing import Mixing, build_mixing
+from ssia_zoo.training.mixup import Mixing, build_mixing
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
-from ssia_zoo.training.output import RunFolder, flat_settings
-from ssia_zoo.training.setup import build_model
-from ssia_zoo.training.sharding import gather, whole_copy
 from ssia_zoo.training.signals import StopSignals
 from ssia_zoo.training.small_maps import multiply_small_maps
 

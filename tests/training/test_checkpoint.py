@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, environment, same_weights, small_run
 
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training import parse_config, train
 from ssia_zoo.training.checkpoint import check_checkpoint, find_checkpoint, list_checkpoints, read_manifest
-from ssia_zoo.training.records import read_records
+from ssia_zoo.training.metrics import read_records
+from tests.helpers.runs import ROOT, environment, same_weights, small_run
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import timm
-from conftest import ROOT
 
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.training.config import TrainConfig, check_config, parse_config, read_config
+from ssia_zoo.training.arguments import parse_config, read_config
+from ssia_zoo.training.checks import check_config
+from ssia_zoo.training.config import TrainConfig
+from tests.helpers.runs import ROOT
 
 REQUIRED = ["--model", "resnet18", "--dataset", "digits", "--output-dir", "runs/x"]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import datasets
 import pytest
-from conftest import ROOT, TRAIN, environment, flags, run, same_weights, small_run, train_in_a_process
-from data_folders import IMAGE, labelled, parquet, pictures, plain, rows
-from hub_server import HubServer
 
 from ssia_zoo.data import digits
-from ssia_zoo.training.records import read_records
+from ssia_zoo.training.metrics import read_records
+from tests.helpers.data_folders import IMAGE, labelled, parquet, pictures, plain, rows
+from tests.helpers.hub_server import HubServer
+from tests.helpers.runs import ROOT, TRAIN, environment, flags, run, same_weights, small_run, train_in_a_process
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

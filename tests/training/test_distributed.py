@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import timm
-from conftest import ROOT, flags, run, small_run, weights
 
 from ssia_zoo.data import DataConfig
-from ssia_zoo.ssia import SSIAConfig
+from ssia_zoo.evaluation.validate import validate
+from ssia_zoo.loss.ssia import SSIAConfig
 from ssia_zoo.task import SSIATask
-from ssia_zoo.validation import validate
+from tests.helpers.runs import ROOT, flags, run, small_run, weights
 
-SEVERAL = Path(__file__).with_name("several_runs.py")
+SEVERAL = ROOT / "tests" / "helpers" / "several_runs.py"
 STEPS = 5
 GLOBAL_BATCH = 16
 SGD = {

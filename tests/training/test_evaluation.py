@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import small_run
 from PIL import Image
 
 from ssia_zoo.data import DataConfig
 from ssia_zoo.errors import SSIAZooError
-from ssia_zoo.loading import load_model
-from ssia_zoo.validation import validate
+from ssia_zoo.evaluation.validate import validate
+from ssia_zoo.models.loading import load_model
+from tests.helpers.runs import small_run
 
 
 @pytest.mark.covers("eval_only", "output_dir", "model")

@@ -15,19 +15,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import same_weights, small_run, weights
-from forked import Run, end_all
 from timm.task import ClassificationTask
 from torch import Tensor
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ssia_zoo.errors import TrainingError
+from ssia_zoo.training.arguments import parse_config
 from ssia_zoo.training.checkpoint import find_checkpoint, list_checkpoints
-from ssia_zoo.training.config import parse_config
 from ssia_zoo.training.faults import explained
+from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.methods import METHODS
-from ssia_zoo.training.output import RunFolder
-from ssia_zoo.training.records import read_records
+from ssia_zoo.training.metrics import read_records
+from tests.helpers.forked import Run, end_all
+from tests.helpers.runs import same_weights, small_run, weights
 
 
 @pytest.fixture(autouse=True)

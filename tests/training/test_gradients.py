@@ -11,7 +11,6 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from conftest import same_weights, small_run
 from timm.utils.agc import unitwise_norm
 from timm.utils.model import unwrap_model
 
@@ -19,6 +18,7 @@ from ssia_zoo.training.checkpoint import Position
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.gradients import _clipped_norm, optimizer_step
 from ssia_zoo.training.methods import create_task
+from tests.helpers.runs import same_weights, small_run
 
 
 def clipped(mode: str, value: float | None, method: str) -> tuple[float, dict[str, torch.Tensor], torch.nn.Module]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from conftest import ROOT, TRAIN, environment, flags, run
+
+from tests.helpers.runs import ROOT, TRAIN, environment, flags, run
 
 LAUNCH = ROOT / "docs" / "launch"
 

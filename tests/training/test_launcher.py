@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, TRAIN, environment, flags, small_run
 
 from ssia_zoo.errors import ConfigError, TrainingError
+from ssia_zoo.training.arguments import parse_config, read_config
 from ssia_zoo.training.checkpoint import list_checkpoints, read_manifest
-from ssia_zoo.training.config import TrainConfig, complete, parse_config, read_config
+from ssia_zoo.training.config import TrainConfig, complete
 from ssia_zoo.training.launcher import resolve_launcher
+from tests.helpers.runs import ROOT, TRAIN, environment, flags, small_run
 
 BASE = {"model": "resnet18", "dataset": "digits", "output_dir": "runs/x"}
 WORDS = ["--model", "resnet18", "--dataset", "digits", "--output-dir", "runs/x"]

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import ROOT, flags, run, same_weights, small_run, train_in_a_process, weights
 from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 
 from ssia_zoo.data import DataConfig, train_transform
 from ssia_zoo.errors import ConfigError, SSIAZooError, TrainingError
+from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.training import main
 from ssia_zoo.training.checkpoint import list_checkpoints
-from ssia_zoo.training.records import read_records
-from ssia_zoo.training.setup import BF16_IS_SLOW
-from ssia_zoo.validation import validate
+from ssia_zoo.training.machine import BF16_IS_SLOW
+from ssia_zoo.training.metrics import read_records
+from tests.helpers.runs import ROOT, flags, run, same_weights, small_run, train_in_a_process, weights
 
 
 @pytest.mark.covers("epochs", "image_size")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import flags, same_weights, small_run
 
 from ssia_zoo.errors import ConfigError, TrainingError
 from ssia_zoo.training import parse_config
+from tests.helpers.runs import flags, same_weights, small_run
 
 FORM: dict[str, Any] = {
     "ssia.supervisor": "memory",

@@ -11,17 +11,17 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from conftest import same_weights, small_run, weights
 from huggingface_hub import ModelCard
 from timm.task import ClassificationTask
 from torch import Tensor
 
-from ssia_zoo.baselines import RivalConfig
 from ssia_zoo.errors import ConfigError
+from ssia_zoo.loss import RivalConfig
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.methods import RIVALS, create_task
-from ssia_zoo.training.records import read_records
+from ssia_zoo.training.metrics import read_records
+from tests.helpers.runs import same_weights, small_run, weights
 
 SIZE = (3, 64, 64)
 CLASSES = 5

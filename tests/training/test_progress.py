@@ -15,13 +15,13 @@ import termios
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TRAIN, environment, flags, small_run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssia_zoo.cli import main as command_line
 from ssia_zoo.errors import TrainingError
-from ssia_zoo.training.records import read_records
+from ssia_zoo.training.metrics import read_records
+from tests.helpers.runs import ROOT, TRAIN, environment, flags, small_run
 
 
 def test_one_line_on_the_terminal_tells_loss_parts_top_1_speed_and_time_left(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_end_says_score_time_place_and_what_to_do_next(tmp_path: Path, caplo
 
 
 def test_curves_are_drawn_before_the_first_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssia_zoo.training.output._CURVES_SECONDS", 0.0)
+    monkeypatch.setattr("ssia_zoo.training.folder._CURVES_SECONDS", 0.0)
     with pytest.raises(TrainingError):
         small_run(tmp_path / "run", optimizer="sgd", lr=1e30, warmup_epochs=0, epochs=10, val_interval=0)
     assert Image.open(tmp_path / "run" / "curves.png").width > 100

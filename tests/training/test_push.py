@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 
 import pytest
-from conftest import flags
-from hub_server import HubServer
 from huggingface_hub import constants
 
 from ssia_zoo.training import parse_config, train
 from ssia_zoo.training.loop import TrainResult
+from tests.helpers.hub_server import HubServer
+from tests.helpers.runs import flags
 
 PUBLISHED = {"config.json", "model.safetensors", "README.md", ".gitattributes"}
 
@@ -71,7 +71,7 @@ def test_a_hub_that_never_answers_does_not_hold_the_run(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     monkeypatch.setattr("ssia_zoo.hub._ACCESS_TIMEOUT", 0.2)
-    monkeypatch.setattr("ssia_zoo.training.output._PUSH_SECONDS", 0.5)
+    monkeypatch.setattr("ssia_zoo.training.folder._PUSH_SECONDS", 0.5)
     hub.delay = 3600.0
     try:
         with caplog.at_level(logging.INFO, logger="ssia_zoo"):

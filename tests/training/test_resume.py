@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TRAIN, environment, flags, same_weights
-from forked import Run, end_all
 
 from ssia_zoo.training.checkpoint import list_checkpoints
-from ssia_zoo.training.records import read_records
+from ssia_zoo.training.metrics import read_records
+from tests.helpers.forked import Run, end_all
+from tests.helpers.runs import ROOT, TRAIN, environment, flags, same_weights
 
 # Whatever draws random numbers or keeps state, and checkpoints within epochs and between records.
 EVERYTHING: dict[str, object] = {

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import small_run
 from PIL import Image
 
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training.checkpoint import list_checkpoints, read_manifest
 from ssia_zoo.training.resuming import check_resumed
+from tests.helpers.runs import small_run
 
 COLOURS = {"bird": "red", "cat": "green", "dog": "blue"}
 IDENTITY = {

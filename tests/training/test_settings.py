@@ -10,11 +10,11 @@ from dataclasses import asdict, replace
 from types import ModuleType
 
 import pytest
-from conftest import ROOT
 
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.optimization import with_scaled_lr
+from tests.helpers.runs import ROOT
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import ROOT
 
-from ssia_zoo.training.config import parse_config
+from ssia_zoo.training.arguments import parse_config
+from tests.helpers.runs import ROOT
 
 ROWS = [
     [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]

@@ -1,0 +1,7 @@
+"""Run the command `ssia-zoo` as `python -m ssia_zoo.cli`."""
+
+import sys
+
+from ssia_zoo.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,262 @@
+"""Published weights as people and programs read them: a table of all, a page of one."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+
+from ssia_zoo.errors import ConfigError
+from ssia_zoo.models.registry import published_weight, skipped_weights, weights
+from ssia_zoo.models.weight import HubConfig, PairedRun
+from ssia_zoo.resources import resource_dir
+
+_WIDTH = 100
+_DATA_WIDTH = 28
+_RECONSTRUCTION = (
+    "The SSIA loss is a reconstruction from the abstract of arXiv 2206.07434; the paper's formulas were not available, "
+    "and nothing here is claimed to reproduce its results."
+)
+
+
+def find_weight(name: str) -> HubConfig:
+    """Find a published weight by its name, with or without tag.
+
+    Args:
+        name: "resnet50_ssia.c10_r32", or "resnet50_ssia" for the architecture's default weight.
+
+    Raises:
+        ConfigError: If no weight has this name; names the nearest.
+    """
+    if (config := published_weight(name)) is not None:
+        return config
+    if name in (skipped := skipped_weights()):
+        raise ConfigError(f"the description of {name} cannot be used: {skipped[name]}; reinstall ssia-zoo")
+    published = weights()
+    near = get_close_matches(name, [*published, *(c.arch_name for c in published.values())], n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "`ssia-zoo list` names them"
+    raise ConfigError(f"no published weight is called {name!r}; {hint}")
+
+
+def select_weights(pattern: str | None = None, dataset: str | None = None) -> list[HubConfig]:
+    """Choose published weights, sorted by name.
+
+    Args:
+        pattern: Part of the name, or a pattern with * and ? for the whole name; letter case does not matter.
+        dataset: Part of the data set's name or source, or its part of the tag ("c10"); letter case does not matter.
+    """
+    chosen = []
+    for name, config in sorted(weights().items()):
+        data = (config.dataset.name, config.dataset.source, config.tag.rsplit("_", 1)[0])
+        if pattern is not None and not _matches(name, pattern):
+            continue
+        if dataset is not None and not any(dataset.lower() in text.lower() for text in data):
+            continue
+        chosen.append(config)
+    return chosen
+
+
+def _matches(name: str, pattern: str) -> bool:
+    wild = any(character in pattern for character in "*?[")
+    return fnmatchcase(name.lower(), pattern.lower() if wild else f"*{pattern.lower()}*")
+
+
+def summary(config: HubConfig) -> dict[str, Any]:
+    """What a row of the table says: percentages, bytes (None if the file is not here), "embedded" or "Hub"."""
+    metrics = config.metrics
+    size, place = _file(config)
+    return {
+        "name": config.name,
+        "default": config.default,
+        "dataset": config.dataset.name,
+        "classes": config.num_classes,
+        "input_size": list(config.input_size),
+        "top1": metrics.top1,
+        "control_top1": metrics.control_top1,
+        "mean_difference": mean_difference(metrics.runs),
+        "seeds": len(metrics.runs),
+        "bytes": size,
+        "place": place,
+        "license": config.license,
+    }
+
+
+def mean_difference(runs: Sequence[PairedRun]) -> float:
+    """Mean over seeds of top-1 with SSIA minus top-1 without, in points of percent."""
+    return round(fmean(run.ssia - run.vanilla for run in runs), 4)
+
+
+def _file(config: HubConfig) -> tuple[int | None, str]:
+    """Size in bytes and place of a weight's file; asks no network."""
+    if config.file is not None:
+        path = resource_dir("hub_configs") / config.file
+        return (path.stat().st_size if path.is_file() else None), "embedded"
+    cached = try_to_load_from_cache(str(config.repo_id), "model.safetensors", revision=config.revision)
+    return (Path(cached).stat().st_size, "Hub (cached)") if isinstance(cached, str) else (None, "Hub")
+
+
+def table(configs: Iterable[HubConfig]) -> str:
+    """A line a weight, with a line of headings and one of explanation."""
+    heads = ("WEIGHT", "TRAINED ON", "CLASSES", "INPUT", "TOP-1", "CONTROL", "MEAN DIFF.", "SIZE", "WHERE")
+    rows = [heads]
+    for config in configs:
+        row = summary(config)
+        rows.append(
+            (
+                row["name"] + ("*" if row["default"] else ""),
+                textwrap.shorten(row["dataset"].split(" (")[0], _DATA_WIDTH, placeholder="…"),
+                str(row["classes"]),
+                "×".join(map(str, row["input_size"][1:])),
+                f"{row['top1']:.2f}",
+                f"{row['control_top1']:.2f}",
+                f"{row['mean_difference']:+.2f} ({row['seeds']})",
+                _megabytes(row["bytes"]),
+                row["place"],
+            )
+        )
+    return (
+        f"{align(rows, right=(2, 3, 4, 5, 6, 7))}\n\n"
+        "* what the name without tag means. Top-1 in percent, of the published file; control: same seed without SSIA;\n"
+        "mean diff.: SSIA minus control, over the seeds in brackets. `ssia-zoo info NAME` says more."
+    )
+
+
+def align(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Rows of text as aligned columns, two spaces apart; columns whose index is in `right` are flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            text.rjust(width) if column in right else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _megabytes(size: int | None) -> str:
+    return "?" if size is None else f"{size / 1e6:.1f} MB"
+
+
+def details(config: HubConfig) -> dict[str, Any]:
+    """All that is published of a weight, and what follows from it, for JSON."""
+    return {
+        "name": config.name,
+        **asdict(config),
+        "mean_difference": mean_difference(config.metrics.runs),
+        "bytes": _file(config)[0],
+        "reproduce": _reproduce(config),
+        "note": _RECONSTRUCTION,
+    }
+
+
+def _reproduce(config: HubConfig) -> str:
+    return f"python -m train_hf --config {config.name} --output-dir runs/again"
+
+
+def page(config: HubConfig) -> str:
+    """All that is published of a weight, for people."""
+    size, place = _file(config)
+    height_width = "×".join(map(str, config.input_size[1:]))
+    where = f"{place}, {_megabytes(size)}"
+    where += f", {config.file} (float16)" if config.file else f", {config.repo_id} at {config.revision}"
+    facts = [
+        ("architecture", f"timm's {config.architecture}, unchanged"),
+        ("create", f'timm.create_model("{config.name}", pretrained=True)'),
+        ("default", f"yes: {config.arch_name} means this weight" if config.default else "no: name it with its tag"),
+        ("file", where),
+        ("sha256", str(config.sha256 or config.repo_sha256)),
+        ("licence", config.license),
+        ("trained on", config.dataset.name),
+        ("data from", config.dataset.source),
+        ("data licence", config.dataset.license),
+        ("data terms", config.dataset.terms),
+        ("classes", f"{config.num_classes}: {_shortened(config.label_names)}"),
+        (
+            "preprocessing",
+            f"RGB, {height_width} pixels, {config.interpolation}, crop {config.crop_pct:g} ({config.crop_mode}), "
+            f"mean {_numbers(config.mean)}, std {_numbers(config.std)}",
+        ),
+    ]
+    settings = [(key, _value(value)) for key, value in config.training.items() if value is not None]
+    environment = ", ".join(f"{key} {value}" for key, value in config.environment.items())
+    return "\n".join(
+        [
+            config.name,
+            *_wrap(config.description),
+            "",
+            *_facts(facts),
+            "",
+            *_measured(config),
+            "",
+            "Training (settings that are not set are left out)",
+            *_facts(settings, indent="  "),
+            *_facts([("environment", environment)], indent="  "),
+            "",
+            "To repeat it",
+            f"  {_reproduce(config)}",
+            "",
+            *_wrap(_RECONSTRUCTION),
+        ]
+    )
+
+
+def _measured(config: HubConfig) -> list[str]:
+    metrics = config.metrics
+    differences = [run.ssia - run.vanilla for run in metrics.runs]
+    rows = [("seed", "SSIA", "vanilla", "difference")]
+    for run, difference in zip(metrics.runs, differences, strict=True):
+        rows.append((str(run.seed), f"{run.ssia:.2f}", f"{run.vanilla:.2f}", f"{difference:+.2f}"))
+    means = (fmean(run.ssia for run in metrics.runs), fmean(run.vanilla for run in metrics.runs))
+    rows.append(("mean", f"{means[0]:.2f}", f"{means[1]:.2f}", f"{fmean(differences):+.2f}"))
+    spread = f", standard deviation {stdev(differences):.2f}" if len(differences) > 1 else ", one seed: proves nothing"
+    return [
+        f"Top-1 in percent on {metrics.split}, {metrics.images} images; every seed that was run",
+        *textwrap.indent(align(rows, right=(0, 1, 2, 3)), "  ").splitlines(),
+        f"  mean paired difference {fmean(differences):+.2f} points{spread}",
+        f"  published: seed {metrics.seed}; its file scores {metrics.top1:.2f} as timm loads it, its control "
+        f"{metrics.control_top1:.2f}",
+    ]
+
+
+def _facts(facts: Sequence[tuple[str, str]], indent: str = "") -> list[str]:
+    width = max((len(key) for key, _ in facts), default=0) + 2
+    lines = []
+    for key, value in facts:
+        first = f"{indent}{key:{width}}"
+        lines += textwrap.wrap(
+            value or "–",
+            _WIDTH,
+            initial_indent=first,
+            subsequent_indent=" " * len(first),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
+
+
+def _shortened(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[: most - 1])}, … {names[-1]}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(_value(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

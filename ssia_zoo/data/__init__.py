@@ -1,0 +1,33 @@
+"""From the name of a data set to reproducible loaders, by `datasets`, timm's transforms and torch's DataLoader."""
+
+from __future__ import annotations
+
+from ssia_zoo.data.config import DataConfig
+from ssia_zoo.data.identity import data_identity
+from ssia_zoo.data.images import EvalData, ImageData, load_eval_data, load_image_data
+from ssia_zoo.data.loader import EpochSampler, eval_loader, train_loader
+from ssia_zoo.data.samples import NOT_COUNTED, UnreadableImageError
+from ssia_zoo.data.sources import digits
+from ssia_zoo.data.streaming import ImageStream, share_loader
+from ssia_zoo.data.transforms import eval_transform, train_transform
+from ssia_zoo.data.unreadable import UnreadableImages
+
+__all__ = [
+    "NOT_COUNTED",
+    "DataConfig",
+    "EpochSampler",
+    "EvalData",
+    "ImageData",
+    "ImageStream",
+    "UnreadableImageError",
+    "UnreadableImages",
+    "data_identity",
+    "digits",
+    "eval_loader",
+    "eval_transform",
+    "load_eval_data",
+    "load_image_data",
+    "share_loader",
+    "train_loader",
+    "train_transform",
+]

@@ -1,0 +1,1 @@
+"""Measure models, and verify what published weights claim."""

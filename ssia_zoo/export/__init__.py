@@ -1,0 +1,1 @@
+"""Export models to other runtimes and check their answers against PyTorch."""

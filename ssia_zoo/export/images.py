@@ -1,0 +1,126 @@
+"""Real images for an export: to compare the runtimes on, to calibrate int8 with, and to measure what int8 costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+
+from ssia_zoo.data import DataConfig, digits, load_image_data
+from ssia_zoo.data.decode import decode_rgb
+from ssia_zoo.data.image_types import image_suffixes, suffix_of
+from ssia_zoo.data.preprocessing import Preprocessing, model_preprocessing
+from ssia_zoo.data.splits import subset
+from ssia_zoo.errors import ConfigError, DataError
+from ssia_zoo.models.saving import public_name
+
+_ACCURACY_IMAGES = 1000
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Preprocessed images, N x channels x height x width, and what to call each."""
+
+    pixels: Array
+    names: list[str]
+    source: str
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Training images to calibrate with, and labelled ones of the evaluation split to judge by."""
+
+    images: Array
+    eval_images: Array
+    eval_labels: npt.NDArray[np.int64]
+    label_names: list[str]
+    dataset: str
+
+
+def data_config(model: Any, image_size: int | None) -> dict[str, Any]:
+    """A model's preprocessing, as `Preprocessing` has it: input_size, mean, std, interpolation, crop_pct, crop_mode."""
+    config = asdict(model_preprocessing(model))
+    if image_size is not None:
+        config["input_size"] = (config["input_size"][0], image_size, image_size)
+    return config
+
+
+def parity_images(config: dict[str, Any], folder: Path | None, count: int) -> RealImages:
+    """Preprocess `count` images of a folder, repeating them if there are fewer; scikit-learn's digits if it is None.
+
+    Raises:
+        ConfigError: If there is no such folder, or no image in it that can be read.
+    """
+    found = _digit_images(count) if folder is None else _folder_images(folder, count)
+    names = [name for name, _ in found]
+    pixels = _preprocess(config, [image for _, image in found])
+    order = [index % len(names) for index in range(count)]
+    source = "scikit-learn's digits, test split" if folder is None else public_name(str(folder))
+    return RealImages(pixels[order], [names[index] for index in order], source)
+
+
+def calibration_data(config: dict[str, Any], dataset: str, count: int) -> CalibrationData:
+    """Preprocess `count` training images and up to 1000 of the evaluation split.
+
+    Raises:
+        ConfigError: If the number is below 1.
+        DataError: If the data set cannot be read.
+    """
+    if count < 1:
+        raise ConfigError(f"--calibration-images is {count}; expected at least 1")
+    data = load_image_data(DataConfig(dataset, max_eval_images=_ACCURACY_IMAGES))
+    parts = []
+    splits: tuple[tuple[str, Any], ...] = (("train", subset(data.train, count)), (data.eval_name, data.eval))
+    for name, rows in splits:
+        try:
+            stored = rows.cast_column(data.image_column, datasets.Image(decode=False))
+            images = [decode_rgb(value) for value in stored[data.image_column]]
+        except Exception as error:  # decoders raise whatever they like on damaged files
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"an image of {name} of {dataset} cannot be decoded: {reason}; mend it") from error
+        parts.append(_preprocess(config, images))
+    labels = np.asarray(data.eval[data.label_column], dtype=np.int64)
+    return CalibrationData(parts[0], parts[1], labels, list(data.label_names), public_name(dataset))
+
+
+def batches(images: Array, size: int) -> Iterator[Array]:
+    """Consecutive batches; the last may be short."""
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
+
+
+def _digit_images(count: int) -> list[tuple[str, PIL.Image.Image]]:
+    test = digits()["test"].select(range(count))
+    return [(f"digits test image {index}", image.convert("RGB")) for index, image in enumerate(test["image"])]
+
+
+def _folder_images(folder: Path, count: int) -> list[tuple[str, PIL.Image.Image]]:
+    if not folder.is_dir():
+        raise ConfigError(f"--images {folder}: is no folder; expected one with images")
+    suffixes = image_suffixes()
+    files = sorted(path for path in folder.rglob("*") if suffix_of(path.name) in suffixes and path.is_file())[:count]
+    if not files:
+        raise ConfigError(f"--images {folder}: has no image; expected JPEG, PNG or whatever else Pillow reads")
+    found = []
+    for file in files:
+        try:
+            found.append((str(file.relative_to(folder)), decode_rgb({"path": str(file), "bytes": None})))
+        except Exception as error:  # decoders raise whatever they like on damaged files
+            raise ConfigError(f"{file} cannot be decoded: {' '.join(str(error).split())[:200]}; remove it") from error
+    return found
+
+
+def _preprocess(config: dict[str, Any], images: list[PIL.Image.Image]) -> Array:
+    if config["input_size"][0] != 3:
+        raise ConfigError(f"the model takes {config['input_size'][0]} channels; exports are made of RGB models alone")
+    transform = Preprocessing(**config).transform()
+    stacked: Array = np.stack([transform(image).numpy() for image in images])
+    return stacked

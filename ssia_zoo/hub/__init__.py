@@ -1,0 +1,20 @@
+"""Upload to and download from the Hugging Face Hub: the one place where bytes leave or enter the machine."""
+
+from __future__ import annotations
+
+from ssia_zoo.hub.fetch import fetch, fetch_files
+from ssia_zoo.hub.folder import PUBLISHED_FILES, check_folder
+from ssia_zoo.hub.hashes import file_sha256
+from ssia_zoo.hub.publish import BackgroundPusher, check_access, publish, publish_to_folder
+
+__all__ = [
+    "PUBLISHED_FILES",
+    "BackgroundPusher",
+    "check_access",
+    "check_folder",
+    "fetch",
+    "fetch_files",
+    "file_sha256",
+    "publish",
+    "publish_to_folder",
+]

@@ -1,0 +1,137 @@
+"""Fetching published files: a commit's alone, named plainly, and verified; `ssia_zoo.hub` gives them to others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from ssia_zoo.errors import HashError, HubError, WeightError
+from ssia_zoo.hub.client import check_repo_id, clean_token, hub_api
+from ssia_zoo.hub.errors import failure_reason
+from ssia_zoo.hub.files import pickles_only
+from ssia_zoo.hub.hashes import differing_sha256
+
+_REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def fetch(
+    repo_id: str,
+    filename: str,
+    *,
+    revision: str,
+    sha256: str,
+    token: str | None = None,
+    endpoint: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """Fetch one published weight file, or find it in the client's cache, and verify it.
+
+    Args:
+        repo_id: The repository, as ``org/name``.
+        filename: A plain name that ends with ``.safetensors``: no other format, no folder.
+        revision: The commit to which the file is pinned.
+        sha256: The file's expected sha256 in hexadecimal digits.
+        token: As in `ssia_zoo.hub.publish`; needed for private repositories only.
+        endpoint: As in `ssia_zoo.hub.publish`.
+        cache_dir: The client's cache; by default ``HF_HUB_CACHE``.
+
+    Raises:
+        WeightError: If the name is not such a name, or the file is not the expected one.
+        HubError: If the Hub is out of reach and the file not in the cache, or the Hub does not give it.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors", filename):
+        raise WeightError(f"refusing to fetch {filename!r}: expected the plain name of a .safetensors file")
+    problem = None
+    try:
+        token = clean_token(token)
+        check_repo_id(repo_id)
+        api = hub_api(token, endpoint)
+        path = Path(api.hf_hub_download(repo_id, filename, revision=revision, cache_dir=cache_dir))
+    except Exception as error:
+        problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
+    if problem is not None:  # raised here, without the client's error behind it, whose text may quote the token
+        raise HubError(f"cannot fetch {filename} of {repo_id} at revision {revision}: {problem}")
+    _check_sha256(path, sha256, f"{filename} of {repo_id}")
+    return path
+
+
+def fetch_files(
+    repo_id: str,
+    names: Sequence[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """Fetch files of one commit, or find them in the client's cache; nothing else of the repository is fetched.
+
+    A branch or tag is resolved once, with the first file; the others are those of the same commit. What was
+    downloaded damaged, or changed in the cache, is refused where the Hub tells the sha256 (for weight files it does).
+
+    Args:
+        repo_id: The repository, as ``org/name``.
+        names: Plain names, which end with ``.json`` or ``.safetensors``.
+        revision: Commit, branch or tag; the main branch if None.
+        token: As in `ssia_zoo.hub.publish`; needed for private repositories only.
+        endpoint: As in `ssia_zoo.hub.publish`.
+        cache_dir: The client's cache; by default ``HF_HUB_CACHE``.
+
+    Returns:
+        The folder that holds them, named by the commit.
+
+    Raises:
+        WeightError: If the repository offers pickles only, or a file is damaged.
+        HubError: If the Hub is out of reach and a file not in the cache, or the Hub does not give it.
+    """
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise HubError(f"{revision!r} is not a revision of {repo_id}; expected a commit, branch or tag")
+    problem = None
+    offers: list[str] = []
+    paths: list[Path] = []
+    commit = revision
+    try:
+        token = clean_token(token)
+        check_repo_id(repo_id)
+        api = hub_api(token, endpoint)
+        for name in names:
+            paths.append(Path(api.hf_hub_download(repo_id, name, revision=commit, cache_dir=cache_dir)))
+            commit = paths[0].parent.name
+            if not _COMMIT.fullmatch(commit):
+                raise ValueError(f"the Hub names {commit!r} as the commit, which is none")
+    except Exception as error:
+        problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            offers = _offered(api, repo_id, commit)
+    at = f"{repo_id}@{revision}" if revision else repo_id
+    if sentence := pickles_only(at, offers):
+        raise WeightError(sentence)
+    if problem is not None:  # raised here, without the client's error behind it, whose text may quote the token
+        raise HubError(f"cannot fetch {names[len(paths)]} of {at}: {problem}")
+    for path in paths:
+        stored_as = path.resolve().name  # the cache names what a repository keeps in LFS by its sha256
+        if _SHA256.fullmatch(stored_as):
+            _check_sha256(path, stored_as, f"{path.name} of {at}")
+    return paths[0].parent
+
+
+def _offered(api: HfApi, repo_id: str, revision: str | None) -> list[str]:
+    try:
+        return api.list_repo_files(repo_id, revision=revision)
+    except Exception:  # the missing file is told all the same
+        return []
+
+
+def _check_sha256(path: Path, sha256: str, what: str) -> None:
+    actual = differing_sha256(path, sha256)
+    if actual is not None:
+        raise HashError(
+            f"{what} has sha256 {actual[:12]}…, expected was {sha256[:12].lower()}…; it is damaged or "
+            f"not the published one: delete {path.resolve()} and try again"
+        )

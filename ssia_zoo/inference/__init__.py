@@ -1,0 +1,1 @@
+"""Classify images, and draw what a model sees in them."""

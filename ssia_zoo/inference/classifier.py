@@ -1,0 +1,199 @@
+"""What a classifier says of image files: found, decoded, prepared as the model asks, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import PIL.Image
+import torch
+
+from ssia_zoo.data.decode import decode_rgb
+from ssia_zoo.data.image_types import image_suffixes, suffix_of
+from ssia_zoo.data.preprocessing import model_preprocessing
+from ssia_zoo.errors import ConfigError, DataError
+from ssia_zoo.models.features import TimmModel, evaluating
+from ssia_zoo.models.label_names import imagenet_names, read_label_names
+
+Skip = Callable[[Path, str], None]
+"""Told of a path that cannot be used, and why, in one line."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class that a model takes an image for."""
+
+    index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one image, most probable first."""
+
+    path: Path
+    guesses: tuple[Guess, ...]
+
+
+def find_images(paths: Sequence[Path], skip: Skip) -> list[Path]:
+    """List image files: a file as it is named, a folder's images of all its levels, sorted by path.
+
+    Hidden files and folders inside a folder are left out; a file that is named twice is listed once.
+
+    Args:
+        paths: Files and folders.
+        skip: Told of a path that is missing, and of a folder without images.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if _is_image(file, path))
+            if not inside:
+                skip(path, f"holds no image; looked for {' '.join(sorted(image_suffixes()))}")
+            found |= dict.fromkeys(inside)
+        elif path.is_file():
+            found[path] = None
+        else:
+            skip(path, "there is no such file or folder")
+    return list(found)
+
+
+def _is_image(file: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return suffix_of(file.name) in image_suffixes() and not hidden and file.is_file()
+
+
+def read_image(path: Path) -> PIL.Image.Image:
+    """Decode a file of any mode (grey, palette, CMYK, 16 bits, turned by EXIF) to 8-bit RGB, upright.
+
+    Raises:
+        DataError: If it cannot be read or is no image; the message does not name the path.
+    """
+    try:
+        return decode_rgb({"path": None, "bytes": path.read_bytes()})
+    except OSError as error:
+        reason = "is not an image, or damaged" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
+        raise DataError(f"cannot be read: {error.strerror or reason}") from error
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise DataError(f"cannot be decoded: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
+
+
+class Classifier:
+    """A timm classifier with its own preprocessing and its classes' names."""
+
+    def __init__(self, model: TimmModel) -> None:
+        """Take a model that `timm.create_model(..., pretrained=True)` made; it is put into eval mode.
+
+        Raises:
+            ConfigError: If it is no classifier of RGB or grey images.
+        """
+        if getattr(model, "num_classes", 0) < 1:
+            raise ConfigError(f"{type(model).__name__} has no classifier (num_classes=0); name a model with classes")
+        preprocessing = model_preprocessing(model)
+        self._transform = preprocessing.transform()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.eval().to(self.device)
+        self.mean, self.std = preprocessing.mean, preprocessing.std
+        self.input_size = preprocessing.input_size
+        self.labels = label_names(model)
+
+    def prepare(self, image: PIL.Image.Image) -> torch.Tensor:
+        """Turn an RGB image into the model's input [3, H, W], or [1, H, W] of grey, normalised, on the CPU."""
+        tensor: torch.Tensor = self._transform(image)
+        return tensor
+
+    @torch.inference_mode()
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        """Softmax of the logits: inputs [B, C, H, W] to [B, num_classes], float32 on the CPU."""
+        with evaluating(self.model):
+            logits: torch.Tensor = self.model(images.to(self.device))
+        return logits.float().softmax(dim=1).cpu()
+
+    def guesses(self, probabilities: torch.Tensor, top: int) -> tuple[Guess, ...]:
+        """The `top` most probable classes (all if there are fewer) of one image's probabilities [num_classes]."""
+        values, indices = probabilities.topk(min(top, len(probabilities)))
+        return tuple(
+            Guess(index, self.labels[index], value)
+            for index, value in zip(indices.tolist(), values.tolist(), strict=True)
+        )
+
+    def predict(self, paths: Sequence[Path], skip: Skip, *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
+        """Classify files in their order, a batch at a time.
+
+        Args:
+            paths: Image files.
+            skip: Told of a file that cannot be read; the others go on.
+            top: Classes an image, at least 1.
+            batch_size: Images per step, at least 1.
+
+        Raises:
+            ConfigError: If a number is less than 1.
+        """
+        for flag, value in (("--top", top), ("--batch-size", batch_size)):
+            if value < 1:
+                raise ConfigError(f"{flag} is {value}; expected at least 1")
+        return self._predict(paths, skip, top, batch_size)
+
+    def _predict(self, paths: Sequence[Path], skip: Skip, top: int, batch_size: int) -> Iterator[Prediction]:
+        for group in _batched(paths, batch_size):
+            readable, inputs = [], []
+            for path in group:
+                try:
+                    inputs.append(self.prepare(read_image(path)))
+                    readable.append(path)
+                except DataError as error:
+                    skip(path, str(error))
+            if inputs:
+                for path, row in zip(readable, self.probabilities(torch.stack(inputs)), strict=True):
+                    yield Prediction(path, self.guesses(row, top))
+
+
+def _batched(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    return (paths[start : start + size] for start in range(0, len(paths), size))
+
+
+def label_names(model: TimmModel) -> tuple[str, ...]:
+    """One name a class: the model's own, ImageNet's if timm knows it for such a classifier, or "class 0", "class 1", ….
+
+    Only timm's own weights can be of ImageNet's classes; other weights say theirs in `label_names`.
+    """
+    own = read_label_names(model.pretrained_cfg or {}, model.num_classes)
+    if own is not None:
+        return own
+    if known := imagenet_names(model):
+        return known[1]
+    return tuple(f"class {index}" for index in range(model.num_classes))
+
+
+def check_image_size(model: TimmModel, size: int) -> None:
+    """Make sure that a model takes images of size x size pixels; a transformer may take its own size alone.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    check_input_size(model, (model_preprocessing(model).input_size[0], size, size), f"--image-size is {size}")
+
+
+def check_input_size(model: TimmModel, input_size: tuple[int, int, int], stated: str | None = None) -> None:
+    """Make sure that a model takes an input of these channels, height and width.
+
+    Args:
+        model: A timm classifier.
+        input_size: Channels, height, width.
+        stated: Who states this size; the model's configuration if None.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    parameter = next(model.parameters())
+    blank = torch.zeros(1, *input_size, device=parameter.device)
+    try:
+        with evaluating(model), torch.inference_mode():
+            model(blank.to(parameter.dtype))
+    except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts image sizes
+        stated = stated or f"input_size is {'x'.join(map(str, input_size))}"
+        raise ConfigError(
+            f"{stated}, which {type(model).__name__} cannot take: {' '.join(str(error).split())[:150]}"
+        ) from error

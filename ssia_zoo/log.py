@@ -1,0 +1,22 @@
+"""Print this package's log on stderr, without credentials."""
+
+from __future__ import annotations
+
+import logging
+
+from ssia_zoo.errors import without_credentials
+
+
+def show_log(level: int = logging.WARNING) -> None:
+    """Print this package's log on stderr: for a command, as a library leaves logging to its caller.
+
+    What other packages log is printed without credentials, too.
+    """
+    logging.setLogRecordFactory(_Record)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("ssia_zoo").setLevel(level)
+
+
+class _Record(logging.LogRecord):
+    def getMessage(self) -> str:
+        return without_credentials(super().getMessage())

@@ -1,0 +1,1 @@
+"""timm models: features, published weights and their registration, loading, cards and folders."""

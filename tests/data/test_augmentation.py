@@ -1,0 +1,125 @@
+"""What each setting of resizing and augmentation does to a picture whose pixels say where they come from."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torch import Tensor
+
+from ssia_zoo.data import DataConfig, eval_transform, train_transform
+from tests.helpers.data_folders import pictures
+
+SIDE = 64
+STEP = 4  # of a pixel's value from one row or column to the next
+AS_IT_IS: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "interpolation": "nearest"}
+RAW = ((0.0,) * 3, (1.0,) * 3)  # mean and std
+
+
+def places() -> PIL.Image.Image:
+    """Red says the column of a pixel, green its row."""
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    return PIL.Image.fromarray(np.stack([STEP * columns, STEP * rows, 0 * rows], axis=2).astype(np.uint8))
+
+
+def config_of(settings: dict[str, Any], size: int) -> DataConfig:
+    return DataConfig("digits", image_size=size, **{**AS_IT_IS, **settings})
+
+
+def augmented(image: PIL.Image.Image | None = None, size: int = SIDE, seed: int = 0, **settings: Any) -> Tensor:
+    """Pixels from 0 to 255 of a training image."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return 255 * train_transform(config_of(settings, size), *RAW)(image or places())
+
+
+def evaluated(image: PIL.Image.Image, size: int, **settings: Any) -> Tensor:
+    return 255 * eval_transform(config_of(settings, size), *RAW)(image)
+
+
+def shown(pixels: Tensor) -> tuple[int, int]:
+    """Width and height of the part of `places` that is seen."""
+    columns, rows = ((channel.max() - channel.min()) / STEP + 1 for channel in pixels[:2])
+    return round(float(columns)), round(float(rows))
+
+
+def test_a_picture_that_nothing_is_done_to_stays_as_it_is() -> None:
+    expected = torch.from_numpy(np.array(places())).permute(2, 0, 1).float()
+    torch.testing.assert_close(augmented(), expected)
+
+
+@pytest.mark.covers("hflip", "vflip")
+@pytest.mark.parametrize(("setting", "axis"), [("hflip", 2), ("vflip", 1)])
+def test_flips_come_as_often_as_asked_for(setting: str, axis: int) -> None:
+    flipped = augmented().flip(axis)
+    for seed in range(8):
+        torch.testing.assert_close(augmented(seed=seed, **{setting: 1.0}), flipped)
+        torch.testing.assert_close(augmented(seed=seed, **{setting: 0.0}), augmented())
+    sometimes = sum(torch.equal(augmented(seed=seed, **{setting: 0.5}), flipped) for seed in range(20))
+    assert 3 < sometimes < 17
+
+
+@pytest.mark.covers("scale", "ratio")
+@pytest.mark.parametrize(
+    ("scale", "ratio", "part"), [(0.25, 1.0, (32, 32)), (0.0625, 1.0, (16, 16)), (0.25, 4.0, (64, 16))]
+)
+def test_the_crop_has_the_area_and_the_aspect_ratio_asked_for(
+    scale: float, ratio: float, part: tuple[int, int]
+) -> None:
+    crops = [augmented(size=64, seed=seed, scale=(scale, scale), ratio=(ratio, ratio)) for seed in range(6)]
+    assert {shown(crop) for crop in crops} == {part}
+    assert len({tuple(crop.flatten().tolist()) for crop in crops}) > 1, "at a random place"
+
+
+@pytest.mark.covers("color_jitter")
+def test_colour_jitter_changes_the_brightness_by_up_to_its_strength() -> None:
+    grey = PIL.Image.new("RGB", (8, 8), (100, 100, 100))  # contrast and saturation leave it as it is
+    for strength in (0.2, 0.5):
+        levels = [float(augmented(grey, 8, seed, color_jitter=strength).mean()) / 100 for seed in range(30)]
+        assert min(levels) >= 1 - strength - 0.01
+        assert max(levels) <= 1 + strength + 0.01
+        assert max(levels) - min(levels) > strength
+
+
+@pytest.mark.covers("auto_augment")
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "augmix-m3-w3", "original"])
+def test_an_augmentation_policy_changes_pictures_each_in_its_way(policy: str) -> None:
+    (image,) = pictures(1, SIDE)
+    plain = augmented(image)
+    views = [augmented(image, seed=seed, auto_augment=policy) for seed in range(8)]
+    assert sum(not torch.equal(view, plain) for view in views) > 4
+    assert len({tuple(view.flatten().tolist()) for view in views}) > 4
+
+
+@pytest.mark.covers("interpolation")
+@pytest.mark.parametrize("use", ["train", "train with --crop-padding", "evaluation"])
+def test_pictures_are_resized_by_the_interpolation_asked_for(use: str) -> None:
+    image = pictures(1, 16)[0].convert("L").point(lambda level: 255 * (level > 127)).convert("RGB")  # black or white
+
+    def levels(interpolation: str) -> int:
+        if use == "evaluation":
+            return len(evaluated(image, 24, interpolation=interpolation).round().unique())
+        padding = {"crop_padding": 2} if "padding" in use else {}
+        return len(augmented(image, 24, interpolation=interpolation, **padding).round().unique())
+
+    assert levels("nearest") == 2, "no new colours"
+    assert levels("box") == 2
+    assert 2 < levels("bilinear") < levels("lanczos")
+
+
+@pytest.mark.covers("crop_pct")
+def test_evaluation_keeps_the_centre_of_the_size_asked_for() -> None:
+    assert shown(evaluated(places(), 32, crop_pct=1.0))[0] > 60
+    centre = evaluated(places(), 32, crop_pct=0.5)
+    torch.testing.assert_close(centre, augmented()[:, 16:48, 16:48])
+
+
+@pytest.mark.covers("image_size")
+def test_pictures_get_the_size_asked_for() -> None:
+    for size in (24, 40):
+        assert augmented(size=size).shape == evaluated(places(), size).shape == (3, size, size)

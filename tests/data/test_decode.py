@@ -1,0 +1,228 @@
+"""Decoding every kind of image to RGB, and the crop that is usual for CIFAR."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pytest
+import torch
+from torchvision import transforms
+
+from ssia_zoo.data import DataConfig, eval_loader, load_image_data, train_loader, train_transform
+from ssia_zoo.data.decode import ReflectCrop, decode_rgb
+from ssia_zoo.errors import DataError
+from tests.helpers.data_folders import MEAN, STD, encoded, labelled, parquet, pictures
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+def stored(image: PIL.Image.Image, tmp_path: Path, suffix: str, **options: Any) -> np.ndarray[Any, Any]:
+    path = tmp_path / f"image{suffix}"
+    image.save(path, **options)
+    decoded = decode_rgb({"bytes": path.read_bytes(), "path": None})
+    assert decoded.mode == "RGB"
+    return np.asarray(decoded).astype(int)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_every_mode_is_read_as_pillow_converts_it_to_rgb(tmp_path: Path, mode: str) -> None:
+    image = pictures(1)[0].convert(mode)
+    read = stored(image, tmp_path, ".tiff" if mode == "CMYK" else ".png")
+    assert np.array_equal(read, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
+    image = PIL.Image.fromarray(np.array([[0, 257, 32896, 65535]], dtype=np.uint16))
+    assert image.mode.startswith("I;16")
+    assert stored(image, tmp_path, suffix)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def png_of_16_bits(colour_type: int, *pixels: tuple[int, ...]) -> bytes:
+    """A PNG of one row; Pillow reads 16 bits of colour, but does not write them."""
+    row = b"\0" + b"".join(struct.pack(f">{len(pixel)}H", *pixel) for pixel in pixels)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", len(pixels), 1, 16, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (png_of_16_bits(2, (0, 771, 65535), (32896, 128, 255)), [[0, 3, 255], [128, 0, 0]]),
+        (png_of_16_bits(4, (1799, 65535), (1799, 0)), [[7, 7, 7], [7, 7, 7]]),
+        (png_of_16_bits(6, (1799, 257, 0, 0)), [[7, 1, 0]]),
+        (b"P5 2 1 65535\n" + struct.pack(">2H", 257, 65535), [[1, 1, 1], [255, 255, 255]]),
+        (b"P5 2 1 1023\n" + struct.pack(">2H", 0, 1023), [[0, 0, 0], [255, 255, 255]]),
+    ],
+    ids=["colour PNG", "grey and alpha PNG", "colour and alpha PNG", "PGM", "PGM of 10 bits"],
+)
+def test_sixteen_bits_of_other_kinds_are_scaled_too(content: bytes, expected: list[list[int]]) -> None:
+    assert np.asarray(decode_rgb({"bytes": content, "path": None}))[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"), [(".gif", {}), (".webp", {"lossless": True}), (".png", {}), (".tiff", {})]
+)
+def test_of_an_animation_the_first_frame_is_read(tmp_path: Path, suffix: str, options: dict[str, Any]) -> None:
+    first, second = PIL.Image.new("RGB", (8, 8), (250, 10, 20)), PIL.Image.new("RGB", (8, 8), (10, 20, 250))
+    read = stored(first, tmp_path, suffix, save_all=True, append_images=[second], **options)
+    assert PIL.Image.open(tmp_path / f"image{suffix}").n_frames == 2  # type: ignore[attr-defined]
+    assert read.shape == (8, 8, 3)
+    assert np.unique(read.reshape(-1, 3), axis=0).tolist() == [[250, 10, 20]]
+
+
+def test_a_cmyk_photograph_has_the_colours_it_was_stored_with(tmp_path: Path) -> None:
+    image = PIL.Image.new("RGB", (16, 16), (240, 60, 20))
+    read = stored(image.convert("CMYK"), tmp_path, ".jpg", quality=95)
+    assert np.abs(read - (240, 60, 20)).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_transparency_is_dropped_and_the_colour_below_it_kept(tmp_path: Path, suffix: str) -> None:
+    palette = PIL.Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 200, 100, 50])
+    assert stored(palette, tmp_path, suffix, transparency=1)[0, 0].tolist() == [200, 100, 50]
+    rgba = PIL.Image.new("RGBA", (4, 4), (200, 100, 50, 0))
+    assert stored(rgba, tmp_path, ".png")[0, 0].tolist() == [200, 100, 50]
+
+
+def test_thirty_two_bit_pixels_are_refused_for_they_have_no_range(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no fixed range"):
+        stored(PIL.Image.fromarray(np.zeros((2, 2), dtype=np.float32)), tmp_path, ".tiff")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff"])
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path, suffix: str) -> None:
+    image = PIL.Image.new("RGB", (16, 8))
+    image.paste((255, 255, 255), (0, 0, 8, 8))  # the left half is white
+    exif = PIL.Image.Exif()
+    exif[PIL.Image.ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    read = stored(image, tmp_path, suffix, exif=exif)
+    assert read.shape == (16, 8, 3)
+    assert read[:6].min() > 200
+    assert read[10:].max() < 50
+
+
+@pytest.mark.parametrize("size", [(8, 8), (11, 8)])
+def test_the_reflected_crop_is_that_of_torchvision(size: tuple[int, int]) -> None:
+    image = pictures(1, 16)[0].resize(size)
+    theirs = transforms.RandomCrop(8, padding=3, padding_mode="reflect")
+    for seed in range(5):
+        torch.manual_seed(seed)
+        expected = np.asarray(theirs(image))
+        torch.manual_seed(seed)
+        assert np.array_equal(np.asarray(ReflectCrop(8, 3)(image)), expected)
+
+
+@pytest.mark.covers("crop_padding")
+def test_crop_padding_resizes_only_what_has_another_size() -> None:
+    config = DataConfig("digits", image_size=8, crop_padding=2, hflip=0.0)
+    transform = train_transform(config, MEAN, STD)
+    small, large = pictures(1, 8)[0], pictures(1, 20)[0]
+    assert transform(large).shape == (3, 8, 8)
+    values = set(np.asarray(small).reshape(-1, 3).astype(np.float32).ravel())
+    restored = ((transform(small) * 0.25 + 0.5) * 255).round()
+    assert set(restored.ravel().tolist()) <= values
+
+
+def damaged_exif(kind: str) -> bytes:
+    """A JPEG of 16x8, white on the left, that says to be turned clockwise, with a damaged field beside that."""
+    image = PIL.Image.new("RGB", (16, 8))
+    image.paste((255, 255, 255), (0, 0, 8, 8))
+    tags = {"text": (0x011A, 2, 8, b"seventy\0"), "offset": (0x8769, 4, 1, struct.pack("<I", 99999))}
+    entries = [(0x0112, 3, 1, struct.pack("<HH", 6, 0))]
+    extra = b""
+    if kind in tags:
+        tag, form, count, value = tags[kind]
+        if len(value) > 4:
+            value, extra = struct.pack("<I", 8 + 2 + 12 * 2 + 4), value
+        entries.append((tag, form, count, value))
+    body = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in sorted(entries))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", 0) + extra
+    if kind == "cut":
+        exif = exif[:20]
+    if kind == "garbage":
+        exif = b"Exif\0\0" + bytes(range(40))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["text", "offset", "cut", "garbage"])
+def test_damaged_metadata_do_not_make_an_image_unreadable(kind: str) -> None:
+    read = np.asarray(decode_rgb({"bytes": damaged_exif(kind), "path": None}))
+    if kind in ("text", "offset"):  # the orientation can be read, and is applied
+        assert read.shape == (16, 8, 3)
+        assert read[:6].min() > 200
+        assert read[10:].max() < 50
+    else:
+        assert read.shape == (8, 16, 3)
+
+
+@pytest.mark.parametrize("name", [b"iCCP", b"zTXt", b"iTXt", b"pHYs", b"eXIf", b"tIME", b"gAMA"])
+def test_damaged_parts_of_a_png_that_are_not_of_its_pixels_are_passed_over(name: bytes) -> None:
+    content = encoded(PIL.Image.new("RGB", (4, 4), (10, 20, 30)))
+    bomb = b"comment\0\0" + zlib.compress(bytes(80_000_000))
+    for part in (b"?", bomb):
+        chunk = struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        read = decode_rgb({"bytes": content[:33] + chunk + content[33:], "path": None})
+        assert read.getpixel((1, 1)) == (10, 20, 30)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_that_of_pillow(orientation: int) -> None:
+    image = pictures(1)[0].crop((0, 0, 8, 5))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    expected = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(file.getvalue())))
+    assert np.array_equal(np.asarray(decode_rgb({"bytes": file.getvalue(), "path": None})), np.asarray(expected))
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size() -> None:
+    content = encoded(PIL.Image.new("RGB", (640, 320), (200, 100, 50)), "JPEG")
+    for limit, size in ((640 * 320, (640, 320)), (640 * 320 - 1, (320, 160)), (160 * 80, (160, 80)), (3200, (80, 40))):
+        assert decode_rgb({"bytes": content, "path": None}, limit).size == size
+    with pytest.raises(ValueError, match=r"its 640x320 pixels are more than max_pixels, 3199"):
+        decode_rgb({"bytes": content, "path": None}, 3199)
+    with pytest.raises(ValueError, match=r"its 640x320 pixels are more than max_pixels, 1000"):
+        decode_rgb({"bytes": encoded(PIL.Image.new("RGB", (640, 320))), "path": None}, 1000)
+
+
+def test_what_pillow_takes_for_a_bomb_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    for form in ("JPEG", "PNG"):
+        content = encoded(PIL.Image.new("RGB", (64, 32), (200, 100, 50)), form)
+        assert decode_rgb({"bytes": content, "path": None}).size == (64, 32)
+    assert PIL.Image.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.covers("max_pixels")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_limit_of_pixels_is_that_of_the_settings(tmp_path: Path, streaming: bool) -> None:
+    config = replace(parquet(tmp_path / "d", train=labelled([0, 1]), test=labelled([0, 1])), streaming=streaming)
+    for max_pixels, unreadable in ((64, 0), (63, 2)):
+        limited = replace(config, max_pixels=max_pixels, max_corrupt=1.0)
+        data = load_image_data(limited)
+        if not unreadable:
+            list(train_loader(data, limited, mean=MEAN, std=STD, seed=0))
+        list(eval_loader(data, limited, mean=MEAN, std=STD))
+        data.unreadable_eval.collect()
+        data.unreadable_train.collect()
+        assert (len(data.unreadable_eval), len(data.unreadable_train)) == (unreadable, 0)
+        if unreadable:
+            with pytest.raises(DataError, match="no image of a batch can be read"):
+                list(train_loader(data, limited, mean=MEAN, std=STD, seed=0))

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from huggingface_hub import HfApi
+from timm.data import create_transform, resolve_model_data_config
+
+import ssia_zoo
+from ssia_zoo.cli import main
+from ssia_zoo.data import digits
+from ssia_zoo.errors import ConfigError, DataError, ExportError, WeightError
+from ssia_zoo.export import onnx as hub_onnx
+from ssia_zoo.export.onnx import add_onnx
+from ssia_zoo.hub import publish
+from ssia_zoo.hub.folder import ONNX_FILES
+from ssia_zoo.models.release import write_weight_folder
+from tests.helpers.hub_server import HubServer
+from tests.helpers.publishable_folder import contents, edit_config
+
+SIZE = 64
+
+pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
+
+
+@pytest.fixture
+def small(folder: Path) -> Path:
+    """A publishable folder whose model takes 64 px images and names its classes."""
+
+    def change(config: dict) -> None:
+        config["pretrained_cfg"] |= {"input_size": [3, SIZE, SIZE], "crop_pct": 0.9, "interpolation": "bicubic"}
+        config["label_names"] = ["zero", "one", "two", "three", "four", "five", "six"]
+
+    edit_config(folder, change)
+    return folder
+
+
+def test_add_onnx_lays_files_where_others_look_and_publish_sends_them(small: Path, hub: HubServer) -> None:
+    before = contents(small)
+    added = add_onnx(small)
+    assert set(added) == {"onnx/model.onnx", "onnx/model.onnx.json", "onnx/config.json", "preprocessor_config.json"}
+    assert set(added) <= set(ONNX_FILES)
+    assert {path: contents(small)[path] for path in before} == before, "nothing that was there changes"
+    preprocessor = json.loads((small / "preprocessor_config.json").read_text())
+    assert preprocessor["size"] == {"shortest_edge": 71}
+    assert preprocessor["crop_size"] == {"height": SIZE, "width": SIZE}
+    assert preprocessor["resample"] == 3
+    assert json.loads((small / "onnx" / "config.json").read_text())["id2label"]["6"] == "six"
+    publish(small, "alice/plain", token="hf_good")
+    publish(small, "alice/with-onnx", token="hf_good", extra=added)
+    api = HfApi(endpoint=hub.url, token="hf_good")
+    assert not any(name.startswith("onnx") for name in api.list_repo_files("alice/plain"))
+    assert set(added) < set(api.list_repo_files("alice/with-onnx"))
+
+
+def test_transformers_preprocesses_as_timm_does_with_and_without_the_added_file(small: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    add_onnx(small)
+    model = timm.create_model(f"local-dir:{small}", pretrained=True)
+    image = digits()["test"][0]["image"].convert("RGB").resize((90, 61))
+    expected = create_transform(**resolve_model_data_config(model), is_training=False)(image)
+    processor = transformers.AutoImageProcessor.from_pretrained(small)
+    got = processor(image, return_tensors="pt")["pixel_values"][0]
+    assert got.shape == expected.shape
+    assert (got - expected).abs().max() < 1e-5
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A published weight as a publishable folder: int8 costs random weights more points than are let pass."""
+    name = "mobilenetv3_small_050_ssia.digits_r32"
+    return write_weight_folder(ssia_zoo.weights()[name], tmp_path / "trained", repo_id="alice/name")
+
+
+def test_the_command_publishes_with_onnx_and_a_quantised_file(
+    trained: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    flags = ["--with", "onnx", "--calibration-dataset", "digits"]
+    assert main(["publish", str(trained), "alice/name", *flags]) == 0
+    assert set(ONNX_FILES) < set(HfApi(endpoint=hub.url, token="hf_good").list_repo_files("alice/name"))
+    full, quantised = (trained / "onnx" / name for name in ("model.onnx", "model_quantized.onnx"))
+    assert quantised.stat().st_size < full.stat().st_size / 2
+
+
+def test_a_failed_push_is_repeated_with_onnx(
+    trained: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    monkeypatch.setattr("ssia_zoo.export.onnx.add_onnx", lambda folder, **_: [])
+    assert main(["publish", str(trained), "alice/name", "--with", "onnx", "--calibration-dataset", "digits"]) == 1
+    assert f"publish {trained} alice/name --with onnx --calibration-dataset digits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--all", "--org", "alice", "--with", "onnx"], ["runs/mine", "alice/name", "--calibration-dataset", "digits"]],
+)
+def test_flags_of_onnx_that_go_with_nothing_are_a_wrong_command_line(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["publish", *words]) == 2
+    assert "--calibration-dataset with --with onnx" in capsys.readouterr().err
+
+
+def test_publish_refuses_extra_files_that_add_onnx_does_not_write(folder: Path) -> None:
+    for name in ("log.jsonl", "../secret", "onnx/model.onnx"):
+        with pytest.raises(WeightError, match=name):
+            publish(folder, "alice/x", extra=[name])
+
+
+def test_add_onnx_that_fails_leaves_the_folder_as_it_was(small: Path) -> None:
+    before = contents(small)
+    with pytest.raises(ExportError):
+        add_onnx(small, tolerance=1e-15)
+    assert contents(small) == before
+
+
+@pytest.mark.parametrize("at", ["model_quantized.onnx", "preprocessor_config.json", "config.json", "move"])
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_failure_at_any_point_leaves_the_folder_as_it_was(
+    small: Path, monkeypatch: pytest.MonkeyPatch, at: str, earlier: bool
+) -> None:
+    if earlier:
+        (small / "onnx").mkdir()
+        for name in ("onnx/model.onnx", "onnx/model.onnx.json", "onnx/config.json", "preprocessor_config.json"):
+            (small / name).write_text("of an earlier export")
+    before = contents(small)
+    if at == "move":
+        if earlier:
+            pytest.skip("what renames cannot do half")
+
+        def replace(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("ssia_zoo.export.onnx.os.replace", replace)
+    elif at.endswith(".json"):
+        write = hub_onnx._write
+
+        def fail(path: Path, content: dict[str, Any]) -> None:
+            if path.name == at:
+                raise OSError(28, "No space left on device")
+            write(path, content)
+
+        monkeypatch.setattr(hub_onnx, "_write", fail)
+    with pytest.raises((ConfigError, DataError)):
+        add_onnx(small, calibration_dataset="./nowhere" if at.startswith("model") else None)
+    assert contents(small) == before
+    assert (small / "onnx").exists() == earlier
+
+
+def test_preprocessing_that_javascript_cannot_be_told_is_refused(small: Path) -> None:
+    edit_config(small, lambda config: config["pretrained_cfg"].update(crop_mode="border"))
+    before = contents(small)
+    with pytest.raises(ConfigError, match="by crop_mode 'border'"):
+        add_onnx(small)
+    assert contents(small) == before
+
+
+# --- transformers.js --------------------------------------------------------------------------------------------------
+
+TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
+
+
+@pytest.fixture(scope="module")
+def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which npm has installed transformers.js, some 500 MB."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("node and npm are not installed")
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "package.json").write_text("{}")
+    command = ["npm", "install", "--no-audit", "--no-fund", TRANSFORMERS_JS]
+    cpu_alone = os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"}  # the package brings what a CPU needs
+    done = subprocess.run(command, cwd=folder, env=cpu_alone, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"npm cannot install {TRANSFORMERS_JS}: {done.stderr[-200:]}")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("dtype", ["fp32", "q8"])
+def test_transformers_js_classifies_from_the_hub_as_pytorch_does(
+    dtype: str, trained: Path, hub: HubServer, node_packages: Path, tmp_path: Path
+) -> None:
+    publish(trained, "alice/name", token="hf_good", extra=add_onnx(trained, calibration_dataset="digits"))
+    model = timm.create_model(f"local-dir:{trained}", pretrained=True).eval()
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    # Of the model's size: transformers.js resizes with other filters than Pillow.
+    images = [digits()["test"][index]["image"].convert("RGB").resize((32, 32)) for index in (0, 1)]
+    files = [tmp_path / f"{index}.png" for index in range(len(images))]
+    for image, file in zip(images, files, strict=True):
+        image.save(file)
+    script = Path(__file__).resolve().parents[1] / "helpers" / "classify.cjs"
+    command = ["node", str(script), str(node_packages), hub.url, "alice/name", dtype, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with torch.inference_mode():
+        expected = model(torch.stack([transform(image) for image in images])).softmax(1)
+    labels = model.pretrained_cfg["label_names"]
+    for row, classes in zip(expected, json.loads(done.stdout), strict=True):
+        assert classes[0]["label"] == labels[int(row.argmax())]
+        if dtype == "fp32":
+            got = {found["label"]: found["score"] for found in classes}
+            torch.testing.assert_close(torch.tensor([got[label] for label in labels]), row, atol=1e-4, rtol=0)

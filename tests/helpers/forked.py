@@ -1,0 +1,93 @@
+"""Runs in processes of their own that start at once: a server imports torch and timm, and forks them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import resource
+import socket
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from ssia_zoo.training import main
+from tests.helpers.runs import flags
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["ssia_zoo.training"])
+_started: list[BaseProcess] = []
+
+
+class Run:
+    """`train_hf.py` with these settings, in one process or several that talk by gloo, under these resource limits."""
+
+    def __init__(self, log: Path, processes: int = 1, limits: dict[int, int] | None = None, **settings: object) -> None:
+        self.log = log
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.ranks = []
+        for rank in range(processes):
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
+            several = {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
+            environment = {"ACCELERATE_USE_CPU": "true", **(several if processes > 1 else {})}
+            arguments = (flags(**settings), environment, log, limits or {})
+            self.ranks.append(_context.Process(target=_train, args=arguments, daemon=False))
+        for process in self.ranks:
+            process.start()
+        _started.extend(self.ranks)
+
+    @property
+    def running(self) -> bool:
+        """Whether any process is."""
+        return any(process.is_alive() for process in self.ranks)
+
+    def kill(self, *ranks: int) -> None:
+        """SIGKILL to these processes, all by default."""
+        for rank in ranks or range(len(self.ranks)):
+            self.ranks[rank].kill()
+
+    def signal(self, number: int, *ranks: int) -> None:
+        """A signal to these processes, all by default."""
+        for rank in ranks or range(len(self.ranks)):
+            pid = self.ranks[rank].pid
+            assert pid is not None
+            os.kill(pid, number)
+
+    def wait(self, timeout: float = 240) -> list[int | None]:
+        """Exit statuses once all have ended; a process that hangs is killed and gives None."""
+        statuses: list[int | None] = []
+        for process in self.ranks:
+            process.join(timeout)
+            statuses.append(process.exitcode)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        return statuses
+
+    def told(self) -> str:
+        """What it printed."""
+        return self.log.read_text(errors="replace")
+
+
+def end_all() -> None:
+    """Kill what a failed test has left running."""
+    while _started:
+        process = _started.pop()
+        process.kill()
+        process.join()
+
+
+def _train(arguments: list[str], environment: dict[str, str], log: Path, limits: dict[int, int]) -> None:
+    os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # for its loading processes: Linux's default up to Python 3.13
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    for kind, limit in limits.items():
+        if kind == resource.RLIMIT_DATA:  # beyond what it takes so far
+            limit += int(re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+        resource.setrlimit(kind, (limit, limit))
+    sys.exit(main(arguments))

@@ -1,0 +1,67 @@
+"""Trains several runs under FSDP2 in the same processes, on CPUs, where Accelerate would ignore it without a word.
+
+Started by torchrun. Each argument is a JSON list: variables of the environment, and train_hf.py's flags. The main
+process writes to SHARDS, a file, how the model of each run was spread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from ssia_zoo.training import machine as setup
+from ssia_zoo.training import parse_config, train
+
+spread: list[dict[str, Any]] = []
+
+
+class ShardingAccelerator(Accelerator):
+    """Takes FSDP on, as AcceleratorState does where it finds GPUs; all else is Accelerate's own."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        PartialState().distributed_type = self.state.distributed_type = DistributedType.FSDP
+        self.state.fsdp_plugin = settings["fsdp_plugin"]
+
+    def prepare(self, *parts: Any, **settings: Any) -> Any:
+        prepared = super().prepare(*parts, **settings)
+        if not isinstance(parts[0], torch.nn.Module):
+            return prepared
+        module = prepared[0]
+        parameters = list(module.parameters())
+        spread.append(
+            {
+                "processes": self.num_processes,
+                "all_sharded": all(isinstance(parameter, DTensor) for parameter in parameters),
+                "elements": sum(parameter.numel() for parameter in parameters),
+                "held": sum(p.to_local().numel() for p in parameters if isinstance(p, DTensor)),
+                "units": sum(isinstance(part, FSDPModule) for part in module.modules()),
+            }
+        )
+        return prepared
+
+
+def main() -> None:
+    PartialState.destroy_process_group = lambda *_: None  # at the end of a run; the next one still needs it
+    setup.Accelerator = ShardingAccelerator
+    for argument in sys.argv[1:]:
+        AcceleratorState._reset_state()  # the next run may want another precision
+        variables, flags = json.loads(argument)
+        os.environ.update(variables)
+        train(parse_config(flags))
+    if PartialState().is_main_process:
+        Path(os.environ["SHARDS"]).write_text(json.dumps(spread), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Only a complete, sound, vanilla model passes the check before publishing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssia_zoo.errors import WeightError
+from ssia_zoo.hub import PUBLISHED_FILES, check_folder
+from tests.helpers.publishable_folder import edit_config, edit_weights, make_folder
+
+
+@pytest.mark.parametrize(("arch", "args"), [("test_resnet", {}), ("test_vit", {"img_size": 64}), ("test_vit2", {})])
+def test_a_sound_folder_passes(tmp_path: Path, arch: str, args: dict[str, object]) -> None:
+    check_folder(make_folder(tmp_path / "run", arch, **args))
+
+
+def leak_head(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["predictor.weight"] = torch.zeros(2, 2)
+
+
+def poison(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["fc.weight"][0, 0] = float("nan")
+
+
+def halve(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["fc.weight"] = tensors["fc.weight"].half()
+
+
+def cut(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["fc.weight"] = tensors["fc.weight"][:5].clone()
+
+
+def forget(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors["fc.bias"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (leak_head, "does not have: predictor.weight"),
+        (poison, "fc.weight has NaN"),
+        (halve, "fc.weight is torch.float16"),
+        (cut, r"fc.weight has the shape \(5, "),
+        (forget, "lacks tensors of its architecture: fc.bias"),
+    ],
+)
+def test_unsound_weights_are_refused(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], object], expected: str
+) -> None:
+    edit_weights(folder, change)
+    with pytest.raises(WeightError, match=expected) as refused:
+        check_folder(folder)
+    assert "model.safetensors" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda config: config.update(architecture="resnet50_ssia"), "write 'resnet50'"),
+        (lambda config: config.update(architecture="resnet5000"), "'resnet5000', which timm"),
+        (lambda config: config.pop("architecture"), "no valid 'architecture'"),
+        (lambda config: config.pop("num_classes"), "no valid 'num_classes'"),
+        (lambda config: config.pop("pretrained_cfg"), "no valid 'pretrained_cfg'"),
+        (lambda config: config.update(num_classes=9), "fc.weight has the shape"),
+        (lambda config: config["model_args"].update(no_such_argument=1), "cannot build"),
+    ],
+)
+def test_an_unsound_configuration_is_refused(folder: Path, change: Callable[[dict], object], expected: str) -> None:
+    edit_config(folder, change)
+    with pytest.raises(WeightError, match=expected) as refused:
+        check_folder(folder)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_FILES)
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(WeightError, match=f"{name} is missing"):
+        check_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(WeightError, match=f"{name} is not"):
+        check_folder(folder)

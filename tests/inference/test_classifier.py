@@ -1,0 +1,154 @@
+"""What a classifier says of image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from ssia_zoo.errors import ConfigError, DataError
+from ssia_zoo.inference.classifier import Classifier, check_image_size, find_images, label_names, read_image
+from ssia_zoo.inference.explain import explain
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(timm.create_model("test_resnet", num_classes=7))
+
+
+@pytest.fixture
+def skipped() -> list[tuple[Path, str]]:
+    return []
+
+
+def image(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_a_folder_gives_the_images_of_all_its_levels_in_order(tmp_path: Path, skipped: list) -> None:
+    files = [image(tmp_path / name) for name in ("a/2.png", "a/b/1.JPG", "c.webp")]
+    for other in (".hidden.png", ".cache/x.png"):
+        image(tmp_path / other)
+    (tmp_path / "note.txt").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    assert find_images([tmp_path], lambda *what: skipped.append(what)) == files
+    assert skipped == []
+
+
+def test_a_file_is_taken_as_it_is_named_and_once(tmp_path: Path, skipped: list) -> None:
+    file = tmp_path / "no-suffix"
+    image(tmp_path / "x.png").rename(file)
+    found = find_images([file, tmp_path, file], lambda *what: skipped.append(what))
+    assert found == [file]
+    assert [path for path, _ in skipped] == [tmp_path]
+
+
+def test_a_missing_path_and_an_empty_folder_are_told(tmp_path: Path, skipped: list) -> None:
+    assert find_images([tmp_path / "nowhere", tmp_path], lambda *what: skipped.append(what)) == []
+    assert "no such file" in skipped[0][1]
+    assert "holds no image" in skipped[1][1]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1", "LA"])
+def test_any_mode_is_read_as_rgb(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    Image.fromarray(PIXELS).convert(mode).save(path)
+    assert read_image(path).mode == "RGB"
+
+
+def test_sixteen_bits_are_scaled_and_exif_turns(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 6), 65535, dtype=np.uint16)).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png").getpixel((0, 0)) == (255, 255, 255)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").size == (40, 30)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n broken"])
+def test_a_damaged_file_is_an_error_of_one_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_predictions_are_those_of_timm_with_the_models_own_transform(classifier: Classifier, tmp_path: Path) -> None:
+    path = image(tmp_path / "x.png")
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(classifier.model))
+    with torch.inference_mode():
+        expected = classifier.model(transform(Image.open(path))[None])[0].softmax(0)
+    (done,) = classifier.predict([path], pytest.fail, top=3)
+    values, indices = expected.topk(3)
+    assert [guess.index for guess in done.guesses] == indices.tolist()
+    assert [guess.probability for guess in done.guesses] == pytest.approx(values.tolist(), rel=1e-5)
+
+
+def test_batches_give_what_single_images_give_and_the_unreadable_is_left_out(
+    classifier: Classifier, tmp_path: Path, skipped: list
+) -> None:
+    files = [image(tmp_path / f"{i}.png", seed=i) for i in range(5)]
+    files[2].write_bytes(b"damaged")
+    together = list(classifier.predict(files, lambda *what: skipped.append(what), top=7, batch_size=3))
+    assert [done.path for done in together] == [files[i] for i in (0, 1, 3, 4)]
+    assert [path for path, _ in skipped] == [files[2]]
+    for done in together:
+        assert sum(guess.probability for guess in done.guesses) == pytest.approx(1)
+        (alone,) = classifier.predict([done.path], pytest.fail, top=7)
+        assert [g.index for g in alone.guesses] == [g.index for g in done.guesses]
+
+
+def test_top_beyond_the_classes_gives_all_classes(classifier: Classifier, tmp_path: Path) -> None:
+    (done,) = classifier.predict([image(tmp_path / "x.png")], pytest.fail, top=100)
+    assert len(done.guesses) == 7
+
+
+@pytest.mark.parametrize("numbers", [{"top": 0}, {"batch_size": 0}, {"batch_size": -1}])
+def test_numbers_below_one_are_refused_at_once(classifier: Classifier, numbers: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        classifier.predict([], pytest.fail, **numbers)
+
+
+def test_what_is_no_rgb_classifier_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no classifier"):
+        Classifier(timm.create_model("test_resnet", num_classes=0))
+    with pytest.raises(ConfigError, match="4 channels; expected 3"):
+        Classifier(timm.create_model("test_resnet", in_chans=4))
+
+
+@pytest.mark.parametrize("overlay", [{}, {"input_size": (1, 64, 64), "mean": (0.5,), "std": (0.25,)}])
+def test_a_model_of_one_channel_gets_grey_images(tmp_path: Path, overlay: dict[str, object]) -> None:
+    model = timm.create_model("test_resnet", pretrained_cfg_overlay=overlay, in_chans=1)
+    classifier = Classifier(model)
+    coloured = Image.open(image(tmp_path / "x.png")).convert("RGB")
+    prepared = classifier.prepare(coloured)
+    assert prepared.shape == classifier.input_size == (1, *model.pretrained_cfg["input_size"][1:])
+    assert torch.equal(prepared, classifier.prepare(coloured.convert("L").convert("RGB")))
+    assert len(list(classifier.predict([tmp_path / "x.png"], pytest.fail))) == 1
+    assert explain("grey", classifier, coloured).pixels.shape[2] == 3
+
+
+def test_classes_have_the_models_names_or_imagenets_or_numbers() -> None:
+    named = timm.create_model("test_resnet", num_classes=2, pretrained_cfg_overlay={"label_names": ("cat", "dog")})
+    assert label_names(named) == ("cat", "dog")
+    for mapping in ({0: "cat", 1: "dog"}, {"1": "dog", "0": "cat"}):  # timm allows it, JSON makes its keys strings
+        named.pretrained_cfg["label_names"] = mapping
+        assert label_names(named) == ("cat", "dog")
+    assert label_names(timm.create_model("test_resnet"))[1].startswith("goldfish")
+    assert label_names(timm.create_model("test_resnet", num_classes=3)) == ("class 0", "class 1", "class 2")
+
+
+def test_an_image_size_that_a_model_cannot_take_is_refused() -> None:
+    check_image_size(timm.create_model("test_resnet"), 48)
+    with pytest.raises(ConfigError, match="--image-size is 48"):
+        check_image_size(timm.create_model("vit_tiny_patch16_224", embed_dim=24, depth=1), 48)

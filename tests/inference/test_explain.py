@@ -1,0 +1,119 @@
+"""Pictures of what models see in an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from ssia_zoo.errors import ConfigError
+from ssia_zoo.inference.classifier import Classifier
+from ssia_zoo.inference.explain import check_writable, class_map, draw, explain
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet"])
+def test_stages_and_class_map_of_any_family(arch: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(arch, num_classes=5)
+    seen = explain(arch, Classifier(model), PICTURE)
+    assert seen.pixels.shape == (160, 160, 3)
+    assert 0 <= seen.pixels.min() <= seen.pixels.max() <= 1
+    assert all(stage.sum() == pytest.approx(1, rel=1e-4) for stage in seen.stages)
+    assert seen.class_map is not None
+    assert seen.class_map.values.shape == seen.stages[seen.class_map.stage].shape
+    assert seen.class_map.values.min() >= 0
+
+
+SMALL_SWIN = {"img_size": 64, "embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8), "window_size": 4}
+
+
+@pytest.mark.parametrize(("arch", "options"), [("test_resnet", {}), ("swin_tiny_patch4_window7_224", SMALL_SWIN)])
+def test_the_class_map_is_grad_cams(arch: str, options: dict) -> None:
+    """By finite differences: α_k is what y gains when all positions of channel k rise, divided by their number."""
+    torch.manual_seed(0)
+    model = timm.create_model(arch, num_classes=3, **options).eval().double()
+    image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    found = class_map(model, image, 1)
+    assert found is not None
+    last = model.get_submodule(model.feature_info[-1]["module"])
+    kept: list[torch.Tensor] = []
+    nhwc = arch.startswith("swin")
+    shift = 0.0
+    channel = 0
+
+    def change(module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        kept.append(output)
+        changed = output.clone()
+        changed[(..., channel) if nhwc else (slice(None), channel)] += shift
+        return changed
+
+    last.register_forward_hook(change)
+    logits = {}
+    with torch.no_grad():
+        model(image)
+        activation = kept[-1].permute(0, 3, 1, 2) if nhwc else kept[-1]
+        expected = torch.zeros(activation.shape[2:], dtype=torch.float64)
+        for channel in range(activation.shape[1]):
+            for shift in (1e-4, -1e-4):
+                logits[shift] = model(image)[0, 1]
+            alpha = (logits[1e-4] - logits[-1e-4]) / 2e-4 / expected.numel()
+            expected += alpha * activation[0, channel]
+    np.testing.assert_allclose(found.values, expected.relu().numpy(), rtol=1e-3, atol=1e-5)
+
+
+def test_a_stage_of_one_position_is_passed_over() -> None:
+    model = timm.create_model("test_resnet", num_classes=3)
+    found = class_map(model, torch.randn(1, 3, 32, 32), 0)
+    assert found is not None
+    assert found.values.size > 1
+
+
+def test_a_vit_that_reads_its_class_token_is_explained_below_the_last_stage() -> None:
+    model = timm.create_model("test_vit", num_classes=3)
+    nn.init.normal_(model.head.weight)
+    found = class_map(model, torch.randn(1, 3, 160, 160), 0)
+    assert found is not None
+    assert found.stage == 2
+
+
+def test_looking_changes_nothing_of_the_model() -> None:
+    model = timm.create_model("test_resnet", num_classes=3).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    class_map(model, torch.randn(1, 3, 64, 64), 0)
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_picture_has_a_row_a_model(tmp_path: Path) -> None:
+    rows = [explain(name, Classifier(timm.create_model("test_resnet", num_classes=3)), PICTURE) for name in "ab"]
+    heights = []
+    for count in (1, 2):
+        path = tmp_path / "x.png"  # the second replaces the first
+        draw(rows[:count], "a picture", path)
+        heights.append(Image.open(path).height)
+        assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
+    assert heights[1] > 1.5 * heights[0]
+
+
+def test_a_place_that_cannot_be_written_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    (tmp_path / "folder.png").mkdir()
+    for wrong in (file / "x.png", tmp_path / "folder.png", tmp_path / "x.jpg"):
+        with pytest.raises(ConfigError, match="--out"):
+            check_writable(wrong)
+    old = tmp_path / "old.png"
+    old.write_bytes(b"old")
+    check_writable(old)
+    check_writable(tmp_path / "new.png")
+    assert old.read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.png", "old.png"}

@@ -1,0 +1,171 @@
+"""The memory of earlier predictions: what it averages, what it leaves out, and who learns from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssia_zoo.errors import ConfigError
+from ssia_zoo.loss.memory import PredictionMemory, or_present, soft_cross_entropy
+from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss
+from ssia_zoo.task import SSIATask
+
+CLASSES, IMAGES = 5, 12
+SHAPES = [(4, 6, 5), (5, 3, 2)]
+FORM: dict[str, Any] = {"labels": 1.0, "handover": True, "supervisor": "memory", "temperature": 1.0}
+
+
+def random_logits(batch: int, seed: int) -> Tensor:
+    return 3 * torch.randn(batch, CLASSES, generator=torch.Generator().manual_seed(seed))
+
+
+def make_task(**choices: Any) -> SSIATask:
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=CLASSES)
+    return SSIATask(model, SSIAConfig(**{**FORM, **choices}), images=IMAGES, input_size=(3, 32, 32))
+
+
+def make_batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(4, 3, 32, 32, generator=generator)
+    return images, torch.tensor([0, 1, 2, 3]), torch.tensor([7, 0, 11, 4])
+
+
+def test_the_first_prediction_is_kept_and_later_ones_are_averaged_in() -> None:
+    memory = PredictionMemory(IMAGES, CLASSES, momentum=0.75)
+    first, second, third = (random_logits(2, seed) for seed in range(3))
+    rows = torch.tensor([3, 8])
+    assert memory.read(rows).eq(0).all()
+    for logits in (first, second, third):
+        memory.update(rows, logits)
+    p = [torch.softmax(logits, 1) for logits in (first, second, third)]
+    expected = 0.75 * (0.75 * p[0] + 0.25 * p[1]) + 0.25 * p[2]
+    torch.testing.assert_close(memory.read(rows), expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(memory.read(rows).sum(1), torch.ones(2))
+    others = torch.tensor([n for n in range(IMAGES) if n not in (3, 8)])
+    assert memory.read(others).eq(0).all()
+
+
+def test_without_momentum_it_is_the_last_prediction() -> None:
+    memory = PredictionMemory(IMAGES, CLASSES, momentum=0.0)
+    for seed in range(3):
+        memory.update(torch.tensor([5]), random_logits(1, seed))
+    torch.testing.assert_close(memory.read(torch.tensor([5])), torch.softmax(random_logits(1, 2), 1), atol=1e-3, rtol=0)
+
+
+def test_a_prediction_that_is_not_finite_leaves_the_memory_as_it_was() -> None:
+    memory = PredictionMemory(IMAGES, CLASSES, momentum=0.5)
+    rows = torch.tensor([1, 2])
+    memory.update(rows, random_logits(2, 0))
+    before = memory.read(rows)
+    memory.update(rows, torch.full((2, CLASSES), float("nan")))
+    assert torch.equal(memory.read(rows), before)
+
+
+def test_the_present_stands_in_for_images_without_a_memory_and_takes_no_gradient() -> None:
+    logits = random_logits(2, 0).requires_grad_()
+    remembered = torch.stack([torch.zeros(CLASSES), torch.full((CLASSES,), 0.2)])
+    filled = or_present(remembered, logits)
+    assert torch.equal(filled[0], torch.softmax(logits[0], 0))
+    assert torch.equal(filled[1], remembered[1])
+    assert not filled.requires_grad
+
+
+def test_a_memory_of_other_images_is_refused() -> None:
+    state = PredictionMemory(IMAGES + 1, CLASSES, 0.7).state_dict()
+    with pytest.raises(ValueError, match=r"\(13, 5\) images and classes; expected \(12, 5\)"):
+        PredictionMemory(IMAGES, CLASSES, 0.7).load_state_dict(state)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_heads_learn_the_memory_in_place_of_the_present(temperature: float) -> None:
+    torch.manual_seed(0)
+    loss = SSIALoss(SHAPES, CLASSES, SSIAConfig(hidden=6, supervisor="memory", temperature=temperature))
+    features = [torch.randn(4, *shape) for shape in SHAPES]
+    remembered = torch.softmax(random_logits(4, 1), 1)
+    terms = loss(features, random_logits(4, 2), remembered=remembered)
+    (prediction,) = loss._predict_classes(features)
+    target = torch.softmax(remembered.log() / temperature, 1)
+    wanted = F.kl_div(torch.log_softmax(prediction / temperature, 1), target, reduction="batchmean")
+    torch.testing.assert_close(terms["semantic"], temperature**2 * wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.covers("ssia.share", "ssia.top")
+def test_share_is_what_the_memory_counts_at_the_end_in_heads_and_top() -> None:
+    task = make_task(share=0.8, top=True).eval()
+    images, target, indices = make_batch()
+    with torch.no_grad():
+        task(images, target, indices)
+        remembered = task.memory.read(indices)  # type: ignore[union-attr]
+        task.progress = 0.5
+        result = task(images, target, indices)
+    given = 0.8 * 0.5
+    labels = F.cross_entropy(result["output"], target)
+    of_memory = soft_cross_entropy(result["output"], remembered)
+    torch.testing.assert_close(result["task_loss"], (1 - given) * labels + given * of_memory)
+    torch.testing.assert_close(result["ssia"], given * result["semantic"] + (1 - given) * result["labels"])
+
+
+def test_without_top_the_final_logits_learn_the_labels_alone() -> None:
+    task = make_task().eval()
+    images, target, indices = make_batch()
+    task.progress = 1.0
+    with torch.no_grad():
+        task(images, target, indices)
+        result = task(images, target, indices)
+    torch.testing.assert_close(result["task_loss"], F.cross_entropy(result["output"], target))
+
+
+@pytest.mark.covers("ssia.momentum", "ssia.supervisor")
+def test_the_task_remembers_each_image_by_its_index() -> None:
+    task = make_task(momentum=0.0).eval()  # the last prediction alone
+    images, target, indices = make_batch()
+    with torch.no_grad():
+        task(make_batch(seed=1)[0], target, indices)
+        output = task(images, target, indices)["output"]
+    memory = task.memory
+    assert memory is not None
+    torch.testing.assert_close(memory.read(indices), torch.softmax(output, 1), atol=1e-3, rtol=0)
+    assert int((memory.table.sum(1) > 0).sum()) == len(indices)
+
+
+def test_with_lambda_0_the_network_trains_as_without_the_loss_to_the_bit() -> None:
+    def trained(task: Any, with_indices: bool) -> dict[str, Tensor]:
+        optimizer = torch.optim.SGD(task.trainable_module.parameters(), lr=0.1)
+        task.train()
+        for _ in range(3):
+            images, target, indices = make_batch()
+            result = task(images, target, indices) if with_indices else task(images, target)
+            optimizer.zero_grad()
+            result["loss"].backward()
+            optimizer.step()
+        return dict(task.get_eval_model().state_dict())
+
+    from timm.task import ClassificationTask
+
+    torch.manual_seed(0)
+    vanilla = ClassificationTask(timm.create_model("test_resnet", num_classes=CLASSES), verbose=False)
+    expected, actual = trained(vanilla, False), trained(make_task(weight=0.0), True)
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_what_a_memory_needs_is_asked_for() -> None:
+    model = timm.create_model("test_resnet", num_classes=CLASSES)
+    with pytest.raises(ConfigError, match="number of training images; give images=N"):
+        SSIATask(model, SSIAConfig(**FORM), input_size=(3, 32, 32))
+    images, target, _ = make_batch()
+    with pytest.raises(ConfigError, match="images' indices; give them as third argument"):
+        make_task()(images, target)
+
+
+def test_the_memory_is_no_part_of_what_is_published_or_averaged() -> None:
+    task = make_task()
+    vanilla = timm.create_model("test_resnet", num_classes=CLASSES)
+    assert task.get_eval_model().state_dict().keys() == vanilla.state_dict().keys()
+    assert not any(tensor.shape == (IMAGES, CLASSES) for tensor in task.trainable_module.state_dict().values())

@@ -1,0 +1,224 @@
+"""Model cards: what the Hub reads of them, and that they say no more than was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from ssia_zoo.models.card import training_card, weight_card
+from ssia_zoo.models.comparison import compare
+from ssia_zoo.models.weight import HubConfig, PairedRun
+from tests.helpers.toy_weight import CLASSES, write_toy_weight
+
+REPO = "org/test_resnet_ssia.toys_r64"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> HubConfig:
+    return write_toy_weight(tmp_path_factory.mktemp("hub_configs"))
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a card was made with the network")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+
+
+def paired(*scores: tuple[float, float]) -> tuple[PairedRun, ...]:
+    return tuple(PairedRun(seed=seed, ssia=ssia, vanilla=vanilla) for seed, (ssia, vanilla) in enumerate(scores))
+
+
+def with_runs(config: HubConfig, *scores: tuple[float, float]) -> HubConfig:
+    return replace(config, metrics=replace(config.metrics, runs=paired(*scores)))
+
+
+# --- Published weights ------------------------------------------------------------------------------------------------
+
+
+def test_the_hub_reads_the_metadata_of_a_weight(config: HubConfig, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(weight_card(config, REPO), encoding="utf-8")
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.library_name == "timm"
+    assert data.pipeline_tag == "image-classification"
+    assert data.license == "apache-2.0"
+    assert data.datasets == ["makers/toys"]
+    assert data.base_model is None
+    assert {"timm", "transformers", "ssia", "image-classification"} <= set(data.tags)
+    assert data.model_name == config.name
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", 71.0)
+    assert (result.dataset_type, result.dataset_name, result.dataset_split) == ("makers/toys", "Toys", "test")
+
+
+def test_a_card_says_what_a_user_must_know(config: HubConfig) -> None:
+    text = weight_card(config, REPO)
+    for run in config.metrics.runs:
+        assert f"| {run.ssia:.2f} | {run.vanilla:.2f} | {run.ssia - run.vanilla:+.2f} |" in text
+    for said in (
+        f'"hf-hub:{REPO}"',
+        f'model="{REPO}"',
+        f"--config {config.name} ",
+        "--method $method",
+        "for seed in 0 1 2;",
+        "arXiv 2206.07434",
+        "reconstruction",
+        "@article{wu2022ssia",
+        "cc-by-4.0",
+        "credit the toymaker",
+        "https://example.org/toys",
+        "0.5, 0.45, 0.4",
+        "0.875",
+        "bicubic",
+        "3, 64, 64",
+        "torch 2.15",
+        "Not meant for",
+        "Limits",
+        *(f"`{name}`" for name in CLASSES),
+    ):
+        assert said in text, said
+    assert "ORG" not in text
+    assert "local-dir:FOLDER" in weight_card(config, None)
+
+
+def test_a_card_does_not_depend_on_where_the_weight_was_published_before(config: HubConfig) -> None:
+    published = replace(config, repo_id=REPO, revision="a" * 40, repo_sha256="b" * 64)
+    assert weight_card(published, REPO) == weight_card(config, REPO)
+
+
+@pytest.mark.parametrize(
+    ("model", "base"),
+    [
+        ("resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
+        ("resnet18", "timm/resnet18.a1_in1k"),
+        ("hf-hub:org/name@main", "org/name"),
+        ("local-dir:resnet18", None),
+        ("test_resnet_ssia.toys_r64", None),
+        ("resnet18.tag_of_ones_own", None),
+    ],
+)
+def test_a_fine_tuned_weight_names_its_base_model(config: HubConfig, model: str, base: str | None) -> None:
+    text = weight_card(replace(config, training={**config.training, "pretrained": True, "model": model}), REPO)
+    assert ModelCard(text).data.base_model == base
+    assert f"Fine-tuned from `{model}`" in text
+    assert "from scratch" not in text
+
+
+def test_a_data_set_that_is_not_on_the_hub_is_no_metadata(config: HubConfig) -> None:
+    digits = replace(config, training={**config.training, "dataset": "digits"})
+    data = ModelCard(weight_card(digits, REPO)).data
+    assert data.datasets is None
+    assert data.eval_results[0].dataset_type == "digits"
+
+
+def test_many_classes_are_counted_not_listed(config: HubConfig) -> None:
+    names = tuple(f"class {number}" for number in range(200))
+    text = weight_card(replace(config, num_classes=200, label_names=names), REPO)
+    assert "200 classes" in text
+    assert "class 7" not in text
+
+
+# --- What may be concluded --------------------------------------------------------------------------------------------
+
+
+def test_the_interval_is_that_of_a_paired_t_test() -> None:
+    from scipy.stats import t
+
+    runs = paired((70.0, 69.0), (72.0, 70.5), (71.0, 71.5), (73.0, 70.0))
+    result = compare(runs)
+    assert result.interval is not None
+    assert result.spread is not None
+    half = t.ppf(0.975, 3) * result.spread[2] / 2
+    assert result.interval == pytest.approx((result.difference - half, result.difference + half))
+    assert result.difference == pytest.approx(1.25)
+    assert result.spread[2] == pytest.approx(1.4434, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scores", "said", "unsaid"),
+    [
+        ([(71, 70)], ["Of 1 seed no interval", "no gain is claimed"], ["standard deviation", "t-interval"]),
+        ([(71, 70), (72, 70)], ["Of 2 seeds no interval", "standard deviation"], ["t-interval", "excludes"]),
+        ([(71, 70), (70, 71), (72, 70)], ["interval spans zero", "do not show that"], ["scored higher"]),
+        ([(73, 70), (73.2, 70.1), (72.9, 70)], ["excludes zero", "scored higher"], ["spans zero", "too easy"]),
+        ([(70, 73), (70.1, 73.2), (70, 72.9)], ["excludes zero", "scored **lower**"], ["spans zero"]),
+        ([(70.3, 70.2), (70.4, 70.3), (70.5, 70.4)], ["All 3 differences are equal", "no gain"], ["t-interval"]),
+        ([(99, 98), (98, 98.5), (99, 98)], ["spans zero", "too easy to show a gain"], ["scored higher"]),
+        ([(99.2, 98), (99.2, 98.1), (99.1, 98)], ["too easy to show a gain", "none is claimed"], ["spans zero"]),
+    ],
+)
+def test_a_card_claims_no_more_than_the_runs_show(
+    config: HubConfig, scores: list[tuple[float, float]], said: list[str], unsaid: list[str]
+) -> None:
+    text = weight_card(with_runs(config, *scores), REPO)
+    for words in said:
+        assert words in text, words
+    for words in unsaid:
+        assert words not in text, words
+
+
+# --- A user's own run -------------------------------------------------------------------------------------------------
+
+
+def run_card(**changes: Any) -> str:
+    settings = {"model": "test_resnet", "dataset": "makers/toys", "seed": 3, "ssia": {"lambda_max": 1.0}}
+    arguments: dict[str, Any] = {
+        "architecture": "test_resnet",
+        "method": "ssia",
+        "settings": settings,
+        "metrics": {"top1": 50.123, "top5": 90.0, "loss": 1.5},
+        "eval_name": "test",
+        "counts": {"images": 100, "unreadable_train": 0, "unreadable_eval": 0},
+        "environment": {"torch": "2.15"},
+        "base_model": None,
+        "repo_id": "alice/toys",
+    }
+    return training_card(**arguments | changes)
+
+
+def test_the_hub_reads_the_metadata_of_a_run() -> None:
+    data = ModelCard(run_card()).data
+    assert data.library_name == "timm"
+    assert data.datasets == ["makers/toys"]
+    assert data.license is None  # only the run's owner can grant one
+    assert data.eval_results[0].metric_value == 50.12
+    assert "ssia" in data.tags
+
+
+def test_a_run_claims_no_gain_and_a_control_no_ssia() -> None:
+    assert "One seed proves no gain" in run_card()
+    control = run_card(method="vanilla")
+    assert "ssia" not in ModelCard(control).data.tags
+    assert "reconstruction" not in control
+
+
+def test_a_run_whose_heads_learned_labels_is_called_so() -> None:
+    settings = {"model": "test_resnet", "dataset": "makers/toys", "seed": 3, "ssia": {"labels": 0.5}}
+    card = run_card(settings=settings)
+    assert "# test_resnet, SSIA + DSN-trained on makers/toys" in card
+    assert "Trained with SSIA + DSN (the labels teach the lower layers too" in card
+    assert "Trained with the SSIA loss" in run_card()
+    settings["ssia"] = {"labels": 0.5, "handover": True}
+    assert "the labels teach the lower layers at first, and less and less" in run_card(settings=settings)
+    assert "earlier predictions" not in run_card(settings=settings)
+    settings["ssia"] |= {"supervisor": "memory", "top": True}
+    assert "they and the final layer learn from the average of the network's own earlier" in run_card(settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "base_model", "expected"),
+    [
+        ("resnet18.a1_in1k", "resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
+        ("hf-hub:org/name", "org/name", "org/name"),
+        ("local-dir:resnet18", "resnet18", None),
+    ],
+)
+def test_a_fine_tuned_run_names_its_base_model(model: str, base_model: str, expected: str | None) -> None:
+    text = run_card(settings={"model": model, "dataset": "digits", "seed": 0}, base_model=base_model)
+    assert ModelCard(text).data.base_model == expected
+    assert f"Fine-tuned from `{base_model}`" in text

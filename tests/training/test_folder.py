@@ -1,0 +1,72 @@
+"""A run's folder: one run at a time writes there, and what it prints of it can be pasted."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tests.helpers.runs import ROOT, small_run
+
+
+def test_the_lock_is_removed_while_it_is_held_and_a_left_one_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, released = tmp_path / "run" / ".lock", []
+    release = FileLock.release
+
+    def noted(self: FileLock, force: bool = False) -> None:
+        if self.is_locked and Path(self.lock_file) == lock:
+            released.append(lock.exists())
+        release(self, force)
+
+    monkeypatch.setattr(FileLock, "release", noted)
+    (tmp_path / "run").mkdir()
+    lock.touch()  # of a run that was killed
+    small_run(tmp_path / "run", max_steps=1)
+    assert released == [False]
+
+
+LOCKING = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from filelock import FileLock, Timeout
+from ssia_zoo.training.folder import RunFolder
+
+folder, end, held = Path(sys.argv[1]), time.monotonic() + 5, 0
+while time.monotonic() < end:
+    run = SimpleNamespace(path=folder, _lock=FileLock(folder / ".lock", timeout=0))
+    try:
+        run._lock.acquire()
+    except Timeout:
+        continue
+    (folder / "inside").mkdir()  # fails where another one is in
+    time.sleep(0.0005)
+    (folder / "inside").rmdir()
+    RunFolder.release(run)
+    held += 1
+assert held
+"""
+
+
+def test_the_lock_is_never_held_twice(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOCKING, str(tmp_path)]
+    several = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in several:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+
+
+def test_a_run_in_a_folder_called_as_a_model_is_named_as_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.INFO, "ssia_zoo"):
+        small_run(Path("mobilenetv3_small_050_ssia"), max_steps=1)
+    assert "ssia-zoo validate ./mobilenetv3_small_050_ssia " in caplog.text
+    assert "ssia-zoo publish ./mobilenetv3_small_050_ssia " in caplog.text

@@ -1,0 +1,129 @@
+"""FSDP2 in real processes: one process's weights, saved whole, resumed to the bit; and what of it is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
+
+from ssia_zoo.data import DataConfig
+from ssia_zoo.errors import ConfigError
+from ssia_zoo.evaluation.validate import validate
+from ssia_zoo.training import parse_config
+from ssia_zoo.training.fsdp import sharding_plugin, whole_copy
+from tests.helpers.runs import ROOT, flags, run, same_weights, small_run
+from tests.helpers.sharded_runs import ShardingAccelerator
+from tests.training.test_distributed import SGD, assert_as_in_one_process, described, layouts
+
+SHARDED = ROOT / "tests" / "helpers" / "sharded_runs.py"
+RUN = {"model": "test_vit", "ssia.channel": 0.5, "ssia.spatial": 0.5, "clip_grad": 1.0, **SGD}
+NORMS = {"batch_size": 8, "max_eval_images": 41, "epochs": 1, "max_steps": 4, "checkpoint_every": 2}  # of test_resnet
+
+
+@pytest.fixture(scope="module")
+def launched() -> dict[str, str]:
+    """What `accelerate launch --config_file docs/launch/fsdp2.yaml` tells its processes."""
+    before = dict(os.environ)
+    words = ["--config_file", str(ROOT / "docs" / "launch" / "fsdp2.yaml"), "train_hf.py"]
+    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
+    told: dict[str, str] = prepare_multi_gpu_env(arguments)
+    assert told["ACCELERATE_USE_FSDP"] == "true"
+    return {name: value for name, value in told.items() if before.get(name) != value and "FSDP" in name}
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory, launched: dict[str, str]) -> Path:
+    folder = tmp_path_factory.mktemp("sharded")
+    whole = {**launched, "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
+    checkpoint = folder / "norms" / "checkpoints" / "step_00000002"
+    runs: list[tuple[dict[str, str], dict[str, Any]]] = [
+        *((launched, {"output_dir": folder / f"ssia_{name}", **RUN, **sizes}) for name, sizes in layouts(2).items()),
+        (whole, {"output_dir": folder / "norms", **NORMS}),
+        (whole, {"output_dir": folder / "resumed", "resume": checkpoint, **NORMS}),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("SHARDS", str(folder / "shards.json"))
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        words = [json.dumps([variables, flags(**settings)]) for variables, settings in runs]
+        done = run(*launcher, SHARDED, *words, timeout=580)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+def test_each_process_holds_half_of_the_model(two_processes: Path) -> None:
+    vit, _, resnet, _ = json.loads((two_processes / "shards.json").read_text())
+    for spread in (vit, resnet):
+        assert spread["processes"] == 2
+        assert spread["all_sharded"]
+        assert spread["held"] == pytest.approx(spread["elements"] / 2, rel=0.01)
+    assert vit["units"] == 1 + len(timm.create_model("test_vit").blocks)
+    assert resnet["units"] == 1
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_weights_of_one(two_processes: Path) -> None:
+    assert_as_in_one_process(two_processes, 2, "ssia", RUN)
+
+
+@pytest.mark.slow
+def test_the_metrics_are_of_the_weights_that_are_saved_and_timm_loads(two_processes: Path) -> None:
+    folder = two_processes / "norms"  # each process has batch statistics of its own
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    measured = validate(model, DataConfig(dataset="digits", max_eval_images=41, workers=0))
+    assert measured["loss"] == pytest.approx(described(folder)["metrics"]["loss"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_with_the_same_bits(two_processes: Path) -> None:
+    records = [json.loads(line) for line in (two_processes / "resumed" / "metrics.jsonl").read_text().splitlines()]
+    assert min(record["step"] for record in records) > 2, "or it began anew"
+    assert same_weights(two_processes / "norms", two_processes / "resumed")
+
+
+REFUSED: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
+    "ACCELERATE_USE_DEEPSPEED": ({"ACCELERATE_USE_DEEPSPEED": "true"}, {}),
+    "ACCELERATE_USE_MEGATRON_LM": ({"ACCELERATE_USE_MEGATRON_LM": "true"}, {}),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, {}),
+    "version 1": ({"FSDP_VERSION": "1"}, {}),
+    "SIZE_BASED_WRAP": ({"FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, {}),
+    "FSDP_OFFLOAD_PARAMS": ({"FSDP_OFFLOAD_PARAMS": "true"}, {}),
+    "--grad-checkpointing": ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}),
+    "--ema, --channels-last": ({}, {"ema": 0.9, "channels_last": True}),
+    "--compile": ({}, {"compile": True}),
+    "--clip-mode agc": ({}, {"clip_mode": "agc", "clip_grad": 1.0}),
+    "needs GPUs": ({}, {}),
+}
+
+
+@pytest.mark.parametrize("told", REFUSED)
+def test_what_is_not_offered_is_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: dict[str, str], told: str
+) -> None:
+    variables, settings = REFUSED[told]
+    for name, value in {**launched, **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"^[^\n]*{told}[^\n]*docs/launch/[^\n]*$"):
+        small_run(tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_blocks_that_the_model_lacks_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: dict[str, str]
+) -> None:
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    plugin = sharding_plugin(parse_config(flags(output_dir=tmp_path)))
+    accelerator = ShardingAccelerator(cpu=True, fsdp_plugin=plugin)
+    with pytest.raises(ConfigError, match="fsdp_transformer_layer_cls_to_wrap is Block, and the model has none"):
+        whole_copy(accelerator, timm.create_model("test_resnet"))
+    assert whole_copy(accelerator, timm.create_model("test_vit")) is not None
