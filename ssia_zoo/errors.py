@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 _USER_INFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)[^\s/?#]*@")
 _SECRET_PARAMETER = re.compile(r"([?&][\w.-]*(?:token|secret|password|signature|credential)[\w.-]*=)[^&\s#'\"]+", re.I)
+
+_SETTING = re.compile(r"`([a-z][a-z0-9_.]*)`")
 
 
 def without_credentials(text: str) -> str:
@@ -16,8 +20,34 @@ def without_credentials(text: str) -> str:
     return _SECRET_PARAMETER.sub(r"\1…", _USER_INFO.sub(r"\1", text))
 
 
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    """Return an error's text as one printable line without credentials, its type's name if it has none.
+
+    Args:
+        error: Any exception.
+        limit: Longest text to return, characters.
+    """
+    text = without_credentials(" ".join(str(error).split()))[:limit] or type(error).__name__
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, *, most: int = 3, cutoff: float = 0.6) -> str:
+    """Return "did you mean a, b?" with the known names nearest to a wrong one, or `otherwise` if none is near."""
+    near = get_close_matches(name, list(known), n=most, cutoff=cutoff)
+    return f"did you mean {', '.join(near)}?" if near else otherwise
+
+
+def with_flags(text: str) -> str:
+    """Return a message as the command line prints it: `batch_size` becomes --batch-size.
+
+    Messages of this package put the name of a setting, and nothing else that is a single lower-case word, in
+    backticks: a Python caller reads the name of the field, a user of the command line that of the flag.
+    """
+    return _SETTING.sub(lambda match: "--" + match[1].replace("_", "-"), text)
+
+
 class SSIAZooError(Exception):
-    """Base of every error that is the user's to mend; the command line prints it without a traceback.
+    """Base class for errors the user can fix; the command line prints them without a traceback.
 
     Args:
         message: One line; line ends in what it quotes (names and values from files) become spaces, and addresses

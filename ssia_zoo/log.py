@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ssia_zoo.errors import without_credentials
+from ssia_zoo.errors import with_flags, without_credentials
 
 
 def show_log(level: int = logging.WARNING) -> None:
@@ -19,4 +19,5 @@ def show_log(level: int = logging.WARNING) -> None:
 
 class _Record(logging.LogRecord):
     def getMessage(self) -> str:
-        return without_credentials(super().getMessage())
+        message = without_credentials(super().getMessage())
+        return with_flags(message) if self.name.partition(".")[0] == "ssia_zoo" else message

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ssia_zoo.errors import ConfigError, SSIAZooError, without_credentials
+from ssia_zoo.errors import ConfigError, SSIAZooError, with_flags, without_credentials
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE, TERMINATED = 0, 1, 2, 130, 141, 143
 
@@ -72,7 +72,7 @@ def run(command: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
         return READER_GONE
     except SSIAZooError as error:
-        complain(f"error: {error}")
+        complain(f"error: {with_flags(str(error))}")
         return WRONG_USAGE if isinstance(error, UsageError) else FAILED
     except KeyboardInterrupt as stop:
         complain("stopped")

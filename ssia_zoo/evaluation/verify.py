@@ -12,9 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssia_zoo.data import DataConfig
-from ssia_zoo.errors import ClassesError, HashError, WeightError
+from ssia_zoo.errors import ClassesError, HashError, WeightError, one_line
 from ssia_zoo.evaluation.validate import validate
-from ssia_zoo.hub.errors import one_line
 from ssia_zoo.hub.files import WEIGHTS, read_model_config
 from ssia_zoo.hub.hashes import file_sha256
 from ssia_zoo.models.features import TimmModel, evaluating

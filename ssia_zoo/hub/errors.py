@@ -19,15 +19,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ssia_zoo.errors import without_credentials
+from ssia_zoo.errors import one_line, without_credentials
 
 _LOGIN = "log in with `hf auth login` or set HF_TOKEN"
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text in one line that a terminal can take, whatever a file or an address brought into it."""
-    text = without_credentials(" ".join(str(error).split())) or type(error).__name__
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def failure_reason(error: BaseException, repo_id: str, *, token: str | None, endpoint: str | None) -> str:

@@ -19,8 +19,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from ssia_zoo.errors import WeightError
-from ssia_zoo.hub.errors import one_line
+from ssia_zoo.errors import WeightError, one_line
 from ssia_zoo.timm_names import CROP_MODES, INTERPOLATIONS
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

@@ -24,9 +24,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
     hf_raise_for_status,
 )
 
-from ssia_zoo.errors import ConfigError, HubError, without_credentials
+from ssia_zoo.errors import ConfigError, HubError, one_line, without_credentials
 from ssia_zoo.hub.client import hub_api, require_token
-from ssia_zoo.hub.errors import failure_reason, one_line
+from ssia_zoo.hub.errors import failure_reason
 from ssia_zoo.hub.folder import PUBLISHED_FILES, check_extra, check_folder, folder_argument
 
 _logger = logging.getLogger("ssia_zoo.hub")

@@ -17,8 +17,7 @@ import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
 from timm.models._hub import _get_safe_alternatives
 
-from ssia_zoo.errors import ConfigError, HubError, SSIAZooError, WeightError
-from ssia_zoo.hub.errors import one_line
+from ssia_zoo.errors import ConfigError, HubError, SSIAZooError, WeightError, one_line
 from ssia_zoo.hub.files import CONFIG, WEIGHTS
 from ssia_zoo.hub.folder import check_loadable
 from ssia_zoo.models.features import TimmModel

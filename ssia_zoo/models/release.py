@@ -17,9 +17,8 @@ import timm
 from safetensors.torch import load_file
 
 from ssia_zoo.data.preprocessing import Preprocessing
-from ssia_zoo.errors import ConfigError, HubError, WeightError
+from ssia_zoo.errors import ConfigError, HubError, WeightError, one_line
 from ssia_zoo.hub import file_sha256, publish
-from ssia_zoo.hub.errors import one_line
 from ssia_zoo.models.card import weight_card
 from ssia_zoo.models.registry import architecture_cfg, weight_path
 from ssia_zoo.models.saving import write_model_folder

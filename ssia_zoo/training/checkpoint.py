@@ -22,8 +22,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ssia_zoo.errors import TrainingError
-from ssia_zoo.hub.errors import one_line
+from ssia_zoo.errors import TrainingError, one_line
 from ssia_zoo.training.config import complete
 from ssia_zoo.training.faults import is_dead_worker, is_lost_process
 from ssia_zoo.training.resuming import PREPROCESSING

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ssia_zoo.errors import SSIAZooError, TrainingError
-from ssia_zoo.hub.errors import one_line
+from ssia_zoo.errors import SSIAZooError, TrainingError, one_line
 from ssia_zoo.training.config import TrainConfig
 
 _RESUME = "--resume auto continues from the last checkpoint, if there is one"

@@ -22,8 +22,7 @@ from timm.models import resolve_model_input_args
 from torch import Tensor
 
 from ssia_zoo.data.preprocessing import Preprocessing, model_preprocessing, with_default_preprocessing
-from ssia_zoo.errors import ConfigError, SSIAZooError
-from ssia_zoo.hub.errors import one_line
+from ssia_zoo.errors import ConfigError, SSIAZooError, one_line
 from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices
 from ssia_zoo.models.loading import create_checked, timm_name
 from ssia_zoo.training.classifier import adapt_head

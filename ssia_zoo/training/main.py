@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ssia_zoo.errors import ConfigError, SSIAZooError, without_credentials
+from ssia_zoo.errors import ConfigError, SSIAZooError, with_flags, without_credentials
 from ssia_zoo.log import show_log
 from ssia_zoo.training.arguments import parse_config
 from ssia_zoo.training.loop import train
@@ -26,7 +26,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except SSIAZooError as error:
         # Every process finds the same fault in the settings; what is a process's own, it tells itself.
         if _is_main_process() or not isinstance(error, ConfigError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {with_flags(str(error))}", file=sys.stderr)
         return 1
     except TrainingStopped as stop:
         if _is_main_process():

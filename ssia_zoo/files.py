@@ -1,0 +1,23 @@
+"""Write files so that they appear complete or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a hidden path beside `path` to write to; rename it to `path` at the end, or delete it after an error.
+
+    Raises:
+        OSError: If the file cannot be renamed.
+    """
+    temporary = path.with_name(f".{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
