@@ -302,7 +302,7 @@ def publish(
         raise UsageError("publish: --with goes with a FOLDER, and --calibration-dataset with --with onnx")
     if folder is not None and repo_id is not None:
         from ssia_zoo.hub import publish as publish_folder
-        from ssia_zoo.hub.publish import repeat_command
+        from ssia_zoo.hub.upload import repeat_command
         from ssia_zoo.models.registry import published_weight
 
         if published_weight(folder) is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ssia_zoo.hub.fetch import fetch, fetch_files
+from ssia_zoo.hub.download import fetch, fetch_files
 from ssia_zoo.hub.folder import PUBLISHED_FILES, check_folder
 from ssia_zoo.hub.hashes import file_sha256
-from ssia_zoo.hub.publish import BackgroundPusher, check_access, publish, publish_to_folder
+from ssia_zoo.hub.upload import BackgroundPusher, check_access, publish, publish_to_folder
 
 __all__ = [
     "PUBLISHED_FILES",
