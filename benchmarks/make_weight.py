@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save
 from ssia_zoo.data import DataConfig
 from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.hub import file_sha256
-from ssia_zoo.models.weight import read_hub_config
+from ssia_zoo.models.weight import read_published_weight
 from ssia_zoo.training import TrainConfig
 from ssia_zoo.training.arguments import read_config
 from ssia_zoo.training.metrics import read_records
@@ -119,7 +119,7 @@ def write_entry(
     }
     path = weight.with_suffix(".json")
     path.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
-    print(read_hub_config(path).metrics)
+    print(read_published_weight(path).metrics)
 
 
 def described_top1(folder: Path) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,9 +12,8 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from ssia_zoo.errors import ConfigError
-from ssia_zoo.models.registry import published_weight, skipped_weights, weights
-from ssia_zoo.models.weight import HubConfig, PairedRun
+from ssia_zoo.models.registry import weights
+from ssia_zoo.models.weight import PairedRun, PublishedWeight
 from ssia_zoo.resources import resource_dir
 
 _WIDTH = 100
@@ -26,26 +24,7 @@ _RECONSTRUCTION = (
 )
 
 
-def find_weight(name: str) -> HubConfig:
-    """Find a published weight by its name, with or without tag.
-
-    Args:
-        name: "resnet50_ssia.c10_r32", or "resnet50_ssia" for the architecture's default weight.
-
-    Raises:
-        ConfigError: If no weight has this name; names the nearest.
-    """
-    if (config := published_weight(name)) is not None:
-        return config
-    if name in (skipped := skipped_weights()):
-        raise ConfigError(f"the description of {name} cannot be used: {skipped[name]}; reinstall ssia-zoo")
-    published = weights()
-    near = get_close_matches(name, [*published, *(c.arch_name for c in published.values())], n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "`ssia-zoo list` names them"
-    raise ConfigError(f"no published weight is called {name!r}; {hint}")
-
-
-def select_weights(pattern: str | None = None, dataset: str | None = None) -> list[HubConfig]:
+def select_weights(pattern: str | None = None, dataset: str | None = None) -> list[PublishedWeight]:
     """Choose published weights, sorted by name.
 
     Args:
@@ -68,7 +47,7 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name.lower(), pattern.lower() if wild else f"*{pattern.lower()}*")
 
 
-def summary(config: HubConfig) -> dict[str, Any]:
+def summary(config: PublishedWeight) -> dict[str, Any]:
     """What a row of the table says: percentages, bytes (None if the file is not here), "embedded" or "Hub"."""
     metrics = config.metrics
     size, place = _file(config)
@@ -93,7 +72,7 @@ def mean_difference(runs: Sequence[PairedRun]) -> float:
     return round(fmean(run.ssia - run.vanilla for run in runs), 4)
 
 
-def _file(config: HubConfig) -> tuple[int | None, str]:
+def _file(config: PublishedWeight) -> tuple[int | None, str]:
     """Size in bytes and place of a weight's file; asks no network."""
     if config.file is not None:
         path = resource_dir("hub_configs") / config.file
@@ -102,7 +81,7 @@ def _file(config: HubConfig) -> tuple[int | None, str]:
     return (Path(cached).stat().st_size, "Hub (cached)") if isinstance(cached, str) else (None, "Hub")
 
 
-def table(configs: Iterable[HubConfig]) -> str:
+def table(configs: Iterable[PublishedWeight]) -> str:
     """A line a weight, with a line of headings and one of explanation."""
     heads = ("WEIGHT", "TRAINED ON", "CLASSES", "INPUT", "TOP-1", "CONTROL", "MEAN DIFF.", "SIZE", "WHERE")
     rows = [heads]
@@ -145,7 +124,7 @@ def _megabytes(size: int | None) -> str:
     return "?" if size is None else f"{size / 1e6:.1f} MB"
 
 
-def details(config: HubConfig) -> dict[str, Any]:
+def details(config: PublishedWeight) -> dict[str, Any]:
     """All that is published of a weight, and what follows from it, for JSON."""
     return {
         "name": config.name,
@@ -157,11 +136,11 @@ def details(config: HubConfig) -> dict[str, Any]:
     }
 
 
-def _reproduce(config: HubConfig) -> str:
+def _reproduce(config: PublishedWeight) -> str:
     return f"python -m train_hf --config {config.name} --output-dir runs/again"
 
 
-def page(config: HubConfig) -> str:
+def page(config: PublishedWeight) -> str:
     """All that is published of a weight, for people."""
     size, place = _file(config)
     height_width = "×".join(map(str, config.input_size[1:]))
@@ -208,7 +187,7 @@ def page(config: HubConfig) -> str:
     )
 
 
-def _measured(config: HubConfig) -> list[str]:
+def _measured(config: PublishedWeight) -> list[str]:
     metrics = config.metrics
     differences = [run.ssia - run.vanilla for run in metrics.runs]
     rows = [("seed", "SSIA", "vanilla", "difference")]

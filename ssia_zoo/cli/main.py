@@ -75,7 +75,8 @@ def info(name: _Name, json: bool = False) -> None:
         name: a published weight's name, with or without tag.
         json: print one JSON document.
     """
-    from ssia_zoo.cli.listing import details, find_weight, page
+    from ssia_zoo.cli.listing import details, page
+    from ssia_zoo.models.registry import find_weight
 
     config = find_weight(name)
     print_json(details(config)) if json else print(page(config))
@@ -174,8 +175,7 @@ def fetch(name: _Name, out: Path | None = None) -> None:
         name: a published weight's name, with or without tag.
         out: write config.json, model.safetensors (float32) and README.md into this folder.
     """
-    from ssia_zoo.cli.listing import find_weight
-    from ssia_zoo.models.registry import weight_path
+    from ssia_zoo.models.registry import find_weight, weight_path
 
     config = find_weight(name)
     if out is None:
@@ -254,14 +254,10 @@ def validate(
     flags = {name: value for name, value in locals().items() if name not in ("model", "json")}  # as DataConfig's
     from ssia_zoo.data import DataConfig
     from ssia_zoo.evaluation.validate import validate as measure
-    from ssia_zoo.inference.classifier import check_image_size
     from ssia_zoo.models.loading import load_model
 
     data = DataConfig(**flags)
-    loaded = load_model(model)
-    if image_size is not None:
-        check_image_size(loaded, image_size)
-    result = measure(loaded, data)
+    result = measure(load_model(model), data)
     if json:
         print_json({"model": model, "dataset": dataset, **result, "images": round(result["images"])})
         return
@@ -301,8 +297,8 @@ def publish(
     if (all and with_ is not None) or (with_ is None and calibration_dataset is not None):
         raise UsageError("publish: --with goes with a FOLDER, and --calibration-dataset with --with onnx")
     if folder is not None and repo_id is not None:
+        from ssia_zoo.commands import publish_command
         from ssia_zoo.hub import publish as publish_folder
-        from ssia_zoo.hub.upload import repeat_command
         from ssia_zoo.models.registry import published_weight
 
         if published_weight(folder) is not None:
@@ -310,7 +306,7 @@ def publish(
         path = Path(folder.removeprefix("local-dir:"))
 
         extra: Sequence[str] = ()
-        repeat = repeat_command(folder, repo_id, private)
+        repeat = publish_command(folder, repo_id, private)
         if with_ == "onnx":
             from ssia_zoo.export.onnx import add_onnx
 
@@ -321,7 +317,8 @@ def publish(
     elif org is not None:
         from ssia_zoo.models.release import publish_all
 
-        for done in publish_all(org, private=private):
+        repeat = shlex.join(["ssia-zoo", "publish", "--all", "--org", org, *(["--private"] if private else [])])
+        for done in publish_all(org, private=private, repeat=repeat):
             print(done)
 
 

@@ -1,1 +1,1 @@
-"""Measure models, and verify what published weights claim."""
+"""Evaluate models, and verify published weights."""

@@ -1,4 +1,4 @@
-"""Measure a model on all images of a prepared loader: top-1, top-5 and loss."""
+"""Compute top-1, top-5 and loss of a model on all images of a prepared loader."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def evaluate(
     after_batch: Callable[[], None] | None = None,
     outputs: Sequence[int] | None = None,
 ) -> dict[str, float]:
-    """Measure a model on all images of a prepared loader, each counted once whatever the number of processes.
+    """Compute top-1, top-5 and loss, counting each image once for any number of processes.
 
     Args:
-        model: A timm classifier; its modes are put back afterwards.
-        batches: `ssia_zoo.data.eval_loader`'s, prepared by `accelerator`; images that cannot be read are left out.
-        accelerator: Gives precision and processes.
-        channels_last: Whether to lay images out that way.
-        autocast: Whether to run in the accelerator's mixed precision, as in training; else in float32.
-        after_batch: Called after each batch; what it raises ends the evaluation.
-        outputs: For each class of the data the model's output, as `match_model` finds it; all in their order if None.
+        model: A timm classifier; its modes are restored afterwards.
+        batches: A loader from `ssia_zoo.data.eval_loader`, prepared by `accelerator`; it leaves unreadable images out.
+        accelerator: Determines precision and processes.
+        channels_last: Whether to convert images to channels_last.
+        autocast: Whether to use the accelerator's mixed precision, as in training; else float32.
+        after_batch: Called after each batch; its exceptions end the evaluation.
+        outputs: The model's output for each class of the data, from `match_model`; all outputs in order if None.
 
     Returns:
         "top1" and "top5" in percent, and "loss", the mean cross-entropy.
@@ -58,7 +58,7 @@ def evaluate(
 
 
 def share_buffers(model: torch.nn.Module, accelerator: Accelerator) -> None:
-    """Give all processes the main process's buffers: batch statistics are each one's own, and its are saved."""
+    """Broadcast rank 0's BatchNorm statistics, which are the ones that are saved."""
     if accelerator.num_processes > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)

@@ -19,7 +19,7 @@ from ssia_zoo.hub.hashes import file_sha256
 from ssia_zoo.models.features import TimmModel, evaluating
 from ssia_zoo.models.loading import create_checked, timm_name
 from ssia_zoo.models.registry import architecture_cfg, vanilla_architecture, weight_path, weights
-from ssia_zoo.models.weight import HubConfig
+from ssia_zoo.models.weight import PublishedWeight
 
 Status = Literal["passed", "failed", "skipped"]
 
@@ -136,7 +136,7 @@ def _answer(name: str, check: Callable[[], tuple[Status, str]]) -> Check:
 # --- The file ---------------------------------------------------------------------------------------------------------
 
 
-def _published(source: str) -> HubConfig | None:
+def _published(source: str) -> PublishedWeight | None:
     """The description of a registered weight; None for every other source."""
     if ":" in source:
         return None

@@ -1,4 +1,4 @@
-"""The Hub's client as this package uses it: with a clean token and a whole repository id."""
+"""Make the Hub's client, and check token and repository id before it uses them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,37 @@ def hub_api(token: str | None, endpoint: str | None) -> HfApi:
 
 
 def clean_token(token: str | None) -> str | None:
-    """The token without the line end that a file or a shell left on it; an empty one is none."""
+    """Return a token without surrounding white space, such as a file's line end; None if nothing is left.
+
+    Raises:
+        ValueError: If this token, or the one that the client would use by default, has characters no token can have.
+    """
     token = (token or "").strip() or None
     for candidate in (token, get_token()):
         if candidate is not None and not re.fullmatch(r"[!-~]+", candidate):
-            # Sent on, it would be refused by the HTTP library with an error that quotes it.
-            raise ValueError("the token holds characters that no token has; log in anew with `hf auth login`")
+            # The HTTP library would refuse it with an error that quotes it.
+            raise ValueError("the token contains invalid characters; log in again with `hf auth login`")
     return token
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what is not ``org/name``."""
+    """Check that a repository id is ``org/name``.
+
+    Raises:
+        HFValidationError: If it is not.
+    """
     validate_repo_id(repo_id)
-    if "/" not in repo_id:  # the client would guess the user's own namespace
+    if "/" not in repo_id:  # the client would assume the user's namespace
         raise HFValidationError(repo_id)
 
 
 def require_token(repo_id: str, token: str | None) -> str | None:
-    """The clean token, for a repository that is to be written."""
+    """Check a repository id, and return the clean token to write to it with.
+
+    Raises:
+        HFValidationError: If the id is not ``org/name``.
+        LocalTokenNotFoundError: If there is no token, neither this one nor a saved one.
+    """
     check_repo_id(repo_id)
     token = clean_token(token)
     if token is None and get_token() is None:

@@ -1,4 +1,4 @@
-"""Fetching published files: a commit's alone, named plainly, and verified; `ssia_zoo.hub` gives them to others."""
+"""Download single files of one commit from the Hub, and verify them."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def fetch(
     endpoint: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """Fetch one published weight file, or find it in the client's cache, and verify it.
+    """Download one published weight file, or take it from the client's cache, and verify its sha256.
 
     Args:
         repo_id: The repository, as ``org/name``.
         filename: A plain name that ends with ``.safetensors``: no other format, no folder.
-        revision: The commit to which the file is pinned.
-        sha256: The file's expected sha256 in hexadecimal digits.
+        revision: The commit.
+        sha256: The file's expected sha256, as hexadecimal digits.
         token: As in `ssia_zoo.hub.publish`; needed for private repositories only.
         endpoint: As in `ssia_zoo.hub.publish`.
         cache_dir: The client's cache; by default ``HF_HUB_CACHE``.
 
     Raises:
-        WeightError: If the name is not such a name, or the file is not the expected one.
-        HubError: If the Hub is out of reach and the file not in the cache, or the Hub does not give it.
+        WeightError: If the name is not valid, or the file is not the expected one.
+        HubError: If the file is not in the cache, and cannot be downloaded.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors", filename):
-        raise WeightError(f"refusing to fetch {filename!r}: expected the plain name of a .safetensors file")
+        raise WeightError(f"refusing to fetch {filename!r}; expected the plain name of a .safetensors file")
     problem = None
     try:
         token = clean_token(token)
@@ -55,7 +55,7 @@ def fetch(
         path = Path(api.hf_hub_download(repo_id, filename, revision=revision, cache_dir=cache_dir))
     except Exception as error:
         problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
-    if problem is not None:  # raised here, without the client's error behind it, whose text may quote the token
+    if problem is not None:  # not chained: the text of the client's error may contain the token
         raise HubError(f"cannot fetch {filename} of {repo_id} at revision {revision}: {problem}")
     _check_sha256(path, sha256, f"{filename} of {repo_id}")
     return path
@@ -70,10 +70,10 @@ def fetch_files(
     endpoint: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """Fetch files of one commit, or find them in the client's cache; nothing else of the repository is fetched.
+    """Download some files of one commit, or take them from the client's cache.
 
-    A branch or tag is resolved once, with the first file; the others are those of the same commit. What was
-    downloaded damaged, or changed in the cache, is refused where the Hub tells the sha256 (for weight files it does).
+    A branch or tag is resolved with the first file; the other files come from the same commit. Files whose sha256 the
+    Hub reports (weight files) are verified.
 
     Args:
         repo_id: The repository, as ``org/name``.
@@ -84,11 +84,11 @@ def fetch_files(
         cache_dir: The client's cache; by default ``HF_HUB_CACHE``.
 
     Returns:
-        The folder that holds them, named by the commit.
+        The folder that contains them, named after the commit.
 
     Raises:
         WeightError: If the repository offers pickles only, or a file is damaged.
-        HubError: If the Hub is out of reach and a file not in the cache, or the Hub does not give it.
+        HubError: If a file is not in the cache, and cannot be downloaded.
     """
     if revision is not None and not _REVISION.fullmatch(revision):
         raise HubError(f"{revision!r} is not a revision of {repo_id}; expected a commit, branch or tag")
@@ -104,27 +104,27 @@ def fetch_files(
             paths.append(Path(api.hf_hub_download(repo_id, name, revision=commit, cache_dir=cache_dir)))
             commit = paths[0].parent.name
             if not _COMMIT.fullmatch(commit):
-                raise ValueError(f"the Hub names {commit!r} as the commit, which is none")
+                raise ValueError(f"the Hub reports {commit!r} as the commit, which is not a commit id")
     except Exception as error:
         problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            offers = _offered(api, repo_id, commit)
+            offers = _list_files(api, repo_id, commit)
     at = f"{repo_id}@{revision}" if revision else repo_id
-    if sentence := pickles_only(at, offers):
-        raise WeightError(sentence)
-    if problem is not None:  # raised here, without the client's error behind it, whose text may quote the token
+    if refusal := pickles_only(at, offers):
+        raise WeightError(refusal)
+    if problem is not None:  # not chained: the text of the client's error may contain the token
         raise HubError(f"cannot fetch {names[len(paths)]} of {at}: {problem}")
     for path in paths:
-        stored_as = path.resolve().name  # the cache names what a repository keeps in LFS by its sha256
+        stored_as = path.resolve().name  # in the cache, files stored with LFS are named by their sha256
         if _SHA256.fullmatch(stored_as):
             _check_sha256(path, stored_as, f"{path.name} of {at}")
     return paths[0].parent
 
 
-def _offered(api: HfApi, repo_id: str, revision: str | None) -> list[str]:
+def _list_files(api: HfApi, repo_id: str, revision: str | None) -> list[str]:
     try:
         return api.list_repo_files(repo_id, revision=revision)
-    except Exception:  # the missing file is told all the same
+    except Exception:  # the missing file is reported anyway
         return []
 
 
@@ -132,6 +132,6 @@ def _check_sha256(path: Path, sha256: str, what: str) -> None:
     actual = differing_sha256(path, sha256)
     if actual is not None:
         raise HashError(
-            f"{what} has sha256 {actual[:12]}…, expected was {sha256[:12].lower()}…; it is damaged or "
-            f"not the published one: delete {path.resolve()} and try again"
+            f"{what} has sha256 {actual[:12]}…, expected {sha256[:12].lower()}…; it is damaged or not the published "
+            f"file: delete {path.resolve()} and try again"
         )

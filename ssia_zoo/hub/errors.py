@@ -1,4 +1,4 @@
-"""What the Hugging Face Hub's client says when it fails, put in one line that says what to do and holds no token."""
+"""Turn errors of the Hub's client into one line that says what to do and contains no token."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 def failure_reason(error: BaseException, repo_id: str, *, token: str | None, endpoint: str | None) -> str:
-    """Why the client failed and what to do, in one line without any token or password in it."""
+    """Return why the client failed and what to do, in one line without tokens and passwords."""
     configured = (endpoint or constants.ENDPOINT).rstrip("/")
     credentials, _, host = configured.rpartition("@")
-    credentials = credentials.rpartition("//")[2]  # replaced as they stand: an address need not be a sound one
+    credentials = credentials.rpartition("//")[2]  # not parsed further: the address may be malformed
     resolved = configured.replace(f"{credentials}@", "") if host != configured else configured
-    # The client wraps the error that tells (no connection, offline mode) in others that do not.
+    # The client wraps the informative error (no connection, offline mode) in others.
     reasons = (_explain(link, repo_id, resolved) for link in _causes(error))
     text = next((reason for reason in reasons if reason), f"{type(error).__name__}: {one_line(error)}")
     if credentials:
         text = text.replace(f"{credentials}@", "")
     try:
         secrets = {token, get_token()}
-    except Exception:  # a keyless login that fails; there is then no token to hide
+    except Exception:  # a keyless login failed: there is no token to hide
         secrets = {token}
     for secret in secrets:
         if secret and secret.strip():
@@ -52,22 +52,22 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _explain(error: BaseException, repo_id: str, endpoint: str) -> str | None:
-    """A reason for one error of the client; None if it tells nothing by itself."""
+    """Return the reason that one error of the client gives, or None if it gives none."""
     if isinstance(error, HFValidationError):
         return f"{repo_id!r} is not a repository id; expected org/name of letters, digits, '-', '_' and '.'"
     if isinstance(error, LocalTokenNotFoundError):
-        return f"there is no token; {_LOGIN}"
+        return f"no token found; {_LOGIN}"
     if isinstance(error, OfflineModeIsEnabled):
-        return "offline mode is on, and what is not in the cache cannot be had; unset HF_HUB_OFFLINE"
+        return "offline mode is on and the file is not in the cache; unset HF_HUB_OFFLINE"
     if isinstance(error, HfHubHTTPError):
         return _explain_answer(error, repo_id, endpoint)
     if isinstance(error, LocalEntryNotFoundError):
         return None
-    # The client changed its HTTP library from one release to the next, so its errors are told by their module.
+    # The client's HTTP library differs between its releases, so match its errors by their module.
     if type(error).__module__.startswith(("httpx", "requests")) or isinstance(error, ConnectionError | TimeoutError):
-        return f"the Hub at {endpoint} cannot be reached or broke off ({one_line(error)}); check the network"
+        return f"cannot reach the Hub at {endpoint}, or lost the connection ({one_line(error)}); check the network"
     if isinstance(error, JSONDecodeError):
-        return f"{endpoint} does not answer as a Hub does; check HF_ENDPOINT and the network's login page"
+        return f"{endpoint} does not answer like a Hub; check HF_ENDPOINT, and whether the network needs a login"
     if isinstance(error, OSError | ValueError):
         return one_line(error)
     return None
@@ -76,9 +76,9 @@ def _explain(error: BaseException, repo_id: str, endpoint: str) -> str | None:
 def _explain_answer(error: HfHubHTTPError, repo_id: str, endpoint: str) -> str:
     status = error.response.status_code
     if isinstance(error, GatedRepoError):
-        return f"{repo_id} is gated; accept its terms on its page, and {_LOGIN}"
+        return f"{repo_id} is gated; accept its terms on its web page, and {_LOGIN}"
     if isinstance(error, RepositoryNotFoundError):
-        return f"{repo_id} does not exist, or is private and the token may not see it; check the name, or {_LOGIN}"
+        return f"{repo_id} does not exist, or is private and the token has no access; check the name, or {_LOGIN}"
     if isinstance(error, RevisionNotFoundError):
         return f"{repo_id} has no such revision"
     if isinstance(error, EntryNotFoundError):
@@ -86,7 +86,5 @@ def _explain_answer(error: HfHubHTTPError, repo_id: str, endpoint: str) -> str:
     if status == 401:
         return f"the token is not valid; {_LOGIN}"
     if status == 403:
-        return (
-            f"the token has no right to write to {repo_id}; use one with the write role for {repo_id.split('/')[0]!r}"
-        )
+        return f"the token cannot write to {repo_id}; use one with the write role for {repo_id.split('/')[0]!r}"
     return f"the Hub at {endpoint} answered {status} ({error.server_message or one_line(error)})"

@@ -1,4 +1,4 @@
-"""config.json and model.safetensors as a stranger may have written them: read without trust, refused in one line."""
+"""Read and check config.json and model.safetensors from untrusted sources."""
 
 from __future__ import annotations
 
@@ -27,55 +27,56 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".tar", ".npz", ".h5", ".msgpack")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-# Far above what any timm model has; a file that asks for more would only cost the reader's memory or time.
+# Far above what any timm model needs; a file that exceeds a limit would only waste memory or time.
 _MAX_CONFIG_BYTES = 16 * 2**20
 _MAX_HEADER_BYTES = 16 * 2**20
 _MAX_ARGUMENT = 100_000
 _MAX_MODULES = 10_000
 _MAX_ELEMENTS_UNKNOWN = 2**32
+_MAX_TEXT = 300  # characters of another library's error
 
 _NOT_ARGUMENTS = ("checkpoint_path", "cache_dir", "features_only", "feature_cfg", "device", "dtype", "scriptable")
-"""Keys that a file's model_args must not hold: they choose other weights, or another kind of model."""
+"""Keys that model_args must not contain: they select other weights, or another kind of model."""
 
 
 def pickles_only(what: str, names: Iterable[str]) -> str | None:
-    """A sentence that refuses a model which is offered as pickles and not as model.safetensors, else None."""
+    """Return why a model is refused that is offered as pickles only, or None if it is not."""
     names = sorted(names)
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if not pickles or any(name.endswith(".safetensors") for name in names):
         return None
     return (
-        f"{what} offers its weights as {some(pickles)} only, and only {WEIGHTS} is loaded here, whose tensors can be "
-        "checked before they are read: ask its owner for one, or convert it (timm reads such files with weights_only)"
+        f"{what} offers its weights only as {some(pickles)}, but SSIA Zoo loads only {WEIGHTS}, which can be checked "
+        "before it is read: ask the owner for one, or convert the file (timm reads such files with weights_only)"
     )
 
 
 def read_model_config(path: Path) -> dict[str, Any]:
-    """Read a config.json in timm's format and check every value that is used afterwards.
+    """Read a config.json in timm's format and check every value that is used later.
 
     Raises:
-        WeightError: If it is missing, not readable, or a value is not valid.
+        WeightError: If it is missing or not readable, or a value is not valid.
     """
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise WeightError(f"{path} has {path.stat().st_size:,} bytes; a configuration has a few thousand")
+            raise WeightError(f"{path} has {path.stat().st_size:,} bytes; expected a few thousand")
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightError(f"{path} is not readable JSON ({_shown(one_line(error))}); write the folder anew") from error
+        raise WeightError(f"{path} is not valid JSON ({one_line(error, _MAX_TEXT)}); write it again") from error
     for key, kind in (("architecture", str), ("num_classes", int), ("pretrained_cfg", dict)):
         if not isinstance(config, dict) or type(config.get(key)) is not kind:
-            raise WeightError(f"{path} has no valid {key!r}; expected timm's format of config.json: write it anew")
+            raise WeightError(f"{path} has no valid {key!r}; expected timm's format of config.json: write it again")
     _check_architecture(path, config["architecture"])
     for field, value, valid, expected in _values(config):
         if value is not None and not valid(value):
-            raise WeightError(f"{path}: {field} is {_quoted(value)}, expected {expected}; write it anew")
+            raise WeightError(f"{path}: {field} is {_quoted(value)}, expected {expected}; write it again")
     return dict(config)
 
 
 def _check_architecture(path: Path, arch: str) -> None:
     if arch.split(".")[0].endswith("_ssia"):
         raise WeightError(
-            f"{path} names the architecture {_quoted(arch)}, but published weights name the vanilla architecture: "
+            f"{path} names the architecture {_quoted(arch)}; expected the vanilla architecture: "
             f"write {_quoted(arch.split('.')[0].removesuffix('_ssia'))}"
         )
     if not timm.is_model(arch):
@@ -86,7 +87,7 @@ def _check_architecture(path: Path, arch: str) -> None:
 
 
 def _values(config: dict[str, Any]) -> list[tuple[str, Any, Callable[[Any], bool], str]]:
-    """What may be missing, but must be sane where it stands: name, value, rule, expectation."""
+    """Optional values: name, value, rule, what is expected."""
     cfg, classes = config["pretrained_cfg"], config["num_classes"]
     size = cfg.get("input_size")
     channels = size[0] if isinstance(size, list) and size else 3
@@ -124,7 +125,7 @@ def _are_numbers(value: Any, count: int, above: float = -1e6, most: float = 1e6)
 
 
 def are_arguments(value: Any) -> bool:
-    """Whether a value can stand as the `model_args` of a config.json that `read_model_config` accepts."""
+    """Whether `read_model_config` accepts a value as the `model_args` of a config.json."""
     if not isinstance(value, dict) or any(key.startswith("pretrained") or key in _NOT_ARGUMENTS for key in value):
         return False
     waiting = list(value.values())
@@ -138,18 +139,18 @@ def are_arguments(value: Any) -> bool:
 
 
 def vanilla_tensors(folder: Path, architecture: str, weights: Path | None) -> dict[str, Tensor]:
-    """The state dict of the model that timm builds for a folder's config.json, without loading weights.
+    """Return the state dict of the model that timm builds from a folder's config.json, without loading weights.
 
     Args:
         folder: Holds a config.json that `read_model_config` accepts.
         architecture: Its architecture.
-        weights: The file that is to fill the model; a model that could not come out of it is given up early.
+        weights: The weight file; building stops early if the model is far bigger than it.
 
     Raises:
         WeightError: If timm cannot build it, or it is far bigger than the file.
     """
     limit = 2 * weights.stat().st_size + 2**26 if weights else _MAX_ELEMENTS_UNKNOWN
-    # A training may go on after this, so its random numbers must be what they would have been without it.
+    # Keep the random state of a training that calls this.
     with torch.random.fork_rng(devices=[]), _limited(folder / CONFIG, limit):
         try:
             model = _build(f"local-dir:{folder}", architecture)
@@ -158,22 +159,22 @@ def vanilla_tensors(folder: Path, architecture: str, weights: Path | None) -> di
         except Exception as error:  # timm and the models raise every kind
             raise WeightError(
                 f"{folder / CONFIG} describes a model that timm {timm.__version__} cannot build "
-                f"({_shown(one_line(error))}); correct it or write it anew"
+                f"({one_line(error, _MAX_TEXT)}); correct it or write it again"
             ) from error
     tensors: dict[str, Tensor] = model.state_dict()
     return tensors
 
 
 def _build(name: str, architecture: str) -> Any:
-    """Build without memory for the values where the architecture allows it."""
+    """Build a model, on the meta device if its architecture allows it."""
     try:
         return _build_on_meta(name)
     except WeightError:
         raise
-    except Exception:  # the file's arguments, or an architecture that computes with values while being built
+    except Exception:  # wrong arguments, or an architecture that cannot be built on the meta device
         try:
             _build_on_meta(architecture)
-        except WeightError:  # bigger than the file, which says nothing here
+        except WeightError:  # exceeded the limit, which does not tell the two cases apart
             pass
         except Exception:
             return timm.create_model(name, pretrained=False)
@@ -187,7 +188,7 @@ def _build_on_meta(name: str) -> Any:
 
 @contextmanager
 def _limited(path: Path, limit: int) -> Iterator[None]:
-    """Stop a model that is being built in this thread once it is far bigger than any that could be meant."""
+    """Raise WeightError if a model built in this thread exceeds the limit of elements, or of modules."""
     thread = threading.get_ident()
     elements = modules = 0
 
@@ -223,39 +224,39 @@ def check_tensors(path: Path, vanilla: dict[str, Tensor], *, float32: bool) -> N
     Args:
         path: The file.
         vanilla: State dict of the model; its values are not used.
-        float32: Whether floating-point tensors must be float32, as published; else other floats will do.
+        float32: Whether floating-point tensors must be float32, as published; else any float type is accepted.
 
     Raises:
-        WeightError: If it does not; the tensor is named.
+        WeightError: If it does not; names the tensor.
     """
     try:
         with path.open("rb") as stream:
             header = int.from_bytes(stream.read(8), "little")
         if header > _MAX_HEADER_BYTES:
-            raise WeightError(f"{path} is not a readable safetensors file (header of {header:,} bytes); write it anew")
+            raise WeightError(f"{path} is not a readable safetensors file (header of {header:,} bytes); write it again")
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
             if unexpected := names - vanilla.keys():
                 raise WeightError(
                     f"{path} holds tensors that the vanilla architecture does not have: {some(unexpected)}; "
-                    "training-only parts are never published: export the bare model"
+                    "training-only heads are never published: save the model without them"
                 )
             if missing := vanilla.keys() - names:
-                raise WeightError(f"{path} lacks tensors of its architecture: {some(missing)}; export the whole model")
+                raise WeightError(f"{path} lacks tensors of its architecture: {some(missing)}; save the complete model")
             for name, expected in vanilla.items():
-                shape = tuple(file.get_slice(name).get_shape())  # before its values are read
+                shape = tuple(file.get_slice(name).get_shape())  # checked before the values are read
                 if shape != expected.shape:
                     raise WeightError(
-                        f"{path}: {name} has the shape {shape}, its architecture has {tuple(expected.shape)}; "
+                        f"{path}: {name} has shape {shape}, expected {tuple(expected.shape)}; "
                         "check architecture, num_classes and model_args in config.json"
                     )
                 _check_tensor(path, name, file.get_tensor(name), expected.dtype, float32=float32)
     except WeightError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        # The reader fails with other errors than its own on data types that this torch lacks.
-        reason = _shown(one_line(error))
-        raise WeightError(f"{path} is not a readable safetensors file ({reason}); write it anew") from error
+        # The reader raises other errors than its own for data types that torch lacks.
+        reason = one_line(error, _MAX_TEXT)
+        raise WeightError(f"{path} is not a readable safetensors file ({reason}); write it again") from error
 
 
 def _check_tensor(path: Path, name: str, tensor: Tensor, expected: torch.dtype, *, float32: bool) -> None:
@@ -263,16 +264,16 @@ def _check_tensor(path: Path, name: str, tensor: Tensor, expected: torch.dtype, 
     if float32:
         wanted = torch.float32 if floating else expected  # counters stay integers
         if tensor.dtype != wanted:
-            raise WeightError(f"{path}: {name} is {tensor.dtype}, published is {wanted}: save model.float()")
+            raise WeightError(f"{path}: {name} is {tensor.dtype}, expected {wanted}: save model.float()")
     elif tensor.dtype != expected and not (floating and tensor.dtype in _FLOATS):
-        raise WeightError(f"{path}: {name} is {tensor.dtype}, its architecture has {expected}; write the file anew")
-    # A finite sum has finite summands only, and is had five times faster; another one may be a mere overflow.
+        raise WeightError(f"{path}: {name} is {tensor.dtype}, expected {expected}; write the file again")
+    # A finite sum implies finite values and is five times faster; a sum that is not finite may be an overflow.
     if floating and not tensor.sum().isfinite() and not torch.isfinite(tensor).all():
-        raise WeightError(f"{path}: {name} has NaN or infinite values; publish an earlier, sound checkpoint")
+        raise WeightError(f"{path}: {name} has NaN or infinite values; use an earlier checkpoint")
 
 
 def some(names: Iterable[str]) -> str:
-    """The first few of some names that a stranger may have chosen."""
+    """Return the first three of some untrusted names, and how many more there are."""
     ordered = sorted(_shown(name, 80) for name in names)
     return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
 
@@ -281,12 +282,12 @@ def _quoted(value: object) -> str:
     return _shown(ascii(value), 100)
 
 
-def _shown(text: str, length: int = 300) -> str:
-    """A text in one line that a terminal can take, of limited length."""
+def _shown(text: str, length: int) -> str:
+    """Return an untrusted text as printable characters, shortened."""
     text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def is_index(key: Any, num_classes: int) -> bool:
-    """Whether a key of timm's mapping, which JSON makes a string, is one of a model's outputs."""
+    """Whether a key of timm's mapping from index to name, a string in JSON, is the index of an output."""
     return str(key).isdecimal() and int(key) < num_classes

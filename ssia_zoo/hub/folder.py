@@ -1,13 +1,10 @@
-"""What a folder must be before it may be published or loaded: a complete model, and nothing beside it."""
+"""Check that a folder holds a complete model before it is published or loaded."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import timm
 
 from ssia_zoo.errors import WeightError
 from ssia_zoo.hub.files import (
@@ -20,7 +17,7 @@ from ssia_zoo.hub.files import (
 )
 
 PUBLISHED_FILES = (CONFIG, WEIGHTS, "README.md")
-"""The files of a publishable folder: the only ones that leave the machine, unless ONNX_FILES are asked for."""
+"""The files of a publishable folder: the only ones that are uploaded, unless ONNX_FILES are requested."""
 
 ONNX_FILES = (
     "onnx/model.onnx",
@@ -30,35 +27,30 @@ ONNX_FILES = (
     "onnx/config.json",
     "preprocessor_config.json",
 )
-"""What `ssia_zoo.export.onnx.add_onnx` adds: published on request."""
+"""The files that `ssia_zoo.export.onnx.add_onnx` adds; uploaded on request."""
 
 _SOURCES = ("file", "url", "state_dict", "hf_hub_id", "hf_hub_filename", "custom_load")
 
 
-def folder_argument(folder: Path | str) -> str:
-    """A folder as commands take it: "resnet18" alone would mean the model."""
-    return shlex.quote(f"./{folder}" if timm.is_model(str(folder)) else str(folder))
-
-
 def check_extra(folder: Path, extra: Sequence[str]) -> None:
-    """Check that further files to publish are of ONNX_FILES and there.
+    """Check that further files to publish are among ONNX_FILES and exist.
 
     Raises:
-        WeightError: If one is not.
+        WeightError: If not.
     """
     for name in extra:
         path = folder / name
         if name not in ONNX_FILES:
-            raise WeightError(f"{name} is no file that is ever published; expected of {', '.join(ONNX_FILES)}")
+            raise WeightError(f"{name} cannot be published; expected one of {', '.join(ONNX_FILES)}")
         if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-            raise WeightError(f"{path} is missing, or a link out of the folder; write it by add_onnx")
+            raise WeightError(f"{path} is missing, or a link out of the folder; create it with add_onnx")
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder holds a complete model that vanilla timm loads, and nothing beside it.
+    """Check that a folder is publishable: a complete model that vanilla timm loads.
 
     Raises:
-        WeightError: If a file is missing, damaged or elsewhere, the configuration does not name a vanilla timm
+        WeightError: If a file is missing, damaged or outside the folder, config.json does not name a vanilla timm
             architecture, or the tensors are not finite float32 of exactly that architecture's names and shapes.
     """
     folder = Path(folder)
@@ -67,40 +59,40 @@ def check_folder(folder: Path) -> None:
         if not path.is_file():
             raise WeightError(
                 f"{path} is missing; a publishable folder holds {', '.join(PUBLISHED_FILES)}: "
-                "name the folder that the training wrote them to"
+                "name the output folder of a training run"
             )
-        if not path.resolve().is_relative_to(folder.resolve()):  # else a link could publish any file of the user's
+        if not path.resolve().is_relative_to(folder.resolve()):  # a link could publish any file of the user's
             raise WeightError(f"{path} is a link to {path.resolve()}, outside the folder; copy that file here instead")
     config = read_model_config(folder / CONFIG)
     if elsewhere := [key for key in _SOURCES if config["pretrained_cfg"].get(key)]:
         raise WeightError(
-            f"{folder / CONFIG} names another place for the weights (pretrained_cfg: {', '.join(elsewhere)}); they are "
-            f"those of {WEIGHTS} beside it: remove it"
+            f"{folder / CONFIG} names another source of weights (pretrained_cfg: {', '.join(elsewhere)}); expected "
+            f"only {WEIGHTS} beside it: remove these keys"
         )
     weights = folder / WEIGHTS
     check_tensors(weights, vanilla_tensors(folder, config["architecture"], weights), float32=True)
 
 
 def check_loadable(folder: Path, *, weights: bool = True) -> dict[str, Any]:
-    """Check that a folder, whoever wrote it, holds a model that timm loads as it is and without pickles.
+    """Check that a folder from any source holds a model that timm loads, without pickles.
 
     Args:
         folder: Folder with config.json and model.safetensors.
-        weights: Whether the weights are wanted; else config.json is enough.
+        weights: Whether the weights are needed; else config.json is enough.
 
     Returns:
         The content of config.json.
 
     Raises:
-        WeightError: As `check_folder`, but a README.md is not needed and half-precision weights will do.
+        WeightError: As `check_folder`, but README.md is optional and half-precision weights are accepted.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise WeightError(f"{folder} is not a folder; expected one with {CONFIG} and {WEIGHTS}")
     path = folder / WEIGHTS
     if weights and not path.is_file():
-        if sentence := pickles_only(str(folder), (entry.name for entry in folder.iterdir())):
-            raise WeightError(sentence)
+        if refusal := pickles_only(str(folder), (entry.name for entry in folder.iterdir())):
+            raise WeightError(refusal)
         raise WeightError(f"{path} is missing; expected a folder with {CONFIG} and {WEIGHTS}")
     config = read_model_config(folder / CONFIG)
     vanilla = vanilla_tensors(folder, config["architecture"], path if weights else None)

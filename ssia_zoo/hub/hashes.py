@@ -1,8 +1,8 @@
-"""The sha256 of weight files, remembered: a file that was found good is not hashed again until it changes.
+"""Compute sha256 of weight files, and remember which files had the expected one.
 
-A file is taken for unchanged if its path, size, modification time and change time are the same to the nanosecond. What
-is remembered is an empty file a weight in the user's cache; without a cache that can be written, files are hashed
-again in each process. Whoever can write to that cache can forge it, but could change the installed code as well.
+A verified file is not hashed again while its path, size, modification time and change time (in nanoseconds) stay the
+same. Each record is an empty file in the user's cache; if the cache is not writable, each process hashes again. Whoever
+can write to the cache can forge records, but could change the installed code as well.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-_seen: set[str] = set()  # for a process whose cache cannot be written
+_verified: set[str] = set()  # for this process, in case the cache is not writable
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file's content, in 64 hexadecimal digits."""
+    """Return the sha256 of a file's content, as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def differing_sha256(path: Path, expected: str) -> str | None:
-    """Compare a file with its expected sha256; reads it only if that exact file was not found good before.
+    """Compare a file with its expected sha256; hash it only if it has not been verified since it last changed.
 
     Args:
         path: An existing file.
         expected: 64 hexadecimal digits.
 
     Returns:
-        None if the file has that sha256, else the one it has.
+        None if the sha256 is the expected one, else the actual one.
     """
     expected = expected.lower()
     before = _state(path, expected)
-    if before in _seen or _remembered(before):
+    if before in _verified or _is_recorded(before):
         return None
     actual = file_sha256(path)
     if actual != expected:
         return actual
-    if _state(path, expected) == before:  # a file that changed while it was read is not remembered
-        _remember(before)
+    if _state(path, expected) == before:  # do not record a file that changed while it was read
+        _record(before)
     return None
 
 
@@ -51,19 +51,19 @@ def _state(path: Path, sha256: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
-def _marker(state: str) -> Path:
+def _record_path(state: str) -> Path:
     return Path(constants.HF_HOME) / "ssia_zoo" / "verified" / state
 
 
-def _remembered(state: str) -> bool:
+def _is_recorded(state: str) -> bool:
     try:
-        return _marker(state).is_file()
+        return _record_path(state).is_file()
     except OSError:
         return False
 
 
-def _remember(state: str) -> None:
-    _seen.add(state)
-    with suppress(OSError):  # a read-only or full cache costs a second hash in the next process, nothing else
-        _marker(state).parent.mkdir(parents=True, exist_ok=True)
-        _marker(state).touch()
+def _record(state: str) -> None:
+    _verified.add(state)
+    with suppress(OSError):  # with a read-only or full cache, the next process hashes again
+        _record_path(state).parent.mkdir(parents=True, exist_ok=True)
+        _record_path(state).touch()

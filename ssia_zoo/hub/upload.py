@@ -1,14 +1,12 @@
-"""Everything by which bytes leave or enter the machine: publishing a folder of weights, and fetching published files.
+"""Upload a publishable folder to the Hub, at once or in the background.
 
-A publishable folder is laid out as timm's repositories on the Hugging Face Hub are. Of whatever else lies in it
-(checkpoints, logs, curves) nothing is ever sent. Publishing is here, fetching in `_fetching`, the client they share in
-`_hub_client`.
+A publishable folder has the layout of timm's repositories on the Hub. Other files in it (checkpoints, logs, curves) are
+never uploaded.
 """
 
 from __future__ import annotations
 
 import logging
-import shlex
 import shutil
 import tempfile
 import threading
@@ -27,11 +25,11 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from ssia_zoo.errors import ConfigError, HubError, one_line, without_credentials
 from ssia_zoo.hub.client import hub_api, require_token
 from ssia_zoo.hub.errors import failure_reason
-from ssia_zoo.hub.folder import PUBLISHED_FILES, check_extra, check_folder, folder_argument
+from ssia_zoo.hub.folder import PUBLISHED_FILES, check_extra, check_folder
 
 _logger = logging.getLogger("ssia_zoo.hub")
 _SNAPSHOT_PREFIX = ".push-"
-_ACCESS_TIMEOUT = 10.0  # seconds; the client itself would wait without end on a Hub that does not answer
+_ACCESS_TIMEOUT = 10.0  # seconds; the client's own requests have no timeout
 
 
 # --- Publishing -------------------------------------------------------------------------------------------------------
@@ -48,50 +46,49 @@ def publish(
     repeat: str | None = None,
     extra: Sequence[str] = (),
 ) -> str:
-    """Check a folder and push its published files to the Hub in one commit; the repository is created if need be.
+    """Check a folder and upload its published files in one commit; create the repository if it does not exist.
 
     Args:
         folder: The publishable folder; it is only read.
         repo_id: The repository, as ``org/name``.
-        private: Create the repository as a private one; a repository that is public already is then refused.
-        token: Access token; by default the one of ``HF_TOKEN`` or ``hf auth login``.
+        private: Whether to create the repository as a private one; an existing public repository is then refused.
+        token: Access token; by default that of ``HF_TOKEN`` or ``hf auth login``.
         endpoint: Address of the Hub; by default ``HF_ENDPOINT`` or huggingface.co.
         message: The commit's title.
-        repeat: Command that the message of a failure names; by default the one that repeats this push.
-        extra: Files beyond the published ones, of those that `ssia_zoo.export.onnx.add_onnx` adds.
+        repeat: How to repeat the upload, such as a command; errors end with it.
+        extra: Further files to upload, out of `ssia_zoo.hub.folder.ONNX_FILES`.
 
     Returns:
         The commit's address.
 
     Raises:
-        WeightError: If the folder is not fit to be published.
-        HubError: If the push fails; the message ends with the command that repeats it.
+        WeightError: If the folder is not publishable.
+        HubError: If the upload fails.
     """
     folder = Path(folder)
     check_folder(folder)
     check_extra(folder, extra)
-    repeat = repeat or repeat_command(folder, repo_id, private)
     hub: dict[str, Any] = {"private": private, "token": token, "endpoint": endpoint}
     return _upload(folder, repo_id, **hub, message=message, repeat=repeat, extra=extra)
 
 
 def publish_to_folder(folder: Path, destination: Path) -> Path:
-    """Check a folder and copy its published files to a new folder, laid out as the Hub repository would be.
+    """Check a folder and copy its published files to a new folder, with the layout of the Hub repository.
 
-    Nothing half-written stays: the copy takes its name once it is whole.
+    The destination appears once the copy is complete.
 
     Raises:
-        WeightError: If the folder is not fit to be published.
+        WeightError: If the folder is not publishable.
         ConfigError: If the destination exists and is not empty, or cannot be written.
     """
     folder, destination = Path(folder), Path(destination)
     check_folder(folder)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise ConfigError(f"{destination} exists and is not an empty folder; name a new one")
+        raise ConfigError(f"{destination} exists and is not an empty folder; choose another one")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as room:
-            staged = Path(room) / "repo"
+        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as staging:
+            staged = Path(staging) / "repo"
             staged.mkdir()
             _copy_published(folder, staged)
             if destination.is_dir():
@@ -99,31 +96,25 @@ def publish_to_folder(folder: Path, destination: Path) -> Path:
             staged.rename(destination)
     except OSError as error:
         raise ConfigError(
-            f"cannot write {destination} ({one_line(error)}); free space or name another folder"
+            f"cannot write {destination} ({one_line(error)}); free space or choose another folder"
         ) from error
     return destination
 
 
 def check_access(
-    repo_id: str,
-    *,
-    folder: Path,
-    private: bool = False,
-    token: str | None = None,
-    endpoint: str | None = None,
+    repo_id: str, *, private: bool = False, token: str | None = None, endpoint: str | None = None
 ) -> str | None:
-    """Ask the Hub, before a long training, whether a later push can succeed; never raises.
+    """Ask the Hub whether a later upload can succeed; never raises.
 
     Args:
         repo_id: The repository, as ``org/name``.
-        folder: What will be pushed, for the command that repeats the push.
         private: As in `publish`.
         token: As in `publish`.
         endpoint: As in `publish`.
 
     Returns:
-        None if the token may write to the repository's namespace, and the repository, if there is one, is private where
-        that was asked; else a line that says why not.
+        None if the token can write to the repository's namespace and an existing repository is private where that is
+        required; else a line that says why not.
     """
     try:
         token = require_token(repo_id, token)
@@ -133,13 +124,10 @@ def check_access(
         hf_raise_for_status(answer)
         problem = _missing_right(repo_id.split("/")[0], answer.json())
         if problem is None and private and _is_public(api, repo_id):
-            problem = f"{repo_id} exists and is public, asked was a private one"
+            problem = f"{repo_id} exists and is public, but a private repository is required"
     except Exception as error:
         problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
-    if problem is None:
-        return None
-    repeat = repeat_command(folder, repo_id, private)
-    return f"a push to {repo_id} would fail: {problem}; training can go on, and push afterwards with: {repeat}"
+    return problem and f"a push to {repo_id} would fail: {problem}"
 
 
 def _is_public(api: HfApi, repo_id: str) -> bool:
@@ -150,15 +138,18 @@ def _is_public(api: HfApi, repo_id: str) -> bool:
 
 
 def _missing_right(namespace: str, account: dict[str, Any]) -> str | None:
-    """What `whoami` says against writing to a namespace; fine-grained tokens get the benefit of the doubt."""
+    """Return why an account, as `whoami` describes it, cannot write to a namespace.
+
+    Permissions of fine-grained tokens are not checked.
+    """
     roles = {account["name"].lower(): "admin"}
     roles |= {org["name"].lower(): org.get("roleInOrg") or "write" for org in account.get("orgs", [])}
     if namespace.lower() not in roles:
-        return f"{account['name']} has no right to the namespace {namespace!r}; it may write to: {', '.join(roles)}"
+        return f"{account['name']} cannot write to the namespace {namespace!r}, only to: {', '.join(roles)}"
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        return "the token may only read; make one with the write role"
+        return "the token is read-only; create one with the write role"
     if roles[namespace.lower()] == "read":
-        return f"{account['name']} may only read in the namespace {namespace!r}; ask its owners for the write role"
+        return f"{account['name']} can only read in the namespace {namespace!r}; ask its owners for the write role"
     return None
 
 
@@ -170,28 +161,29 @@ def _upload(
     token: str | None,
     endpoint: str | None,
     message: str,
-    repeat: str,
+    repeat: str | None,
     extra: Sequence[str] = (),
 ) -> str:
-    """Push the published files of `source`, which has been checked; `repeat` ends the message of a failure."""
+    """Upload the published files of `source`, which has been checked."""
     try:
         token = require_token(repo_id, token)
         api = hub_api(token, endpoint)
         api.create_repo(repo_id, private=private, exist_ok=True)
         if private and _is_public(api, repo_id):
-            raise ValueError(f"{repo_id} exists and is public, asked was a private one: choose another name")
+            raise ValueError(
+                f"{repo_id} exists and is public, but a private repository is required: choose another name"
+            )
         names = (*PUBLISHED_FILES, *extra)
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source / name) for name in names]
         return without_credentials(str(api.create_commit(repo_id, files, commit_message=message).commit_url))
     except Exception as error:
         reason = failure_reason(error, repo_id, token=token, endpoint=endpoint)
-    # Raised here, without the client's error behind it: its text may quote request headers, and so the token.
-    raise HubError(f"could not push to {repo_id}: {reason}; repeat with: {repeat}")
+    # Not chained: the client's error may quote request headers, and so the token.
+    raise HubError(f"could not push to {repo_id}: {reason}{_repetition(repeat)}")
 
 
-def repeat_command(folder: Path | str, repo_id: str, private: bool) -> str:
-    """The command that publishes a folder."""
-    return f"ssia-zoo publish {folder_argument(folder)} {shlex.quote(repo_id)}" + (" --private" if private else "")
+def _repetition(repeat: str | None) -> str:
+    return f"; repeat with: {repeat}" if repeat else ""
 
 
 def _copy_published(source: Path, destination: Path) -> None:
@@ -200,17 +192,18 @@ def _copy_published(source: Path, destination: Path) -> None:
 
 
 class BackgroundPusher:
-    """Pushes a folder's published files beside a running training, which neither waits for it nor fails with it.
+    """Upload a folder's published files while a training runs; failures are logged and do not stop the training.
 
-    One upload runs at a time; of the requests that come meanwhile, the newest alone is kept. The upload's thread does
-    not keep the process alive: `close` waits for it.
+    One upload runs at a time. If several are requested meanwhile, only the newest is kept. The upload runs in a daemon
+    thread; `close` waits for it.
 
     Args:
-        folder: The publishable folder; copies of it wait in hidden folders inside it and are removed after.
+        folder: The publishable folder; copies to upload are kept in hidden folders inside it and removed afterwards.
         repo_id: The repository, as ``org/name``.
         private: As in `publish`.
         token: As in `publish`.
         endpoint: As in `publish`.
+        repeat: As in `publish`.
     """
 
     def __init__(
@@ -221,24 +214,25 @@ class BackgroundPusher:
         private: bool = False,
         token: str | None = None,
         endpoint: str | None = None,
+        repeat: str | None = None,
     ) -> None:
         self._folder = Path(folder)
         self._repo_id = repo_id
-        self._hub: dict[str, Any] = {"private": private, "token": token, "endpoint": endpoint}
-        self._repeat = repeat_command(self._folder, repo_id, private)
-        self._lock = threading.Lock()  # guards the three below
+        self._hub: dict[str, Any] = {"private": private, "token": token, "endpoint": endpoint, "repeat": repeat}
+        self._repetition = _repetition(repeat)
+        self._lock = threading.Lock()  # guards the next three
         self._waiting: tuple[Path, str] | None = None
         self._thread: threading.Thread | None = None
         self._failures: list[str] = []
-        for leftover in self._folder.glob(f"{_SNAPSHOT_PREFIX}*"):  # of a run that was killed
+        for leftover in self._folder.glob(f"{_SNAPSHOT_PREFIX}*"):  # of a killed run
             shutil.rmtree(leftover, ignore_errors=True)
 
     def push(self, message: str) -> None:
-        """Copy the files as they are now and upload them in the background; a failure is logged, never raised."""
+        """Copy the files as they are now and upload them in the background; failures are logged, not raised."""
         try:
             snapshot = self._snapshot()
         except Exception as error:
-            self._fail(f"could not push to {self._repo_id}: {one_line(error)}; repeat with: {self._repeat}")
+            self._fail(f"could not push to {self._repo_id}: {one_line(error)}{self._repetition}")
             return
         with self._lock:
             outdated, self._waiting = self._waiting, (snapshot, message)
@@ -249,26 +243,25 @@ class BackgroundPusher:
             shutil.rmtree(outdated[0], ignore_errors=True)
 
     def close(self, timeout: float | None = None) -> list[str]:
-        """Wait for the uploads that are asked for.
+        """Wait for the requested uploads.
 
         Args:
-            timeout: Seconds to wait at most; by default until the client succeeds or gives up.
+            timeout: Longest time to wait, in seconds; no limit if None.
 
         Returns:
-            A line for each push that failed so far, and one for an upload that is still running.
+            One line for each failed upload, and one if an upload is still running.
         """
         with self._lock:
             thread = self._thread
         if thread is not None:
             thread.join(timeout)
             if thread.is_alive():
-                self._fail(f"the push to {self._repo_id} still runs after {timeout} s; repeat with: {self._repeat}")
+                self._fail(f"the push to {self._repo_id} is still running after {timeout} s{self._repetition}")
         with self._lock:
             return list(self._failures)
 
     def _snapshot(self) -> Path:
-        # Checked here and not in the thread: building the vanilla model there would meddle with the training's
-        # random numbers.
+        # Checked here, not in the thread: building the vanilla model there would disturb the training's random state.
         check_folder(self._folder)
         snapshot = Path(tempfile.mkdtemp(dir=self._folder, prefix=_SNAPSHOT_PREFIX))
         try:
@@ -287,7 +280,7 @@ class BackgroundPusher:
                     return
             snapshot, message = job
             try:
-                _upload(snapshot, self._repo_id, **self._hub, message=message, repeat=self._repeat)
+                _upload(snapshot, self._repo_id, **self._hub, message=message)
             except HubError as error:
                 self._fail(str(error))
             finally:

@@ -165,35 +165,3 @@ def label_names(model: TimmModel) -> tuple[str, ...]:
     if known := imagenet_names(model):
         return known[1]
     return tuple(f"class {index}" for index in range(model.num_classes))
-
-
-def check_image_size(model: TimmModel, size: int) -> None:
-    """Make sure that a model takes images of size x size pixels; a transformer may take its own size alone.
-
-    Raises:
-        ConfigError: If it does not.
-    """
-    check_input_size(model, (model_preprocessing(model).input_size[0], size, size), f"--image-size is {size}")
-
-
-def check_input_size(model: TimmModel, input_size: tuple[int, int, int], stated: str | None = None) -> None:
-    """Make sure that a model takes an input of these channels, height and width.
-
-    Args:
-        model: A timm classifier.
-        input_size: Channels, height, width.
-        stated: Who states this size; the model's configuration if None.
-
-    Raises:
-        ConfigError: If it does not.
-    """
-    parameter = next(model.parameters())
-    blank = torch.zeros(1, *input_size, device=parameter.device)
-    try:
-        with evaluating(model), torch.inference_mode():
-            model(blank.to(parameter.dtype))
-    except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts image sizes
-        stated = stated or f"input_size is {'x'.join(map(str, input_size))}"
-        raise ConfigError(
-            f"{stated}, which {type(model).__name__} cannot take: {' '.join(str(error).split())[:150]}"
-        ) from error

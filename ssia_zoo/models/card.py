@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import get_pretrained_cfg, is_model
 
 from ssia_zoo.models.comparison import compare
-from ssia_zoo.models.weight import HubConfig, Metrics
+from ssia_zoo.models.weight import Metrics, PublishedWeight
 
 RECONSTRUCTION = (
     "The SSIA loss used here is a reconstruction from the abstract of *Self-Supervised Implicit Attention: Guided "
@@ -33,7 +33,7 @@ _MOST_LISTED_CLASSES = 20
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
-def weight_card(config: HubConfig, repo_id: str | None) -> str:
+def weight_card(config: PublishedWeight, repo_id: str | None) -> str:
     """Make the README.md of a published weight; needs no network.
 
     Nothing of where the weight has been published before is in it, so publishing it again changes nothing.
@@ -336,7 +336,7 @@ The published file, rounded to float16, scores {metrics.top1:.2f} % as plain tim
 seed {metrics.control_top1:.2f} %."""
 
 
-def _usage(config: HubConfig, repo_id: str | None) -> str:
+def _usage(config: PublishedWeight, repo_id: str | None) -> str:
     timm_name = f"hf-hub:{repo_id}" if repo_id else "local-dir:FOLDER"
     return f"""```python
 import timm
@@ -354,7 +354,7 @@ With SSIA Zoo installed, `import ssia_zoo, timm; timm.create_model("{config.name
 weights, and checks their sha256 first."""
 
 
-def _limits(config: HubConfig) -> str:
+def _limits(config: PublishedWeight) -> str:
     return (
         f"It knows the {config.num_classes} classes below and nothing else: any image gets one of them. It was "
         f"measured on {config.metrics.images} images of one data set ({config.metrics.split}), not on shifted, noisy "

@@ -1,15 +1,14 @@
-"""Load a model by whatever names it, from safetensors alone: registered and timm names, folders, Hub repositories.
+"""Load models from safetensors files only: registered and timm names, folders, Hub repositories.
 
-Where a folder or a repository has no model.safetensors, timm falls back to other files (pickles, which it reads with
-weights_only), and it does not compare a checkpoint's tensors with the model once the number of classes changes. So
-everything is looked at here first; what timm is then given is a local folder, or a safetensors file.
+If a folder or repository has no model.safetensors, timm falls back to other files (pickles, which it reads with
+weights_only), and it does not check a checkpoint's tensors if the number of classes changes. So everything is fetched
+and checked here first; timm then gets a local folder or a safetensors file.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
 from timm.models._hub import _get_safe_alternatives
 
-from ssia_zoo.errors import ConfigError, HubError, SSIAZooError, WeightError, one_line
+from ssia_zoo.errors import ConfigError, HubError, SSIAZooError, WeightError, did_you_mean, one_line
 from ssia_zoo.hub.files import CONFIG, WEIGHTS
 from ssia_zoo.hub.folder import check_loadable
 from ssia_zoo.models.features import TimmModel
@@ -27,54 +26,54 @@ _log = logging.getLogger(__name__)
 
 _REPOSITORY = re.compile(r"(?P<repo_id>[\w.-]+/[\w.-]+)(?:@(?P<revision>.+))?", re.ASCII)
 _OTHER_WEIGHTS = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "pretrained_strict")
-_PICKLE = "pytorch_model.bin"  # what timm asks for where a configuration names no file
+_PICKLE = "pytorch_model.bin"  # timm's default file name
 
 
 def load_model(name: str, *, pretrained: bool = True, **kwargs: Any) -> TimmModel:
-    """Create a timm model with its weights, which are read from safetensors files only.
+    """Create a timm model with its weights, from safetensors files only.
 
     Args:
         name: A registered name ("mobilenetv3_small_050_ssia"), any other timm name ("resnet50.a1_in1k"), a folder in
             the Hub's layout (its path, or "local-dir:FOLDER"), or a repository on the Hub ("org/name", "org/name@rev"
-            or "hf-hub:org/name@rev"). A bare name means timm's model rather than a folder; "./name" means the folder.
-        pretrained: Whether to load the weights; else only the architecture and its configuration are used.
+            or "hf-hub:org/name@rev"). A plain name means timm's model, "./name" the folder.
+        pretrained: Whether to load the weights; else only architecture and configuration are used.
         **kwargs: Arguments of `timm.create_model`, such as `num_classes`, `in_chans` or `drop_rate`.
 
     Returns:
         The model, in train mode as timm leaves it.
 
     Raises:
-        ConfigError: If there is no such model, or it does not take these arguments.
-        WeightError: If its weights are offered as pickles only, are damaged, or are not those of its architecture.
-        HubError: If the Hub is out of reach and the weights not in its cache, or the Hub does not give them.
+        ConfigError: If there is no such model, or it does not accept these arguments.
+        WeightError: If its weights are offered as pickles only, are damaged, or do not match its architecture.
+        HubError: If the weights are not in the cache, and cannot be downloaded.
     """
     if other := [key for key in _OTHER_WEIGHTS if key in kwargs]:
-        raise ConfigError(f"{other[0]} is not taken here; weights are named by the model's name: name their folder")
+        raise ConfigError(f"{other[0]} is not supported; to load other weights, pass their folder as the model's name")
     return create_checked(timm_name(name, pretrained=pretrained), pretrained=pretrained, **kwargs)
 
 
 def create_checked(source: str, *, pretrained: bool = True, **kwargs: Any) -> TimmModel:
-    """Create the model that `timm_name` has found and checked; arguments and errors are those of `load_model`."""
+    """Create the model that `timm_name` returned; arguments and errors are those of `load_model`."""
     if pretrained and ":" not in source and not _is_ours(source):
         kwargs["pretrained_cfg_overlay"] = _safetensors_of(source)
     try:
         return timm.create_model(source, pretrained=pretrained, **kwargs)
     except SSIAZooError:
         raise
-    except Exception as error:  # timm and the models raise every kind, down to AssertionError
+    except Exception as error:  # timm and the models raise any kind
         raise ConfigError(f"{source}: cannot be created: {type(error).__name__}: {one_line(error)}") from error
 
 
 def timm_name(name: str, *, pretrained: bool = True) -> str:
-    """Find what a name means, fetch it if it is on the Hub, and check it.
+    """Resolve a model's name, download it if it is on the Hub, and check it.
 
     Args:
         name: As in `load_model`.
-        pretrained: Whether the weights are wanted too.
+        pretrained: Whether the weights are needed too.
 
     Returns:
-        A name that `timm.create_model` takes without leaving this machine for a folder or a repository: a registered
-        name, or "local-dir:FOLDER". A repository's folder is that of one commit in the Hub client's cache.
+        A registered name, or "local-dir:FOLDER" for a folder or repository. The folder of a repository is that of one
+        commit in the Hub client's cache.
 
     Raises:
         SSIAZooError: As `load_model`.
@@ -88,7 +87,7 @@ def timm_name(name: str, *, pretrained: bool = True) -> str:
         return _repository(rest, pretrained)
     if is_model(name) or (_is_ours(name) and (is_model(vanilla_architecture(name)) or not Path(name).is_dir())):
         if Path(name).is_dir():
-            _log.warning("%s means the registered model; the folder of this name here is ./%s", name, name)
+            _log.warning("%s means the registered model; for the folder of this name use ./%s", name, name)
         if _is_ours(name):
             register(vanilla_architecture(name))
         else:
@@ -100,7 +99,7 @@ def timm_name(name: str, *, pretrained: bool = True) -> str:
         try:
             return _repository(name, pretrained)
         except HubError as error:
-            raise HubError(f"there is no folder {name} here, and as a repository: {error}") from error
+            raise HubError(f"there is no folder {name}, and as a repository: {error}") from error
     raise ConfigError(_unknown(name))
 
 
@@ -112,8 +111,7 @@ def _folder(path: str, pretrained: bool) -> str:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-        near = get_close_matches(folder.name, siblings, n=1)
-        hint = f"did you mean {folder.parent / near[0]}?" if near else f"expected one with {CONFIG} and {WEIGHTS}"
+        hint = did_you_mean(folder.name, siblings, f"expected one with {CONFIG} and {WEIGHTS}", most=1)
         raise ConfigError(f"there is no folder {folder}; {hint}")
     check_loadable(folder, weights=pretrained)
     return f"local-dir:{folder}"
@@ -132,12 +130,12 @@ def _repository(name: str, pretrained: bool) -> str:
 
 
 def _safetensors_of(name: str) -> dict[str, Any]:
-    """Where timm is to take the weights of one of its own names from: a safetensors file, fetched if need be."""
+    """Fetch the safetensors file of one of timm's own names; return the overlay of its configuration that names it."""
     from ssia_zoo.hub import fetch_files
 
     cfg = _cfg(name)
     if cfg is None or not cfg.has_weights:
-        raise WeightError(f"timm has no weights for {name}; pass pretrained=False, or one of timm.list_pretrained()")
+        raise WeightError(f"timm has no weights for {name}; use pretrained=False, or one of timm.list_pretrained()")
     if cfg.file and str(cfg.file).endswith(".safetensors"):
         return {"file": cfg.file}
     if cfg.hf_hub_id and cfg.custom_load != "hf":
@@ -148,9 +146,9 @@ def _safetensors_of(name: str) -> dict[str, Any]:
             folder = fetch_files(repo_id, (found,), revision=revision or None)
             return {"file": str(folder / found), "custom_load": False}
     raise WeightError(
-        f"timm offers the weights of {name} not as safetensors, and no other files are loaded here; choose another of "
-        "its tags (timm.list_pretrained() shows them), or load it by timm and name the folder that "
-        "timm.models.save_for_hf writes"
+        f"timm has no safetensors file for {name}, and SSIA Zoo loads no other files; choose another of its tags "
+        "(timm.list_pretrained() lists them), or load it with timm and use the folder that timm.models.save_for_hf "
+        "writes"
     )
 
 
@@ -165,11 +163,7 @@ def _unknown(name: str) -> str:
     arch, _, tag = name.partition(".")
     if tag and is_model(arch):
         known = timm.list_pretrained(f"{arch}.*")
-        near = get_close_matches(name, known, n=3) or known[:3]
-        return f"timm {timm.__version__} has no weights {name!r}; " + (
-            f"did you mean {', '.join(near)}?" if near else f"it has none for {arch}"
-        )
-    near = get_close_matches(name, [*weights(), *timm.list_models()], n=3)
-    near = near or get_close_matches(arch, timm.list_models(), n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else "expected a timm name, a folder, or org/name on the Hub"
-    return f"there is no model {name!r}; {hint}"
+        otherwise = f"expected one of {', '.join(known)}" if known else f"it has none for {arch}"
+        return f"timm {timm.__version__} has no weights {name!r}; {did_you_mean(name, known, otherwise)}"
+    otherwise = did_you_mean(arch, timm.list_models(), "expected a timm name, a folder, or org/name on the Hub")
+    return f"there is no model {name!r}; {did_you_mean(name, [*weights(), *timm.list_models()], otherwise)}"

@@ -1,11 +1,10 @@
-"""Entry points in timm's registry: `<arch>_ssia` for every architecture with a weight, and for any other on demand."""
+"""Register `<arch>_ssia` in timm: for each architecture with a published weight, and for any other on request."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -21,42 +20,60 @@ from timm.models import (
 )
 from torch import nn
 
-from ssia_zoo.errors import ConfigError, HashError, WeightError
-from ssia_zoo.models.weight import HubConfig, check_default, read_hub_config
+from ssia_zoo.errors import ConfigError, HashError, WeightError, did_you_mean
+from ssia_zoo.models.weight import PublishedWeight, check_default, read_published_weight
 from ssia_zoo.resources import resource_dir
 
-_PACKAGE = "ssia_zoo"  # timm's registry shows our names as `timm.list_models(module="ssia_zoo")`
-_FACTS = ("first_conv", "classifier", "fixed_input_size")  # facts of an architecture, whatever its weights
+_PACKAGE = "ssia_zoo"  # for `timm.list_models(module="ssia_zoo")`
+_ARCHITECTURE_FIELDS = ("first_conv", "classifier", "fixed_input_size")  # the same for all weights
 _HUB_FILE = "model.safetensors"
 _SOURCES = ("file", "url", "state_dict", "hf_hub_id")
 
-_weights: dict[str, HubConfig] = {}
-"""Published weights by full name; filled once, on import."""
+_weights: dict[str, PublishedWeight] = {}
+"""Published weights by full name; filled on import."""
 _skipped: dict[str, str] = {}
-"""Descriptions that could not be used, by name, and why."""
+"""Names of invalid files of hub_configs/, and what is wrong with them."""
 
 
-def weights() -> dict[str, HubConfig]:
-    """Published weights by full name, e.g. "resnet50_ssia.c10_r32"."""
+def weights() -> dict[str, PublishedWeight]:
+    """Return the published weights by full name, such as "resnet50_ssia.c10_r32"."""
     return dict(_weights)
 
 
 def skipped_weights() -> dict[str, str]:
-    """What keeps descriptions of published weights from being used, by their files' names; empty where all is sound."""
+    """Return which files of hub_configs/ were skipped, and why; empty if all are valid."""
     return dict(_skipped)
 
 
-def published_weight(name: str) -> HubConfig | None:
-    """Find the published weight of a name with a tag, or without for the default one; None if there is none."""
-    by_default = (config for config in _weights.values() if config.default and config.arch_name == name)
+def published_weight(name: str) -> PublishedWeight | None:
+    """Return the published weight of a name with tag, or the default one of a name without; None if there is none."""
+    by_default = (weight for weight in _weights.values() if weight.default and weight.arch_name == name)
     return _weights.get(name) or next(by_default, None)
 
 
-def register(arch: str) -> str:
-    """Register `<arch>_ssia` for a timm architecture; does nothing if it is registered.
+def find_weight(name: str) -> PublishedWeight:
+    """Return the published weight of a name, with or without tag.
 
     Args:
-        arch: Name of a timm architecture, without tag, e.g. "convnext_tiny".
+        name: "resnet50_ssia.c10_r32", or "resnet50_ssia" for the architecture's default weight.
+
+    Raises:
+        ConfigError: If no weight has this name; suggests the nearest.
+    """
+    if (weight := published_weight(name)) is not None:
+        return weight
+    if name in _skipped:
+        raise ConfigError(f"the description of {name} is not valid: {_skipped[name]}; reinstall ssia-zoo")
+    known = [*_weights, *(weight.arch_name for weight in _weights.values())]
+    hint = did_you_mean(name, known, f"expected one of {', '.join(sorted(_weights))}", cutoff=0.5)
+    raise ConfigError(f"there is no published weight {name!r}; {hint}")
+
+
+def register(arch: str) -> str:
+    """Register `<arch>_ssia` for a timm architecture, unless it is registered already.
+
+    Args:
+        arch: Name of a timm architecture, without tag, such as "convnext_tiny".
 
     Returns:
         The registered name.
@@ -71,31 +88,31 @@ def register(arch: str) -> str:
 
 
 def register_published(folder: Path | None = None) -> None:
-    """Register an entry point for each architecture that has a weight in a folder; this package's hub_configs/ if None.
+    """Register an entry point for each architecture that has a weight in a folder (hub_configs/ if None).
 
-    A description that is not valid, or of an architecture that timm lacks, is skipped with a warning.
+    Files that are not valid, or of an architecture that timm lacks, are skipped with a warning.
     """
     folder = folder or resource_dir("hub_configs")
-    configs = []
+    found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            configs.append(read_hub_config(path))
+            found.append(read_published_weight(path))
         except ConfigError as error:
             _skip(path.stem, str(error))
-    for arch in sorted({config.architecture for config in configs}):
-        of_arch = [config for config in configs if config.architecture == arch]
+    for arch in sorted({weight.architecture for weight in found}):
+        of_arch = [weight for weight in found if weight.architecture == arch]
         try:
             check_default(folder, of_arch)
         except ConfigError as error:
-            _warn(f"{error}; {arch}_ssia without a tag is no weight")
-            of_arch = [replace(config, default=False) for config in of_arch]
+            _warn(f"{error}; {arch}_ssia without a tag has no weight")
+            of_arch = [replace(weight, default=False) for weight in of_arch]
         try:
             _register(arch, of_arch)
         except ConfigError as error:
-            for config in of_arch:
-                _skip(config.name, str(error))
+            for weight in of_arch:
+                _skip(weight.name, str(error))
             continue
-        _weights.update({config.name: config for config in of_arch})
+        _weights.update({weight.name: weight for weight in of_arch})
 
 
 def _skip(name: str, reason: str) -> None:
@@ -108,15 +125,15 @@ def _warn(message: str) -> None:
 
 
 def vanilla_architecture(name: str) -> str:
-    """The timm architecture behind a model name: "resnet50" for "resnet50_ssia.c10_r32" and for "resnet50.a1_in1k"."""
+    """Return a model name's timm architecture: "resnet50" for "resnet50_ssia.c10_r32" and "resnet50.a1_in1k"."""
     arch = name.split(".", 1)[0]
     return arch.removesuffix("_ssia")
 
 
 def architecture_cfg(arch: str, input_size: tuple[int, int, int] | None = None) -> PretrainedCfg:
-    """A fresh pretrained_cfg that holds the facts of an architecture alone, nothing of timm's weights for it.
+    """Make a pretrained_cfg that describes an architecture, and none of timm's weights for it.
 
-    A copy of timm's would bring its licence, papers, origin and test sizes along.
+    A copy of timm's would include its licence, papers, origin and test sizes.
 
     Args:
         arch: Name of a timm architecture.
@@ -130,51 +147,50 @@ def architecture_cfg(arch: str, input_size: tuple[int, int, int] | None = None) 
             max(1, pool * new // old)
             for pool, new, old in zip(base.pool_size, size[1:], base.input_size[1:], strict=True)
         )
-    facts = {fact: getattr(base, fact) for fact in _FACTS}
-    cfg = PretrainedCfg(architecture=arch, input_size=size, pool_size=pool_size, **facts)
+    own = {field: getattr(base, field) for field in _ARCHITECTURE_FIELDS}
+    cfg = PretrainedCfg(architecture=arch, input_size=size, pool_size=pool_size, **own)
     if input_size is None:
         same = ("num_classes", "mean", "std", "interpolation", "crop_pct", "crop_mode", "min_input_size")
         cfg = replace(cfg, **{field: getattr(base, field) for field in same})
     return cfg
 
 
-def weight_path(config: HubConfig, cache_dir: str | Path | None = None) -> Path:
-    """Find a published weight, embedded in the package or on the Hub, and verify it.
+def weight_path(weight: PublishedWeight, cache_dir: str | Path | None = None) -> Path:
+    """Find a published weight in the package or on the Hub, and verify it.
 
     Raises:
         WeightError: If the file is missing or its sha256 is not the published one.
-        HubError: If it has to be fetched and the Hub does not give it.
+        HubError: If it cannot be downloaded.
     """
     from ssia_zoo.hub import fetch
-    from ssia_zoo.hub.hashes import differing_sha256  # only where bytes are asked for: importing us stays cheap
+    from ssia_zoo.hub.hashes import differing_sha256  # imported here to keep `import ssia_zoo` fast
 
-    if config.file is not None:
-        embedded = resource_dir("hub_configs") / config.file
+    if weight.file is not None:
+        embedded = resource_dir("hub_configs") / weight.file
         if not embedded.is_file():
             raise WeightError(f"{embedded} is missing; the installation is damaged: reinstall ssia-zoo")
-        if (actual := differing_sha256(embedded, str(config.sha256))) is not None:
+        if (actual := differing_sha256(embedded, str(weight.sha256))) is not None:
             raise HashError(
-                f"{embedded} is damaged: its sha256 is {actual[:12]}…, published was {str(config.sha256)[:12]}…; "
+                f"{embedded} is damaged: its sha256 is {actual[:12]}…, expected {str(weight.sha256)[:12]}…; "
                 "reinstall ssia-zoo"
             )
         return embedded
     return fetch(
-        str(config.repo_id),
+        str(weight.repo_id),
         _HUB_FILE,
-        revision=str(config.revision),
-        sha256=str(config.repo_sha256),
+        revision=str(weight.revision),
+        sha256=str(weight.repo_sha256),
         cache_dir=cache_dir,
     )
 
 
-def _register(arch: str, configs: Sequence[HubConfig]) -> None:
+def _register(arch: str, published: Sequence[PublishedWeight]) -> None:
     if not is_model(arch):
-        near = get_close_matches(arch, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
+        hint = did_you_mean(arch, timm.list_models(), "timm.list_models() lists them")
         raise ConfigError(f"timm {timm.__version__} has no architecture {arch!r}; {hint}")
     name = f"{arch}_ssia"
-    by_tag = {config.tag: config for config in configs}
-    cfgs = {config.tag: _weight_cfg(config) for config in sorted(configs, key=lambda c: not c.default)}
+    by_tag = {weight.tag: weight for weight in published}
+    cfgs = {weight.tag: _weight_cfg(weight) for weight in sorted(published, key=lambda weight: not weight.default)}
     module: Any = sys.modules[_PACKAGE]
     keyed = {f"{name}.{tag}": cfg for tag, cfg in cfgs.items()} or {name: architecture_cfg(arch)}
     module.default_cfgs.update(generate_default_cfgs(keyed))
@@ -183,37 +199,39 @@ def _register(arch: str, configs: Sequence[HubConfig]) -> None:
     register_model(entrypoint)
 
 
-def _weight_cfg(config: HubConfig) -> PretrainedCfg:
+def _weight_cfg(weight: PublishedWeight) -> PretrainedCfg:
     where = (
-        {"file": str(resource_dir("hub_configs") / config.file)}
-        if config.file
-        else {"hf_hub_id": f"{config.repo_id}@{config.revision}", "hf_hub_filename": _HUB_FILE}
+        {"file": str(resource_dir("hub_configs") / weight.file)}
+        if weight.file
+        else {"hf_hub_id": f"{weight.repo_id}@{weight.revision}", "hf_hub_filename": _HUB_FILE}
     )
     return replace(
-        architecture_cfg(config.architecture, config.input_size),
+        architecture_cfg(weight.architecture, weight.input_size),
         **where,
-        tag=config.tag,
-        num_classes=config.num_classes,
-        label_names=config.label_names,
-        mean=config.mean,
-        std=config.std,
-        interpolation=config.interpolation,
-        crop_pct=config.crop_pct,
-        crop_mode=config.crop_mode,
-        license=config.license,
-        description=config.description,
-        notes=(f"trained on {config.dataset.name}: {config.dataset.terms}",),
+        tag=weight.tag,
+        num_classes=weight.num_classes,
+        label_names=weight.label_names,
+        mean=weight.mean,
+        std=weight.std,
+        interpolation=weight.interpolation,
+        crop_pct=weight.crop_pct,
+        crop_mode=weight.crop_mode,
+        license=weight.license,
+        description=weight.description,
+        notes=(f"trained on {weight.dataset.name}: {weight.dataset.terms}",),
     )
 
 
-def _entrypoint(arch: str, configs: dict[str, HubConfig], cfgs: dict[str, PretrainedCfg]) -> Callable[..., nn.Module]:
-    """Make the function that timm calls: the vanilla one, handed our configuration.
+def _entrypoint(
+    arch: str, published: dict[str, PublishedWeight], cfgs: dict[str, PretrainedCfg]
+) -> Callable[..., nn.Module]:
+    """Make the function that timm calls: it calls the vanilla one with the weight's configuration.
 
-    timm would resolve a missing or textual configuration by the vanilla name and silently load vanilla weights, so it
-    is always resolved here.
+    The configuration is resolved here, since timm would resolve None or a tag by the vanilla name, and silently load
+    vanilla weights.
     """
     name = f"{arch}_ssia"
-    default_tag = next((tag for tag, config in configs.items() if config.default), None)
+    default_tag = next((tag for tag, weight in published.items() if weight.default), None)
 
     def create(
         pretrained: bool = False,
@@ -229,15 +247,15 @@ def _entrypoint(arch: str, configs: dict[str, HubConfig], cfgs: dict[str, Pretra
                 known = ", ".join(f"{name}.{tag}" for tag in cfgs) or "none"
                 raise ConfigError(f"{name} has no tag {tag!r}; its published weights: {known}")
             cfg = cfgs[tag]
-            if pretrained and not overlaid:  # verified here; timm would load whatever lies there
-                path = weight_path(configs[tag], cache_dir=kwargs.get("cache_dir"))
+            if pretrained and not overlaid:  # verify the file, which timm would not
+                path = weight_path(published[tag], cache_dir=kwargs.get("cache_dir"))
                 cfg = replace(cfg, file=str(path), hf_hub_id=None, hf_hub_filename=None)
         elif tag is None:
             cfg = architecture_cfg(arch)
             if pretrained and not overlaid:
                 have = ", ".join(sorted(_weights)) or "none"
-                raise WeightError(f"{name} has no published weight; pass pretrained=False, or take one of: {have}")
-        else:  # the caller's own configuration, as timm allows
+                raise WeightError(f"{name} has no published weight; use pretrained=False, or one of: {have}")
+        else:  # the caller's configuration, as timm allows
             cfg = tag if isinstance(tag, PretrainedCfg) else PretrainedCfg(**tag)
         create_vanilla = model_entrypoint(arch)
         model: nn.Module = create_vanilla(

@@ -1,12 +1,10 @@
-"""Publishing the weights of hub_configs/: each as a repository of one organization, noted in its JSON afterwards."""
+"""Publish the weights of hub_configs/, each to a repository of one organization, and record where they are."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,11 +16,13 @@ from safetensors.torch import load_file
 
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import ConfigError, HubError, WeightError, one_line
+from ssia_zoo.files import atomic_write
 from ssia_zoo.hub import file_sha256, publish
+from ssia_zoo.hub.files import WEIGHTS
 from ssia_zoo.models.card import weight_card
 from ssia_zoo.models.registry import architecture_cfg, weight_path
 from ssia_zoo.models.saving import write_model_folder
-from ssia_zoo.models.weight import HubConfig, read_hub_config, read_hub_configs
+from ssia_zoo.models.weight import PublishedWeight, parse_published_weight, read_published_weights
 from ssia_zoo.resources import resource_dir
 
 _log = logging.getLogger(__name__)
@@ -31,13 +31,13 @@ _COMMIT_URL = re.compile(r".*/commit/([0-9a-f]{40})")
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Where one weight is now."""
+    """A weight on the Hub."""
 
     name: str
     """as registered with timm"""
     repo_id: str
     revision: str
-    """the commit, which holds weights, configuration and card"""
+    """the commit with weights, configuration and card"""
     repo_sha256: str
     """of the repository's model.safetensors"""
     url: str
@@ -47,66 +47,66 @@ class Published:
         return f"{self.name}: {self.url}"
 
 
-def write_weight_folder(config: HubConfig, folder: Path, *, repo_id: str | None = None) -> Path:
+def write_weight_folder(weight: PublishedWeight, folder: Path, *, repo_id: str | None = None) -> Path:
     """Write a weight as a publishable folder: config.json, model.safetensors (float32), README.md.
 
-    The same weight gives the same bytes each time. Nothing of the weight's earlier publishing is in them.
+    The files depend on the weight and `repo_id` only, not on where the weight was published before.
 
     Args:
-        config: The weight; its embedded file is read and verified, or the Hub's if there is none.
-        folder: Where to; made if it does not exist, the three files in it are replaced.
-        repo_id: Repository that the card names, ``org/name``.
+        weight: The weight; its file is verified.
+        folder: Folder to write to; created if missing, existing files are replaced.
+        repo_id: Repository for the card's examples, ``org/name``.
 
     Returns:
-        The folder; plain timm loads it as ``local-dir:FOLDER``.
+        The folder; timm loads it as ``local-dir:FOLDER``.
 
     Raises:
-        ConfigError: If the folder cannot be made.
-        WeightError: If the file is missing, damaged, or not of the architecture that the description names.
-        HubError: If it has to be fetched and the Hub does not give it.
+        ConfigError: If the folder cannot be created.
+        WeightError: If the file is missing or damaged, or does not match the described architecture.
+        HubError: If the file cannot be downloaded.
     """
-    path = weight_path(config)
-    cfg = replace(architecture_cfg(config.architecture, config.input_size), num_classes=config.num_classes)
-    model = timm.create_model(config.architecture, pretrained_cfg=cfg, num_classes=config.num_classes)
+    path = weight_path(weight)
+    cfg = replace(architecture_cfg(weight.architecture, weight.input_size), num_classes=weight.num_classes)
+    model = timm.create_model(weight.architecture, pretrained_cfg=cfg, num_classes=weight.num_classes)
     try:
-        model.load_state_dict(load_file(path))  # into float32; float16 was a loss of the file, not of this step
+        model.load_state_dict(load_file(path))  # float16 values into float32 parameters: exact
     except RuntimeError as error:
         raise WeightError(
-            f"{path} does not hold a {config.architecture} of {config.num_classes} classes ({one_line(error)}); "
-            f"correct architecture, num_classes or input_size in the description of {config.name}"
+            f"{path} does not hold a {weight.architecture} of {weight.num_classes} classes ({one_line(error)}); "
+            f"correct architecture, num_classes or input_size in the description of {weight.name}"
         ) from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be made a folder ({one_line(error)}); name another one") from error
-    metrics = config.metrics
+        raise ConfigError(f"cannot create the folder {folder} ({one_line(error)}); choose another one") from error
+    metrics = weight.metrics
     write_model_folder(
         model,
         folder,
-        architecture=config.architecture,
-        label_names=config.label_names,
+        architecture=weight.architecture,
+        label_names=weight.label_names,
         preprocessing=Preprocessing(
-            input_size=config.input_size,
-            mean=config.mean,
-            std=config.std,
-            interpolation=config.interpolation,
-            crop_pct=config.crop_pct,
-            crop_mode=config.crop_mode,
+            input_size=weight.input_size,
+            mean=weight.mean,
+            std=weight.std,
+            interpolation=weight.interpolation,
+            crop_pct=weight.crop_pct,
+            crop_mode=weight.crop_mode,
         ),
         metadata={
-            "name": config.name,
+            "name": weight.name,
             "method": "ssia",
-            "license": config.license,
-            "dataset": asdict(config.dataset),
-            "training": config.training,
+            "license": weight.license,
+            "dataset": asdict(weight.dataset),
+            "training": weight.training,
             "evaluated_on": metrics.split,
             "evaluated_images": metrics.images,
             "metrics": {"top1": metrics.top1},
             "seed": metrics.seed,
             "runs": [asdict(run) for run in metrics.runs],
-            "environment": config.environment,
+            "environment": weight.environment,
         },
-        card=weight_card(config, repo_id),
+        card=weight_card(weight, repo_id),
     )
     return folder
 
@@ -119,85 +119,69 @@ def publish_all(
     endpoint: str | None = None,
     names: Sequence[str] | None = None,
     hub_configs: Path | None = None,
+    repeat: str = "the same call of publish_all",
 ) -> list[Published]:
-    """Publish weights as ``org/<arch>_ssia.<tag>``, and note repository, commit and sha256 in their JSONs.
+    """Publish weights as ``org/<arch>_ssia.<tag>``, and record repository, commit and sha256 in their JSON files.
 
-    A JSON is written as soon as its weight is published, so a second call after a failure goes on where the first one
-    stopped; what is published already and has not changed gets no new commit.
+    Each JSON is written as soon as its weight is published, so after a failure a second call continues. Weights that
+    are published already and have not changed get no new commit.
 
     Args:
-        org: Organization or user on the Hub that the token may write to.
+        org: Organization or user on the Hub.
         private: As in `hub.publish`.
         token: As in `hub.publish`.
         endpoint: As in `hub.publish`.
-        names: Full names of the weights, e.g. "resnet50_ssia.c10_r32"; all if None.
-        hub_configs: Folder of the descriptions and their files; this checkout's hub_configs/ if None.
+        names: Full names of the weights, such as "resnet50_ssia.c10_r32"; all if None.
+        hub_configs: Folder with the JSON and weight files; this checkout's hub_configs/ if None.
+        repeat: How to repeat the call, such as a command; errors end with it.
 
     Returns:
-        Where each weight is, in the order of the names.
+        The published weights, in the order of the names.
 
     Raises:
-        ConfigError: If a description is not valid, a name is not among them, or a JSON cannot be written.
-        WeightError: If a weight's file is not the described one.
-        HubError: If a push fails; the message ends with the command that goes on.
+        ConfigError: If a JSON is not valid or cannot be written, or a name is unknown.
+        WeightError: If a weight's file is missing or damaged.
+        HubError: If an upload fails.
     """
     folder = hub_configs or resource_dir("hub_configs")
-    configs = {config.name: config for config in read_hub_configs(folder)}
-    if unknown := [name for name in names or () if name not in configs]:
-        raise ConfigError(f"{folder} has no weight {unknown[0]!r}; it has: {', '.join(configs) or 'none'}")
-    wanted = [configs[name] for name in dict.fromkeys(configs if names is None else names)]
-    repeat = shlex.join(["ssia-zoo", "publish", "--all", "--org", org, *(["--private"] if private else [])])
-    if names is not None or hub_configs is not None:
-        repeat = "the same call of publish_all"
+    weights = {weight.name: weight for weight in read_published_weights(folder)}
+    if unknown := [name for name in names or () if name not in weights]:
+        raise ConfigError(f"{folder} has no weight {unknown[0]!r}; it has: {', '.join(weights) or 'none'}")
     done = []
-    for config in wanted:
-        repo_id = f"{org}/{config.name}"
-        with tempfile.TemporaryDirectory(prefix="ssia-zoo-") as room:
-            weights = write_weight_folder(_found_in(folder, config), Path(room), repo_id=repo_id)
-            url = publish(weights, repo_id, private=private, token=token, endpoint=endpoint, repeat=repeat)
-            sha256 = file_sha256(weights / "model.safetensors")
+    for name in dict.fromkeys(weights if names is None else names):
+        repo_id = f"{org}/{name}"
+        with tempfile.TemporaryDirectory(prefix="ssia-zoo-") as temporary:
+            written = write_weight_folder(_with_path(folder, weights[name]), Path(temporary), repo_id=repo_id)
+            url = publish(written, repo_id, private=private, token=token, endpoint=endpoint, repeat=repeat)
+            sha256 = file_sha256(written / WEIGHTS)
         commit = _COMMIT_URL.fullmatch(url)
         if commit is None:
-            raise HubError(f"{repo_id} is published, but the Hub names no commit: {url!r}; repeat with: {repeat}")
-        item = Published(name=config.name, repo_id=repo_id, revision=commit[1], repo_sha256=sha256, url=url)
-        _note(folder / f"{config.name}.json", item, repeat)
-        _log.info("published %s", item)
-        done.append(item)
+            raise HubError(f"{repo_id} is published, but the Hub reports no commit: {url!r}; repeat with: {repeat}")
+        published = Published(name=name, repo_id=repo_id, revision=commit[1], repo_sha256=sha256, url=url)
+        _record(folder / f"{name}.json", published, repeat)
+        _log.info("published %s", published)
+        done.append(published)
     return done
 
 
-def _found_in(folder: Path, config: HubConfig) -> HubConfig:
-    """The description with its file's whole path, for a folder that need not be this package's."""
-    return replace(config, file=str(folder.resolve() / config.file)) if config.file else config
+def _with_path(folder: Path, weight: PublishedWeight) -> PublishedWeight:
+    """Return a weight with the full path of its file, for folders other than this package's."""
+    return replace(weight, file=str(folder.resolve() / weight.file)) if weight.file else weight
 
 
-def _note(path: Path, published: Published, repeat: str) -> None:
-    """Write where a weight is into its JSON, whole or not at all; every other character stays as it is."""
+def _record(path: Path, published: Published, repeat: str) -> None:
+    """Write a weight's repository, commit and sha256 into its JSON."""
     try:
-        text = before = path.read_bytes().decode("utf-8")
-        for field in ("repo_id", "revision", "repo_sha256"):
-            text = _with_field(text, field, getattr(published, field))
-        if text == before:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        after = before | {field: getattr(published, field) for field in ("repo_id", "revision", "repo_sha256")}
+        parse_published_weight(after, path)
+        if after == before:
             return
-        # A JSON must bear its weight's name to be valid, so the new one lies in a folder of its own until it is.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".publish-") as room:
-            new = Path(room) / path.name
-            new.write_bytes(text.encode("utf-8"))
-            read_hub_config(new)
+        with atomic_write(path) as new:
+            new.write_text(json.dumps(after, indent=2) + "\n", encoding="utf-8")
             shutil.copymode(path, new)
-            os.replace(new, path)
     except OSError as error:
         raise ConfigError(
             f"{published.name} is published at {published.url}, but {path} cannot be written ({one_line(error)}); "
             f"make it writable and repeat with: {repeat}"
         ) from error
-
-
-def _with_field(text: str, field: str, value: str) -> str:
-    """A JSON object's text with another value of one of its own fields, which holds a string or null."""
-    expected = {**json.loads(text), field: value}
-    for match in re.finditer(rf'"{field}"\s*:\s*(null|"(?:[^"\\]|\\.)*")', text):
-        changed = text[: match.start(1)] + json.dumps(value) + text[match.end(1) :]
-        if json.loads(changed) == expected:  # else it is a field of that name further inside
-            return changed
-    raise ConfigError(f"field {field!r} is missing; expected it in every file of hub_configs/")

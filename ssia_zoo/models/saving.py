@@ -1,9 +1,8 @@
-"""A trained model as a folder in the Hub's layout, which plain timm and transformers load without this package."""
+"""Write a trained model as a folder in the Hub's layout, which timm and transformers load without this package."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -16,16 +15,17 @@ from timm.models._hub import save_config_for_hf
 
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import TrainingError, without_credentials
+from ssia_zoo.files import atomic_write
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.models.registry import architecture_cfg
 
 _TRAINING_ONLY = ("drop_rate", "drop_path_rate")
-"""Arguments of a model that change nothing at inference, and that not every vanilla loader would want."""
+"""Arguments without effect at inference, which not every loader accepts."""
 
 
 def public_name(name: str) -> str:
-    """A model's or data set's name as others may read it: of a folder on this machine only the last part."""
-    if re.fullmatch(r"[\w-][\w.-]*", name):  # names no folder, or none whose place is told
+    """Return a model's or data set's name for publication: of a folder's path only the last part."""
+    if re.fullmatch(r"[\w-][\w.-]*", name):  # contains no path
         return name
     prefix, path = ("local-dir:", name[10:]) if name.startswith("local-dir:") else ("", name)
     folder = Path(path).expanduser()
@@ -33,7 +33,7 @@ def public_name(name: str) -> str:
 
 
 def public_model(name: str) -> str:
-    """A model's name as others may read it; a folder's cannot be taken for that of a registered model."""
+    """Return a model's name for publication; a folder's has the prefix "local-dir:", unlike a registered model's."""
     public = public_name(name)
     return f"local-dir:{public}" if "/" in name and ":" not in name and Path(name).expanduser().is_dir() else public
 
@@ -48,18 +48,18 @@ def write_model_folder(
     metadata: dict[str, Any],
     card: str,
 ) -> None:
-    """Write config.json, model.safetensors (float32) and README.md; each file is replaced whole or not at all.
+    """Write config.json, model.safetensors (float32) and README.md; existing files are replaced atomically.
 
-    The model's `pretrained_cfg` is replaced by one that describes its new weights.
+    The model's `pretrained_cfg` is replaced by one that describes its weights.
 
     Args:
-        model: The bare student.
+        model: The model, without training-only parts.
         folder: Existing folder.
-        architecture: Vanilla timm architecture, which plain timm knows.
-        label_names: One name a class.
-        preprocessing: How images become input.
-        metadata: Goes under the key "ssia" of config.json, which timm and transformers leave alone.
-        card: Text of README.md.
+        architecture: Vanilla timm architecture.
+        label_names: One name per class, in the order of the outputs.
+        preprocessing: How images become the model's input.
+        metadata: Stored in config.json as "ssia", which timm and transformers ignore.
+        card: Content of README.md.
 
     Raises:
         TrainingError: If a weight is NaN or infinite.
@@ -67,7 +67,7 @@ def write_model_folder(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise TrainingError(f"{name} holds NaN or infinite values; such weights are not saved, lower --lr or clip")
+            raise TrainingError(f"{name} holds NaN or infinite values and is not saved; lower `lr` or clip gradients")
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     cfg = replace(
         architecture_cfg(architecture, preprocessing.input_size),
@@ -75,21 +75,19 @@ def write_model_folder(
         **asdict(preprocessing),
     )
     model.pretrained_cfg = cfg.to_dict()
-    config, weights, readme = (folder / f".{name}" for name in ("config.json", "model.safetensors", "README.md"))
-    try:
+    with (
+        atomic_write(folder / "README.md") as readme,
+        atomic_write(folder / "model.safetensors") as weights,
+        atomic_write(folder / "config.json") as config,
+    ):
         save_config_for_hf(model, str(config), model_config={"label_names": list(label_names), "ssia": metadata})
         _tidy_arguments(config)
-        weights.write_bytes(save(tensors, metadata={"format": "pt"}))  # transformers refuses a file without the format
+        weights.write_bytes(save(tensors, metadata={"format": "pt"}))  # transformers requires the format
         readme.write_text(card, encoding="utf-8")
-        for path in (config, weights, readme):
-            os.replace(path, folder / path.name.removeprefix("."))
-    finally:  # of a full disk
-        for path in (config, weights, readme):
-            path.unlink(missing_ok=True)
 
 
 def _tidy_arguments(path: Path) -> None:
-    """Leave out of `model_args` what stands elsewhere: transformers passes num_classes itself and fails on a second."""
+    """Remove from `model_args` num_classes, which transformers would pass twice, and training-only arguments."""
     config = json.loads(path.read_text(encoding="utf-8"))
     arguments = config.pop("model_args", {})
     arguments = {k: v for k, v in arguments.items() if k not in ("num_classes", *_TRAINING_ONLY)}

@@ -1,39 +1,49 @@
-"""One published weight, as a JSON file in hub_configs/ describes it: what it is, where it is, what it scores."""
+"""A published weight: the fields of one JSON file in hub_configs/, and their validation.
+
+Reading needs the standard library only: `import ssia_zoo` reads every file, and importing pydantic alone would more
+than double what it costs.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import dacite
+from typing import Annotated, Any
 
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.timm_names import CROP_MODES
+from ssia_zoo.models.typed_json import Rule, matching, one_of, parse
+from ssia_zoo.timm_names import CROP_MODES, INTERPOLATIONS
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_TAG = re.compile(r"[a-z0-9_]+")
+_Count = Annotated[int, Rule(lambda value: value >= 1, "at least 1")]
+_Percent = Annotated[float, Rule(lambda value: 0 <= value <= 100, "a percentage")]
+_Finite = Annotated[float, Rule(lambda value: -1e6 < value < 1e6, "a finite number")]
+_Positive = Annotated[float, Rule(lambda value: 0 < value < 1e6, "a positive number")]
+_Fraction = Annotated[float, Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")]
+_Sha256 = Annotated[str, matching(r"[0-9a-f]{64}")]
+_Commit = Annotated[str, matching(r"[0-9a-f]{40}")]
+
+
+def _is_plain_safetensors(name: str) -> bool:
+    return name.endswith(".safetensors") and PurePosixPath(name).name == name and "\\" not in name and name[0] != "."
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetTerms:
-    """The data a weight was trained on, and the terms it comes under."""
+    """The data a weight was trained on, and its terms of use."""
 
     name: str
     source: str
-    """where anyone gets it: a Hub id, an address, or the package that holds it"""
+    """where to get it: a Hub id, an address, or the package that contains it"""
     license: str
     terms: str
-    """what these terms ask of a user of the weight, in a sentence"""
+    """what these terms ask of users of the weight, in one sentence"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedRun:
-    """Top-1 in percent of one seed, trained with SSIA and without (same initial weights, data order and budget)."""
+    """Top-1 in percent for one seed, with SSIA and without (same initial weights, data order and budget)."""
 
     seed: int
     ssia: float
@@ -42,56 +52,57 @@ class PairedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What was measured; every seed that was run, not the best."""
+    """Results on the evaluation split, for every seed that was run."""
 
     split: str
-    images: int
+    images: _Count
     seed: int
     """seed of the published weight"""
-    top1: float
+    top1: _Percent
     """percent, of the published file as loaded by timm"""
-    control_top1: float
+    control_top1: _Percent
     """percent, of the vanilla run with the same seed"""
     runs: tuple[PairedRun, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubConfig:
-    """A published weight: embedded in this package, on the Hub, or both (then the embedded one is used)."""
+class PublishedWeight:
+    """A published weight: included in this package, on the Hub, or both (the included file is then used)."""
 
     architecture: str
     """vanilla timm architecture"""
-    tag: str
-    """dataset and image size, e.g. "c10_r32" """
+    tag: Annotated[str, matching(r"[a-z0-9_]+")]
+    """data set and image size, e.g. "c10_r32" """
     default: bool
     """whether the architecture's name without a tag means this weight"""
     description: str
-    file: str | None
-    """safetensors file in hub_configs/, float16; None if the weight is on the Hub alone"""
-    sha256: str | None
+    file: Annotated[str, Rule(_is_plain_safetensors, "the plain name of a .safetensors file")] | None
+    """float16 safetensors file in hub_configs/; None if the weight is on the Hub only"""
+    sha256: _Sha256 | None
     """of that file"""
     repo_id: str | None
-    """None until a repository of the project's owners exists: a name without owner could be taken by a stranger"""
-    revision: str | None
+    """None until the project owns a repository: anyone could claim an unowned name"""
+    revision: _Commit | None
     """commit of the repository"""
-    repo_sha256: str | None
+    repo_sha256: _Sha256 | None
     """of the repository's model.safetensors, float32"""
-    num_classes: int
+    num_classes: _Count
     label_names: tuple[str, ...]
-    input_size: tuple[int, int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str
-    crop_pct: float
+    input_size: tuple[_Count, _Count, _Count]
+    """channels, height, width"""
+    mean: tuple[_Finite, _Finite, _Finite]
+    std: tuple[_Positive, _Positive, _Positive]
+    interpolation: Annotated[str, one_of(INTERPOLATIONS)]
+    crop_pct: _Fraction
     license: str
     dataset: DatasetTerms
     training: dict[str, Any]
-    """settings of the run, SSIA's among them; `train_hf.py --config` takes this file and repeats it"""
+    """settings of the run, including SSIA's; train_hf.py takes this file as its configuration"""
     environment: dict[str, str]
     """versions and machine of the run"""
     metrics: Metrics
-    crop_mode: str = "center"
-    """what evaluation does with images of other proportions: center, squash or border"""
+    crop_mode: Annotated[str, one_of(CROP_MODES)] = "center"
+    """how evaluation treats images of other aspect ratios"""
 
     @property
     def arch_name(self) -> str:
@@ -104,89 +115,82 @@ class HubConfig:
         return f"{self.arch_name}.{self.tag}"
 
 
-def read_hub_config(path: Path) -> HubConfig:
+def read_published_weight(path: Path) -> PublishedWeight:
     """Read and validate one file of hub_configs/.
 
     Raises:
-        ConfigError: If it is not what is described above; names the file and the field.
+        ConfigError: If it is not valid; names the file and the field.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ConfigError(f"{path}: expected a JSON object, got {type(data).__name__}")
-        config = dacite.from_dict(HubConfig, data, dacite.Config(strict=True, cast=[tuple]))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{path}: is not valid JSON: {error}") from error
-    except (dacite.DaciteError, TypeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    for field, fault in _faults(config, path):
-        raise ConfigError(f"{path}: field {field!r}: {fault}")
-    return config
+    return parse_published_weight(data, path)
 
 
-def read_hub_configs(folder: Path) -> list[HubConfig]:
-    """Read every weight of a folder; exactly one weight of an architecture is its default.
+def parse_published_weight(data: object, path: Path) -> PublishedWeight:
+    """Validate the content of a file of hub_configs/.
+
+    Args:
+        data: What the JSON holds.
+        path: The file, whose name is the weight's.
 
     Raises:
-        ConfigError: If a file is not valid, or an architecture has no or several defaults.
+        ConfigError: If it is not valid; names the file and the field.
     """
-    configs = [read_hub_config(path) for path in sorted(folder.glob("*.json"))]
-    for architecture in {config.architecture for config in configs}:
-        check_default(folder, [config for config in configs if config.architecture == architecture])
-    return configs
+    try:
+        weight: PublishedWeight = parse(PublishedWeight, data)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for field, valid, fault in _relations(weight, path):
+        if not valid:
+            raise ConfigError(f"{path}: field {field!r}: {fault}")
+    return weight
 
 
-def check_default(folder: Path, configs: Sequence[HubConfig]) -> None:
+def read_published_weights(folder: Path) -> list[PublishedWeight]:
+    """Read every weight of a folder.
+
+    Raises:
+        ConfigError: If a file is not valid, or an architecture does not have exactly one default weight.
+    """
+    weights = [read_published_weight(path) for path in sorted(folder.glob("*.json"))]
+    for architecture in {weight.architecture for weight in weights}:
+        check_default(folder, [weight for weight in weights if weight.architecture == architecture])
+    return weights
+
+
+def check_default(folder: Path, weights: Sequence[PublishedWeight]) -> None:
     """Check that exactly one weight of an architecture is its default.
 
     Raises:
         ConfigError: If not.
     """
-    defaults = [config.tag for config in configs if config.default]
+    defaults = [weight.tag for weight in weights if weight.default]
     if len(defaults) != 1:
-        architecture = configs[0].architecture
+        architecture = weights[0].architecture
         raise ConfigError(f"{folder}: field 'default': {architecture} needs exactly one default tag, has {defaults}")
 
 
-def _faults(config: HubConfig, path: Path) -> list[tuple[str, str]]:
-    """Fields whose value has the right type and is still wrong."""
-    metrics = config.metrics
-    hub = config.repo_id
-    checks: list[tuple[str, object, str]] = [
-        ("tag", _TAG.fullmatch(config.tag), f"{config.tag!r} is not made of a-z, 0-9 and _"),
-        ("architecture", path.stem == config.name, f"{config.name} does not match the file's name {path.stem}"),
-        ("file", config.file or hub, "is null, and so is repo_id: the weight would be nowhere"),
-        ("file", config.file is None or _is_plain_safetensors(config.file), f"{config.file!r} is no .safetensors name"),
-        ("sha256", *_goes_with(config.sha256, "file", config.file, _SHA256)),
-        ("repo_sha256", *_goes_with(config.repo_sha256, "repo_id", hub, _SHA256)),
-        ("revision", *_goes_with(config.revision, "repo_id", hub, _COMMIT)),
-        ("num_classes", config.num_classes >= 1, f"{config.num_classes} is not positive"),
+def _relations(weight: PublishedWeight, path: Path) -> list[tuple[str, bool, str]]:
+    """Rules between fields: field, whether its rule holds, what is wrong otherwise."""
+    hub, names, metrics = weight.repo_id, weight.label_names, weight.metrics
+    return [
+        ("architecture", path.stem == weight.name, f"{weight.name} does not match the file's name {path.stem}"),
+        ("file", bool(weight.file or hub), "both file and repo_id are null; expected at least one"),
+        ("sha256", *_both_or_neither(weight.sha256, "file", weight.file)),
+        ("repo_sha256", *_both_or_neither(weight.repo_sha256, "repo_id", hub)),
+        ("revision", *_both_or_neither(weight.revision, "repo_id", hub)),
+        ("label_names", len(names) == weight.num_classes, f"{len(names)} names for {weight.num_classes} classes"),
         (
-            "label_names",
-            len(config.label_names) == config.num_classes,
-            f"{len(config.label_names)} names for {config.num_classes} classes",
+            "metrics.runs",
+            metrics.seed in {run.seed for run in metrics.runs},
+            f"none has the weight's seed {metrics.seed}",
         ),
-        ("input_size", min(config.input_size) >= 1, f"{config.input_size} is not positive"),
-        ("std", min(config.std) > 0, f"{config.std} is not positive"),
-        ("crop_pct", 0 < config.crop_pct <= 1, f"{config.crop_pct} is not in (0, 1]"),
-        ("crop_mode", config.crop_mode in CROP_MODES, f"{config.crop_mode!r} is not one of {', '.join(CROP_MODES)}"),
-        ("metrics.top1", 0 <= metrics.top1 <= 100, f"{metrics.top1} is not a percentage"),
-        ("metrics.control_top1", 0 <= metrics.control_top1 <= 100, f"{metrics.control_top1} is not a percentage"),
-        ("metrics.runs", metrics.seed in {run.seed for run in metrics.runs}, f"lack the weight's seed {metrics.seed}"),
     ]
-    return [(field, fault) for field, valid, fault in checks if not valid]
 
 
-def _goes_with(value: str | None, field: str, other: str | None, form: re.Pattern[str]) -> tuple[bool, str]:
-    """Whether a hash is there exactly if the field it belongs to is, and looks like one."""
-    if other is None:
-        return value is None, f"is {value!r} though {field} is null"
-    return bool(value and form.fullmatch(value)), f"{value!r} does not match {form.pattern}, which {field} needs"
-
-
-def _is_plain_safetensors(name: str) -> bool:
-    return name.endswith(".safetensors") and PurePosixPath(name).name == name and "\\" not in name and name[0] != "."
+def _both_or_neither(value: str | None, field: str, other: str | None) -> tuple[bool, str]:
+    return (value is None) == (other is None), f"is {value!r}, but {field} is {other!r}; set both or neither"

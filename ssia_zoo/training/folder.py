@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
+from ssia_zoo.commands import publish_command
 from ssia_zoo.data import ImageData, data_identity
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import TrainingError
@@ -120,11 +121,12 @@ class RunFolder:
         """Check the Hub early: a wrong token is better known before the training than after it."""
         if not (self.config.push_to_hub and self.config.hub_model_id):
             return
-        warning = check_access(self.config.hub_model_id, private=self.config.hub_private, folder=self.path)
-        if warning:
-            _log.warning("%s", warning)
+        repo_id, private = self.config.hub_model_id, self.config.hub_private
+        repeat = publish_command(self.path, repo_id, private)
+        if warning := check_access(repo_id, private=private):
+            _log.warning("%s; training can go on, and push afterwards with: %s", warning, repeat)
         if self.config.push_every:
-            self._pusher = BackgroundPusher(self.path, self.config.hub_model_id, private=self.config.hub_private)
+            self._pusher = BackgroundPusher(self.path, repo_id, private=private, repeat=repeat)
 
     def describe(self, data: ImageData, preprocessing: Preprocessing) -> None:
         """Take what cards, config.json and checkpoints will say of the data and its preprocessing.
@@ -227,7 +229,9 @@ class RunFolder:
         if not (self.is_main and self.config.push_to_hub and self.config.hub_model_id):
             return
         if self._pusher is None:
-            self._pusher = BackgroundPusher(self.path, self.config.hub_model_id, private=self.config.hub_private)
+            repo_id, private = self.config.hub_model_id, self.config.hub_private
+            repeat = publish_command(self.path, repo_id, private)
+            self._pusher = BackgroundPusher(self.path, repo_id, private=private, repeat=repeat)
         self._pusher.push("Upload the weights of a finished run")
         failures = self._pusher.close(timeout=_PUSH_SECONDS)
         if not failures:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ssia_zoo.data.preprocessing import Preprocessing, model_preprocessing, with_default_preprocessing
 from ssia_zoo.errors import ConfigError, SSIAZooError, one_line
-from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices
+from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices, try_blank_image
 from ssia_zoo.models.loading import create_checked, timm_name
 from ssia_zoo.training.classifier import adapt_head
 from ssia_zoo.training.config import TrainConfig
@@ -103,7 +103,7 @@ def build_model(
     channels, height, width = preprocessing.input_size
     if height != width or channels != 3:
         raise ConfigError(f"--model {config.model} takes {channels}x{height}x{width}; expected square RGB images")
-    _try_size(model, config.model, height)
+    try_blank_image(model, (3, height, height), name=f"`model` {config.model}")
     if config.batch_size == 1:
         _try_batch_of_one(model, config.model, height)
     if config.grad_checkpointing:
@@ -166,16 +166,6 @@ def _checkpoint_gradients(model: TimmModel, config: TrainConfig, size: int) -> N
             "--grad-checkpointing saves nothing here: timm's %s makes no use of it in %s",
             *(config.model, "this forward" if config.method == "vanilla" else "forward_intermediates"),
         )
-
-
-def _try_size(model: TimmModel, name: str, size: int) -> None:
-    """Run one blank image, so that a size which the model cannot take is known before the data is read."""
-    try:
-        with evaluating(model), torch.no_grad():
-            model(torch.zeros(1, 3, size, size))
-    except Exception as error:  # timm asserts; layers raise what they like
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"--model {name} cannot take images of size {size}x{size}: {reason}") from error
 
 
 def _try_batch_of_one(model: TimmModel, name: str, size: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import fields
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ssia_zoo.hub.folder import folder_argument
+from ssia_zoo.commands import folder_argument
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.run import Run
 

@@ -20,7 +20,7 @@ from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.evaluation.verify import CHECKS, VerificationReport, verify
 from ssia_zoo.models import registry
 from ssia_zoo.models.loading import load_model
-from ssia_zoo.models.weight import HubConfig
+from ssia_zoo.models.weight import PublishedWeight
 from tests.helpers.hub_server import HubServer
 from tests.helpers.publishable_folder import edit_config, edit_weights, make_folder
 from tests.helpers.published_weights import weight_entry
@@ -39,7 +39,7 @@ def detail(report: VerificationReport, name: str) -> str:
 
 
 @pytest.fixture
-def weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubConfig:
+def weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PublishedWeight:
     """A published weight whose files a test may damage."""
     entrypoints = timm.models._registry._model_entrypoints
     monkeypatch.setitem(entrypoints, ARCH, timm.model_entrypoint("test_resnet"))
@@ -71,7 +71,7 @@ def toys(tmp_path: Path) -> DataConfig:
 
 
 @pytest.mark.parametrize("name", [NAME, f"{NAME}.toys_r64"])
-def test_a_published_weight_passes_every_check(weight: HubConfig, name: str) -> None:
+def test_a_published_weight_passes_every_check(weight: PublishedWeight, name: str) -> None:
     report = verify(name)
     assert statuses(report) == {check: "passed" for check in CHECKS} | {"top1": "skipped"}
     assert report.ok
@@ -94,7 +94,7 @@ def test_a_repository_passes_and_is_pinned(hub: HubServer, folder: Path) -> None
     assert zoo_hub.file_sha256(folder / "model.safetensors") in detail(report, "sha256")
 
 
-def test_a_folder_with_a_published_file_is_recognised(weight: HubConfig, tmp_path: Path) -> None:
+def test_a_folder_with_a_published_file_is_recognised(weight: PublishedWeight, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "copy")
     edit_config(folder, lambda config: config.update(num_classes=len(CLASSES)))
     published = registry.resource_dir("hub_configs") / str(weight.file)
@@ -134,7 +134,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_one_changed_bit_fails_the_hash(weight: HubConfig) -> None:
+def test_one_changed_bit_fails_the_hash(weight: PublishedWeight) -> None:
     assert verify(NAME).ok
     flip_a_bit(registry.resource_dir("hub_configs") / str(weight.file))
     report = verify(NAME)
@@ -142,7 +142,7 @@ def test_one_changed_bit_fails_the_hash(weight: HubConfig) -> None:
     assert statuses(report) == {check: "skipped" for check in CHECKS} | {"sha256": "failed"}
 
 
-def test_a_hash_that_is_remembered_is_not_believed(weight: HubConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hash_that_is_remembered_is_not_believed(weight: PublishedWeight, monkeypatch: pytest.MonkeyPatch) -> None:
     verify(NAME)
     flip_a_bit(registry.resource_dir("hub_configs") / str(weight.file))
     monkeypatch.setattr("ssia_zoo.hub.hashes._remembered", lambda state: True)
@@ -222,25 +222,25 @@ def append(step: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.nn.M
     return lambda model: setattr(model, "global_pool", torch.nn.Sequential(model.global_pool, Extra(step)))
 
 
-def test_another_operation_fails_the_graph_alone(weight: HubConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_operation_fails_the_graph_alone(weight: PublishedWeight, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil_model(monkeypatch, append(torch.relu))
     assert failures(verify(NAME)) == {"graph"}
 
 
-def test_another_constant_fails_the_graph_alone(weight: HubConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_constant_fails_the_graph_alone(weight: PublishedWeight, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil_model(monkeypatch, lambda model: setattr(model.layer1[0].bn1, "eps", 1e-3))
     report = verify(NAME)
     assert failures(report) == {"graph"}
     assert "0.001" in detail(report, "graph")
 
 
-def test_more_computation_fails_flops_and_graph(weight: HubConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_computation_fails_flops_and_graph(weight: PublishedWeight, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil_model(monkeypatch, append(lambda x: x + 0 * (x @ x.T).sum()))
     assert failures(verify(NAME)) == {"flops", "graph"}
 
 
 def test_a_head_that_stayed_in_the_model_fails_names_and_numbers(
-    weight: HubConfig, monkeypatch: pytest.MonkeyPatch
+    weight: PublishedWeight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_model(monkeypatch, lambda model: model.register_module("predictor", torch.nn.Linear(2, 2)))
     report = verify(NAME)
@@ -248,7 +248,7 @@ def test_a_head_that_stayed_in_the_model_fails_names_and_numbers(
     assert "predictor.bias" in detail(report, "state_dict")
 
 
-def test_another_precision_fails_the_dtypes(weight: HubConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_precision_fails_the_dtypes(weight: PublishedWeight, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil_model(monkeypatch, lambda model: model.half())
     report = verify(NAME)
     assert "state_dict" in failures(report)
@@ -320,7 +320,7 @@ def test_data_of_other_classes_fail_the_top1(folder: Path, toys: DataConfig) -> 
 
 
 def test_outputs_in_another_order_give_the_same_top1_by_their_names(
-    weight: HubConfig, toys: DataConfig, monkeypatch: pytest.MonkeyPatch
+    weight: PublishedWeight, toys: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, label in enumerate(CLASSES):  # 2 to 6 images a class: to take one for another changes the top-1
         images = sorted((Path(toys.dataset) / "test" / label).iterdir())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssia_zoo.models.weight import DatasetTerms, HubConfig, Metrics, PairedRun
+from ssia_zoo.models.weight import DatasetTerms, PublishedWeight, Metrics, PairedRun
 
 
-def weight_entry(architecture: str = "test_resnet", tag: str = "c10_r32", **changes: Any) -> HubConfig:
+def weight_entry(architecture: str = "test_resnet", tag: str = "c10_r32", **changes: Any) -> PublishedWeight:
     """A weight on a Hub repository, with three seeds, which no file stands behind."""
     fields: dict[str, Any] = {
         "architecture": architecture,
@@ -45,4 +45,4 @@ def weight_entry(architecture: str = "test_resnet", tag: str = "c10_r32", **chan
             ),
         ),
     }
-    return HubConfig(**(fields | changes))
+    return PublishedWeight(**(fields | changes))

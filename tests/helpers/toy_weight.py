@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 
 from ssia_zoo.hub import file_sha256
 from ssia_zoo.models.registry import architecture_cfg
-from ssia_zoo.models.weight import HubConfig, read_hub_config
+from ssia_zoo.models.weight import PublishedWeight, read_published_weight
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 
 
-def write_toy_weight(folder: Path, arch: str = "test_resnet", tag: str = "toys_r64", **changes: Any) -> HubConfig:
+def write_toy_weight(folder: Path, arch: str = "test_resnet", tag: str = "toys_r64", **changes: Any) -> PublishedWeight:
     """Write NAME.safetensors (float16) and NAME.json; `changes` replace fields of the JSON."""
     name, size = f"{arch}_ssia.{tag}", (3, 64, 64)
     cfg = replace(architecture_cfg(arch, size), num_classes=len(CLASSES))
@@ -66,4 +66,4 @@ def write_toy_weight(folder: Path, arch: str = "test_resnet", tag: str = "toys_r
     }
     path = folder / f"{name}.json"
     path.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
-    return read_hub_config(path)
+    return read_published_weight(path)

@@ -23,7 +23,7 @@ from ssia_zoo.errors import ConfigError, SSIAZooError, WeightError
 from ssia_zoo.hub import check_folder
 from ssia_zoo.hub.files import vanilla_tensors
 from ssia_zoo.models.loading import load_model
-from ssia_zoo.models.weight import HubConfig, read_hub_config
+from ssia_zoo.models.weight import PublishedWeight, read_published_weight
 from tests.helpers.publishable_folder import edit_config
 from tests.helpers.toy_weight import write_toy_weight
 
@@ -309,8 +309,8 @@ def test_any_value_anywhere_in_a_description_is_taken_or_refused(
     path = data.draw(st.sampled_from(paths(described)))
     file = tmp_path / f"{name}.json"
     file.write_text(json.dumps(replaced(described, path, data.draw(JSON))))
-    read: list[HubConfig] = []
-    refusal = refusal_of(lambda: read.append(read_hub_config(file)))
+    read: list[PublishedWeight] = []
+    refusal = refusal_of(lambda: read.append(read_published_weight(file)))
     assert refusal is None or "\n" not in refusal
     for config in read:
         assert config.name == name

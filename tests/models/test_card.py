@@ -11,14 +11,14 @@ from huggingface_hub import ModelCard
 
 from ssia_zoo.models.card import training_card, weight_card
 from ssia_zoo.models.comparison import compare
-from ssia_zoo.models.weight import HubConfig, PairedRun
+from ssia_zoo.models.weight import PublishedWeight, PairedRun
 from tests.helpers.toy_weight import CLASSES, write_toy_weight
 
 REPO = "org/test_resnet_ssia.toys_r64"
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> HubConfig:
+def config(tmp_path_factory: pytest.TempPathFactory) -> PublishedWeight:
     return write_toy_weight(tmp_path_factory.mktemp("hub_configs"))
 
 
@@ -34,14 +34,14 @@ def paired(*scores: tuple[float, float]) -> tuple[PairedRun, ...]:
     return tuple(PairedRun(seed=seed, ssia=ssia, vanilla=vanilla) for seed, (ssia, vanilla) in enumerate(scores))
 
 
-def with_runs(config: HubConfig, *scores: tuple[float, float]) -> HubConfig:
+def with_runs(config: PublishedWeight, *scores: tuple[float, float]) -> PublishedWeight:
     return replace(config, metrics=replace(config.metrics, runs=paired(*scores)))
 
 
 # --- Published weights ------------------------------------------------------------------------------------------------
 
 
-def test_the_hub_reads_the_metadata_of_a_weight(config: HubConfig, tmp_path: Path) -> None:
+def test_the_hub_reads_the_metadata_of_a_weight(config: PublishedWeight, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(weight_card(config, REPO), encoding="utf-8")
     data = ModelCard.load(tmp_path / "README.md").data
     assert data.library_name == "timm"
@@ -56,7 +56,7 @@ def test_the_hub_reads_the_metadata_of_a_weight(config: HubConfig, tmp_path: Pat
     assert (result.dataset_type, result.dataset_name, result.dataset_split) == ("makers/toys", "Toys", "test")
 
 
-def test_a_card_says_what_a_user_must_know(config: HubConfig) -> None:
+def test_a_card_says_what_a_user_must_know(config: PublishedWeight) -> None:
     text = weight_card(config, REPO)
     for run in config.metrics.runs:
         assert f"| {run.ssia:.2f} | {run.vanilla:.2f} | {run.ssia - run.vanilla:+.2f} |" in text
@@ -86,7 +86,7 @@ def test_a_card_says_what_a_user_must_know(config: HubConfig) -> None:
     assert "local-dir:FOLDER" in weight_card(config, None)
 
 
-def test_a_card_does_not_depend_on_where_the_weight_was_published_before(config: HubConfig) -> None:
+def test_a_card_does_not_depend_on_where_the_weight_was_published_before(config: PublishedWeight) -> None:
     published = replace(config, repo_id=REPO, revision="a" * 40, repo_sha256="b" * 64)
     assert weight_card(published, REPO) == weight_card(config, REPO)
 
@@ -102,21 +102,21 @@ def test_a_card_does_not_depend_on_where_the_weight_was_published_before(config:
         ("resnet18.tag_of_ones_own", None),
     ],
 )
-def test_a_fine_tuned_weight_names_its_base_model(config: HubConfig, model: str, base: str | None) -> None:
+def test_a_fine_tuned_weight_names_its_base_model(config: PublishedWeight, model: str, base: str | None) -> None:
     text = weight_card(replace(config, training={**config.training, "pretrained": True, "model": model}), REPO)
     assert ModelCard(text).data.base_model == base
     assert f"Fine-tuned from `{model}`" in text
     assert "from scratch" not in text
 
 
-def test_a_data_set_that_is_not_on_the_hub_is_no_metadata(config: HubConfig) -> None:
+def test_a_data_set_that_is_not_on_the_hub_is_no_metadata(config: PublishedWeight) -> None:
     digits = replace(config, training={**config.training, "dataset": "digits"})
     data = ModelCard(weight_card(digits, REPO)).data
     assert data.datasets is None
     assert data.eval_results[0].dataset_type == "digits"
 
 
-def test_many_classes_are_counted_not_listed(config: HubConfig) -> None:
+def test_many_classes_are_counted_not_listed(config: PublishedWeight) -> None:
     names = tuple(f"class {number}" for number in range(200))
     text = weight_card(replace(config, num_classes=200, label_names=names), REPO)
     assert "200 classes" in text
@@ -153,7 +153,7 @@ def test_the_interval_is_that_of_a_paired_t_test() -> None:
     ],
 )
 def test_a_card_claims_no_more_than_the_runs_show(
-    config: HubConfig, scores: list[tuple[float, float]], said: list[str], unsaid: list[str]
+    config: PublishedWeight, scores: list[tuple[float, float]], said: list[str], unsaid: list[str]
 ) -> None:
     text = weight_card(with_runs(config, *scores), REPO)
     for words in said:

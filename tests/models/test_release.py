@@ -18,7 +18,7 @@ from ssia_zoo.evaluation.verify import verify
 from ssia_zoo.hub import check_folder, fetch
 from ssia_zoo.models.registry import weights
 from ssia_zoo.models.release import publish_all, write_weight_folder
-from ssia_zoo.models.weight import read_hub_config, read_hub_configs
+from ssia_zoo.models.weight import read_published_weight, read_published_weights
 from tests.helpers.hub_server import HubServer
 from tests.helpers.publishable_folder import contents
 from tests.helpers.toy_weight import CLASSES, write_toy_weight
@@ -54,7 +54,7 @@ def commits(repo_id: str) -> list[str]:
 
 @pytest.mark.parametrize("name", [SMALL, LARGE])
 def test_a_weight_becomes_a_folder_that_plain_timm_loads(hub_configs: Path, tmp_path: Path, name: str) -> None:
-    config = read_hub_config(hub_configs / f"{name}.json")
+    config = read_published_weight(hub_configs / f"{name}.json")
     half = hub_configs / str(config.file)
     folder = write_weight_folder(replace(config, file=str(half)), tmp_path / "new" / "out")
     check_folder(folder)
@@ -82,7 +82,7 @@ def test_every_shipped_weight_becomes_a_sound_folder(tmp_path: Path) -> None:
 
 
 def test_the_same_weight_gives_the_same_bytes(hub_configs: Path, tmp_path: Path) -> None:
-    config = read_hub_config(hub_configs / f"{SMALL}.json")
+    config = read_published_weight(hub_configs / f"{SMALL}.json")
     config = replace(config, file=str(hub_configs / str(config.file)))
     published = replace(config, repo_id="org/x", revision="a" * 40, repo_sha256="b" * 64)
     first = contents(write_weight_folder(config, tmp_path / "first", repo_id="org/x"))
@@ -91,7 +91,7 @@ def test_the_same_weight_gives_the_same_bytes(hub_configs: Path, tmp_path: Path)
 
 
 def test_a_file_that_is_not_the_described_weight_is_refused(hub_configs: Path, tmp_path: Path) -> None:
-    config = read_hub_config(hub_configs / f"{SMALL}.json")
+    config = read_published_weight(hub_configs / f"{SMALL}.json")
     path = hub_configs / str(config.file)
     config = replace(config, file=str(path))
     with pytest.raises(WeightError, match="does not hold a test_resnet of 4 classes") as refused:
@@ -104,7 +104,7 @@ def test_a_file_that_is_not_the_described_weight_is_refused(hub_configs: Path, t
 
 
 def test_a_folder_that_cannot_be_made_is_told_in_one_line(made: Path, tmp_path: Path) -> None:
-    config = read_hub_config(made / f"{SMALL}.json")
+    config = read_published_weight(made / f"{SMALL}.json")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be made a folder"):
         write_weight_folder(replace(config, file=str(made / str(config.file))), tmp_path / "file")
@@ -137,7 +137,7 @@ def test_every_weight_is_published_and_noted_in_its_json(hub: HubServer, hub_con
             expected = expected.replace(f'"{field}": null', f'"{field}": "{value}"')
         assert path.read_text() == expected
     assert not [path for path in hub_configs.iterdir() if path.name.startswith(".")]
-    read_hub_configs(hub_configs)
+    read_published_weights(hub_configs)
 
 
 def test_publishing_again_changes_nothing(hub: HubServer, hub_configs: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_changed_description_gives_a_new_commit_and_the_json_follows(hub: HubS
     (after,) = publish_all("org", token=SECRET, names=[SMALL], hub_configs=hub_configs)
     assert after.revision != before.revision
     assert after.repo_sha256 == before.repo_sha256
-    assert read_hub_config(path).revision == after.revision
+    assert read_published_weight(path).revision == after.revision
     assert "described anew" in hub.file(after.repo_id, "README.md", after.revision).decode()
 
 
@@ -171,9 +171,9 @@ def test_after_a_failure_in_the_middle_a_second_call_goes_on(hub: HubServer, hub
         publish_all("org", token=SECRET, names=order, hub_configs=hub_configs)
     assert "\n" not in str(failed.value)
     assert str(failed.value).endswith("repeat with: the same call of publish_all")
-    noted = read_hub_config(hub_configs / f"{order[0]}.json")
+    noted = read_published_weight(hub_configs / f"{order[0]}.json")
     assert noted.revision is not None
-    assert read_hub_config(hub_configs / f"{order[1]}.json").revision is None
+    assert read_published_weight(hub_configs / f"{order[1]}.json").revision is None
 
     with HubServer(tokens=hub.tokens, orgs=hub.orgs) as revived:
         revived.repos, revived.lfs = hub.repos, hub.lfs
@@ -181,7 +181,7 @@ def test_after_a_failure_in_the_middle_a_second_call_goes_on(hub: HubServer, hub
         assert [item.name for item in published] == order
         assert published[0].revision == noted.revision
         assert len(revived.repos[published[0].repo_id].commits) == 2  # the initial one and the upload
-        assert read_hub_config(hub_configs / f"{order[1]}.json").revision == published[1].revision
+        assert read_published_weight(hub_configs / f"{order[1]}.json").revision == published[1].revision
 
 
 def test_a_damaged_weight_stops_the_publishing_before_it_is_sent(hub: HubServer, hub_configs: Path) -> None:
@@ -262,7 +262,7 @@ def test_the_command_publishes_all_and_says_where_they_are(
     assert main(["publish", "--all", "--org", "org"]) == 0
     printed = capsys.readouterr().out
     for name in (SMALL, LARGE):
-        revision = read_hub_config(hub_configs / f"{name}.json").revision
+        revision = read_published_weight(hub_configs / f"{name}.json").revision
         assert f"{name}: {hub.url}/org/{name}/commit/{revision}" in printed
 
 

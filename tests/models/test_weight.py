@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.models.weight import read_hub_config, read_hub_configs
+from ssia_zoo.models.weight import read_published_weight, read_published_weights
 from ssia_zoo.resources import resource_dir
 from ssia_zoo.training.arguments import read_config
 from ssia_zoo.training.config import complete
@@ -29,7 +29,7 @@ def write(folder: Path, entry: object, name: str = NAME) -> Path:
 
 
 def test_every_shipped_description_is_valid_and_its_training_settings_are_accepted() -> None:
-    configs = read_hub_configs(resource_dir("hub_configs"))
+    configs = read_published_weights(resource_dir("hub_configs"))
     assert configs
     for config in configs:
         settings = read_config(config.name)
@@ -67,7 +67,7 @@ def test_a_fault_is_named_with_file_and_field(
 ) -> None:
     path = write(tmp_path, {**entry, field: value})
     with pytest.raises(ConfigError, match=named) as caught:
-        read_hub_config(path)
+        read_published_weight(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -76,32 +76,32 @@ def test_a_fault_is_named_with_file_and_field(
 def test_metrics_that_are_no_percentage_are_refused(tmp_path: Path, entry: dict[str, Any], top1: float) -> None:
     entry["metrics"]["top1"] = top1
     with pytest.raises(ConfigError, match=r"metrics\.top1"):
-        read_hub_config(write(tmp_path, entry))
+        read_published_weight(write(tmp_path, entry))
 
 
 def test_the_published_seed_must_be_among_the_runs(tmp_path: Path, entry: dict[str, Any]) -> None:
     entry["metrics"]["seed"] = 99
     with pytest.raises(ConfigError, match="seed 99"):
-        read_hub_config(write(tmp_path, entry))
+        read_published_weight(write(tmp_path, entry))
 
 
 @pytest.mark.parametrize("field", ["architecture", "license", "metrics", "training"])
 def test_a_missing_field_is_named(tmp_path: Path, entry: dict[str, Any], field: str) -> None:
     del entry[field]
     with pytest.raises(ConfigError, match=field):
-        read_hub_config(write(tmp_path, entry))
+        read_published_weight(write(tmp_path, entry))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "\x00", "[" * 100_000])
 def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=NAME):
-        read_hub_config(write(tmp_path, text))
+        read_published_weight(write(tmp_path, text))
 
 
 def test_an_architecture_has_exactly_one_default(tmp_path: Path, entry: dict[str, Any]) -> None:
     write(tmp_path, entry)
     write(tmp_path, {**entry, "tag": "other_r32"}, "mobilenetv3_small_050_ssia.other_r32")
     with pytest.raises(ConfigError, match="default"):
-        read_hub_configs(tmp_path)
+        read_published_weights(tmp_path)
     write(tmp_path, {**entry, "tag": "other_r32", "default": False}, "mobilenetv3_small_050_ssia.other_r32")
-    assert len(read_hub_configs(tmp_path)) == 2
+    assert len(read_published_weights(tmp_path)) == 2
