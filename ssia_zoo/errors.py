@@ -1,4 +1,4 @@
-"""Errors that this package raises for its users: one line that says what is wrong, what was expected, what to do."""
+"""Error classes, whose messages are one line: what is wrong, what was expected, what to do; and helpers for them."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ _SETTING = re.compile(r"`([a-z][a-z0-9_.]*)`")
 
 
 def without_credentials(text: str) -> str:
-    """A text whose addresses have lost their credentials.
+    """Remove credentials from the addresses in a text.
 
-    Those stand before the @ (https://user:password@host/path), or in parameters such as ?token=….
+    They occur before the @ (https://user:password@host/path) and in parameters such as ?token=….
     """
     return _SECRET_PARAMETER.sub(r"\1…", _USER_INFO.sub(r"\1", text))
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:
-    """Return an error's text as one printable line without credentials, its type's name if it has none.
+    """Return an error's text, or its type's name if it has none, as one printable line without credentials.
 
     Args:
         error: Any exception.
-        limit: Longest text to return, characters.
+        limit: Maximum number of characters.
     """
     text = without_credentials(" ".join(str(error).split()))[:limit] or type(error).__name__
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str, *, most: int = 3, cutoff: float = 0.6) -> str:
-    """Return "did you mean a, b?" with the known names nearest to a wrong one, or `otherwise` if none is near."""
+    """Return "did you mean a, b?" with the known names most similar to a wrong one, or `otherwise` if there are none."""
     near = get_close_matches(name, list(known), n=most, cutoff=cutoff)
     return f"did you mean {', '.join(near)}?" if near else otherwise
 
 
 def with_flags(text: str) -> str:
-    """Return a message as the command line prints it: `batch_size` becomes --batch-size.
+    """Replace the names of settings in a message by their flags: `batch_size` becomes --batch-size.
 
-    Messages of this package put the name of a setting, and nothing else that is a single lower-case word, in
-    backticks: a Python caller reads the name of the field, a user of the command line that of the flag.
+    In messages of this package, a single lower-case word in backticks is always the name of a setting.
     """
     return _SETTING.sub(lambda match: "--" + match[1].replace("_", "-"), text)
 
@@ -50,8 +49,7 @@ class SSIAZooError(Exception):
     """Base class for errors the user can fix; the command line prints them without a traceback.
 
     Args:
-        message: One line; line ends in what it quotes (names and values from files) become spaces, and addresses
-            lose their credentials.
+        message: The text; line breaks become spaces, and credentials in addresses are removed.
     """
 
     def __init__(self, message: str) -> None:
@@ -59,19 +57,19 @@ class SSIAZooError(Exception):
 
 
 class ConfigError(SSIAZooError, ValueError):
-    """A setting, a flag or a configuration file is not valid."""
+    """A setting or a configuration file is not valid."""
 
 
 class DataError(SSIAZooError, ValueError):
-    """A data set cannot be found, read or used as asked."""
+    """A data set cannot be found, read or used."""
 
 
 class ClassesError(DataError):
-    """A model's classes and a data set's do not go together."""
+    """The classes of a model and of a data set do not match."""
 
 
 class WeightError(SSIAZooError, RuntimeError):
-    """A weight file is missing, damaged, or not what it claims to be."""
+    """A weight file is missing, damaged, or not the expected one."""
 
 
 class HashError(WeightError):
@@ -79,12 +77,12 @@ class HashError(WeightError):
 
 
 class HubError(SSIAZooError, RuntimeError):
-    """The Hugging Face Hub could not be reached, or refused what was asked of it."""
+    """The Hugging Face Hub cannot be reached, or refuses a request."""
 
 
 class TrainingError(SSIAZooError, RuntimeError):
-    """Training cannot go on, or its result cannot be used."""
+    """Training cannot continue, or its result cannot be used."""
 
 
 class ExportError(SSIAZooError, RuntimeError):
-    """A model cannot be exported to a target, or the artefact does not give what the model gives."""
+    """A model cannot be exported, or the exported model's outputs differ from the model's."""

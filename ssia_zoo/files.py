@@ -1,4 +1,4 @@
-"""Write files so that they appear complete or not at all."""
+"""Write files atomically."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a hidden path beside `path` to write to; rename it to `path` at the end, or delete it after an error.
+    """Yield a hidden temporary path to write to; rename it to `path` at the end, or delete it after an error.
 
     Raises:
         OSError: If the file cannot be renamed.

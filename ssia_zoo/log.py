@@ -1,4 +1,4 @@
-"""Print this package's log on stderr, without credentials."""
+"""Set up logging for the command line."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ssia_zoo.errors import with_flags, without_credentials
 
 
 def show_log(level: int = logging.WARNING) -> None:
-    """Print this package's log on stderr: for a command, as a library leaves logging to its caller.
+    """Print this package's log on stderr, for commands; a library leaves logging to its caller.
 
-    What other packages log is printed without credentials, too.
+    Credentials are removed, in messages of other packages as well.
     """
     logging.setLogRecordFactory(_Record)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

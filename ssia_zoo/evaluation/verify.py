@@ -1,4 +1,4 @@
-"""Say whether a weight is what it claims to be: the vanilla model, the published file, the stated accuracy."""
+"""Verify a weight: that it is the published file, a vanilla timm model, and reaches the stated accuracy."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ from ssia_zoo.hub.files import WEIGHTS, read_model_config
 from ssia_zoo.hub.hashes import file_sha256
 from ssia_zoo.models.features import TimmModel, evaluating
 from ssia_zoo.models.loading import create_checked, timm_name
-from ssia_zoo.models.registry import architecture_cfg, vanilla_architecture, weight_path, weights
-from ssia_zoo.models.weight import PublishedWeight
+from ssia_zoo.models.registry import (
+    architecture_cfg,
+    published_weight,
+    vanilla_architecture,
+    weight_path,
+    weights,
+)
 
 Status = Literal["passed", "failed", "skipped"]
 
@@ -27,12 +32,12 @@ CHECKS = ("sha256", "loads", "state_dict", "parameters", "flops", "graph", "top1
 """Names of the checks, in the order of a report."""
 
 TOP1_TOLERANCE = 0.3
-"""Points of top-1 by which a recomputed figure may differ: other machines round otherwise, and images sit on edges."""
+"""Allowed difference of a recomputed top-1, in points: rounding differs between machines."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question about a weight, and its answer."""
+    """The result of one check."""
 
     name: str
     status: Status
@@ -41,18 +46,18 @@ class Check:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """What was found about a weight."""
+    """The results of all checks of a weight."""
 
     target: str
     checks: tuple[Check, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether no check failed; a check that was skipped has found nothing."""
+        """Whether no check failed; skipped checks do not count."""
         return not any(check.status == "failed" for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values: "target", "ok", and "checks" of "name", "status" and "detail"."""
+        """Return plain values: "target", "ok", and "checks" with "name", "status" and "detail"."""
         return {"target": self.target, "ok": self.ok, "checks": [asdict(check) for check in self.checks]}
 
     def __str__(self) -> str:
@@ -64,7 +69,7 @@ class VerificationReport:
 
 @dataclass(frozen=True)
 class _Claim:
-    """What a weight says of itself."""
+    """What a weight's description states."""
 
     architecture: str
     num_classes: int | None
@@ -75,26 +80,26 @@ class _Claim:
 
 
 def verify(target: str, *, data: DataConfig | None = None) -> VerificationReport:
-    """Check a weight against what it claims; every check is answered, those that do not apply as "skipped".
+    """Check a weight against its description; checks that do not apply are reported as "skipped".
 
-    * sha256: the file is the published one, by hub_configs/; always hashed anew.
-    * loads: safetensors of exactly the architecture's tensors, with finite values.
+    * sha256: the file has the sha256 that hub_configs/ states; it is always hashed again.
+    * loads: a safetensors file with exactly the architecture's tensors and finite values.
     * state_dict, parameters, flops: names, shapes and dtypes, number of values, and operations for one image
       (`torch.utils.flop_counter`, eval mode) are those of the vanilla timm model of the same arguments.
-    * graph: `torch.export` of both in eval mode gives the same operations on the same inputs, node for node.
-    * top1: with `data`, the stated top-1 is recomputed; it may differ by `TOP1_TOLERANCE` points or by one image,
-      whichever is more.
+    * graph: `torch.export` of both in eval mode gives the same graph, node for node.
+    * top1: if `data` is given, the top-1 on it differs from the stated one by at most `TOP1_TOLERANCE` points or one
+      image, whichever is more.
 
     Args:
         target: A name, folder or repository, as `ssia_zoo.models.loading.load_model` takes it.
-        data: The data that the stated top-1 was measured on.
+        data: The data of the stated top-1.
 
     Raises:
         ConfigError: If there is no such model.
         DataError: If the data cannot be read.
-        HubError: If the Hub is out of reach and the weight not in the cache.
+        HubError: If the weight is not in the cache, and cannot be downloaded.
     """
-    with torch.random.fork_rng(devices=[]):  # building models draws from the caller's random numbers otherwise
+    with torch.random.fork_rng(devices=[]):  # building models would change the caller's random state
         return _verify(target, data)
 
 
@@ -105,10 +110,10 @@ def _verify(target: str, data: DataConfig | None) -> VerificationReport:
         found.append(_check_sha256(source))
         model = create_checked(source)
         claim = _claim(source)
-    except WeightError as error:  # whoever asks whether a weight is sound wants an answer, not an error
+    except WeightError as error:  # a result, not an error
         failed = "sha256" if not found and isinstance(error, HashError) else "loads"
         return _report(target, [*found, Check(failed, "failed", one_line(error))], "it does not load")
-    found.append(Check("loads", "passed", "safetensors only, every tensor of the architecture"))
+    found.append(Check("loads", "passed", "a safetensors file with every tensor of the architecture"))
     vanilla = _vanilla(claim).eval()
     size = tuple(claim.input_size or model.pretrained_cfg["input_size"])
     with evaluating(model):
@@ -129,44 +134,36 @@ def _report(target: str, found: list[Check], reason: str) -> VerificationReport:
 def _answer(name: str, check: Callable[[], tuple[Status, str]]) -> Check:
     try:
         return Check(name, *check())
-    except Exception as error:  # models and torch.export raise every kind; an answer that cannot be had is no pass
-        return Check(name, "failed", f"cannot be compared: {type(error).__name__}: {one_line(error)[:300]}")
+    except Exception as error:  # models and torch.export raise any kind
+        return Check(name, "failed", f"cannot be compared: {type(error).__name__}: {one_line(error, 300)}")
 
 
 # --- The file ---------------------------------------------------------------------------------------------------------
 
 
-def _published(source: str) -> PublishedWeight | None:
-    """The description of a registered weight; None for every other source."""
-    if ":" in source:
-        return None
-    by_default = [c for c in weights().values() if c.default and c.arch_name == source]
-    return weights().get(source) or next(iter(by_default), None)
-
-
 def _check_sha256(source: str) -> Check:
-    if config := _published(source):
-        expected = str(config.sha256 if config.file else config.repo_sha256)
-        actual = file_sha256(weight_path(config))
-        if actual != expected:  # changed since it was last found good, and disguised
-            return Check("sha256", "failed", f"{actual}, published was {expected}")
-        return Check("sha256", "passed", f"{actual}, as hub_configs/{config.name}.json says")
+    if weight := published_weight(source):
+        expected = str(weight.sha256 if weight.file else weight.repo_sha256)
+        actual = file_sha256(weight_path(weight))
+        if actual != expected:  # changed after it was verified, with the same size and times
+            return Check("sha256", "failed", f"{actual}, expected {expected}")
+        return Check("sha256", "passed", f"{actual}, as stated in hub_configs/{weight.name}.json")
     if not source.startswith("local-dir:"):
-        return Check("sha256", "skipped", "not a weight of hub_configs/, which alone publishes a sha256 here")
+        return Check("sha256", "skipped", "not a weight of hub_configs/: no published sha256")
     folder = Path(source.removeprefix("local-dir:"))
     actual = file_sha256(folder / WEIGHTS)
-    for config in weights().values():
-        if config.revision == folder.name and actual != config.repo_sha256:  # a repository's folder is its commit
-            return Check("sha256", "failed", f"{actual}, published was {config.repo_sha256} ({config.name})")
-        if actual in (config.sha256, config.repo_sha256):
-            return Check("sha256", "passed", f"{actual}, which is {config.name} of hub_configs/")
-    return Check("sha256", "skipped", f"{actual}; hub_configs/ publishes none for it")
+    for weight in weights().values():
+        if weight.revision == folder.name and actual != weight.repo_sha256:  # the folder is named after the commit
+            return Check("sha256", "failed", f"{actual}, expected {weight.repo_sha256} ({weight.name})")
+        if actual in (weight.sha256, weight.repo_sha256):
+            return Check("sha256", "passed", f"{actual}, as stated in hub_configs/{weight.name}.json")
+    return Check("sha256", "skipped", f"{actual}; no published sha256")
 
 
 def _claim(source: str) -> _Claim:
-    if config := _published(source):
-        top1, images = config.metrics.top1, config.metrics.images
-        return _Claim(config.architecture, config.num_classes, config.input_size, {}, top1, images)
+    if weight := published_weight(source):
+        top1, images = weight.metrics.top1, weight.metrics.images
+        return _Claim(weight.architecture, weight.num_classes, weight.input_size, {}, top1, images)
     if not source.startswith("local-dir:"):
         return _Claim(vanilla_architecture(source), None, None, {})
     config_path = Path(source.removeprefix("local-dir:")) / "config.json"
@@ -189,7 +186,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _number(value: Any, kind: type) -> Any:
-    """A stated number, or None for what is none."""
+    """Return a stated number, or None if it is not a valid one."""
     return kind(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9 else None
 
 
@@ -239,8 +236,8 @@ def _flops(model: TimmModel, size: tuple[int, ...]) -> int:
 def _compare_graphs(model: TimmModel, vanilla: TimmModel, size: tuple[int, ...]) -> tuple[Status, str]:
     try:
         theirs = _graph(vanilla, size)
-    except Exception as error:  # torch.export does not know every architecture: nothing to compare with
-        return "skipped", f"torch.export cannot take the vanilla model: {type(error).__name__}"
+    except Exception as error:  # torch.export does not support every architecture
+        return "skipped", f"torch.export does not support the vanilla model: {type(error).__name__}"
     ours = _graph(model, size)
     if ours == theirs:
         return "passed", f"{len(ours)} nodes, each as in vanilla"
@@ -250,7 +247,7 @@ def _compare_graphs(model: TimmModel, vanilla: TimmModel, size: tuple[int, ...])
 
 
 def _graph(model: TimmModel, size: tuple[int, ...]) -> list[str]:
-    """The exported graph, a line a node: operation, inputs by number, and the shape and dtype that come out."""
+    """Return the exported graph, one line per node: operation, inputs by number, shape and dtype of the output."""
     with torch.no_grad():
         program = torch.export.export(model, (torch.zeros(1, *size),))
     inputs = {spec.arg.name: f"{spec.kind.name} {spec.target}" for spec in program.graph_signature.input_specs}
@@ -266,13 +263,13 @@ def _graph(model: TimmModel, size: tuple[int, ...]) -> list[str]:
 
 
 class _Named(str):
-    """A node's number, written without quotation marks among other arguments."""
+    """A node's number, printed without quotation marks."""
 
     def __repr__(self) -> str:
         return str(self)
 
 
-# --- The figure -------------------------------------------------------------------------------------------------------
+# --- The accuracy -----------------------------------------------------------------------------------------------------
 
 
 def _check_top1(model: TimmModel, claim: _Claim, data: DataConfig) -> Check:
@@ -283,13 +280,15 @@ def _check_top1(model: TimmModel, claim: _Claim, data: DataConfig) -> Check:
     measured, images = result["top1"], int(result["images"])
     figure = f"{measured:.2f} % of {images} images"
     if claim.top1 is None:
-        return Check("top1", "skipped", f"measured {figure}; no top-1 is stated for this weight")
+        return Check("top1", "skipped", f"measured {figure}; the weight states no top-1")
     if claim.images is not None and claim.images != images:
         return Check(
             "top1",
             "failed",
-            f"measured {figure}; {claim.top1:.2f} % is stated of {claim.images} images: name that data",
+            f"measured {figure}; stated {claim.top1:.2f} % of {claim.images} images: use the same data",
         )
     tolerance = max(TOP1_TOLERANCE, 100 / images)
     status: Status = "passed" if abs(measured - claim.top1) <= tolerance else "failed"
-    return Check("top1", status, f"measured {figure}, stated is {claim.top1:.2f} %; {tolerance:.2f} points are allowed")
+    return Check(
+        "top1", status, f"measured {figure}, stated {claim.top1:.2f} %; allowed difference: {tolerance:.2f} points"
+    )

@@ -1,4 +1,4 @@
-"""Model cards: what a weight is, how it was trained and what it scores, by huggingface_hub's card classes."""
+"""Write model cards of published weights and of training runs with huggingface_hub's card classes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ssia_zoo.models.comparison import compare
 from ssia_zoo.models.weight import Metrics, PublishedWeight
 
 RECONSTRUCTION = (
-    "The SSIA loss used here is a reconstruction from the abstract of *Self-Supervised Implicit Attention: Guided "
-    "Attention by The Model Itself* ([arXiv 2206.07434](https://arxiv.org/abs/2206.07434)); the paper's formulas were "
-    "not available, and nothing here is claimed to reproduce its results."
+    "This SSIA loss is a reconstruction from the abstract of *Self-Supervised Implicit Attention: Guided Attention by "
+    "The Model Itself* ([arXiv 2206.07434](https://arxiv.org/abs/2206.07434)). The paper's formulas were not "
+    "available; the model does not claim to reproduce its results."
 )
 
 CITATION = """```bibtex
@@ -33,86 +33,79 @@ _MOST_LISTED_CLASSES = 20
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
-def weight_card(config: PublishedWeight, repo_id: str | None) -> str:
-    """Make the README.md of a published weight; needs no network.
+def weight_card(weight: PublishedWeight, repo_id: str | None) -> str:
+    """Make the README.md of a published weight, without network access.
 
-    Nothing of where the weight has been published before is in it, so publishing it again changes nothing.
+    It does not depend on where the weight was published before, so publishing it again changes nothing.
 
     Args:
-        config: The weight.
-        repo_id: Repository that it goes to, ``org/name``; None if that is not known.
+        weight: The weight.
+        repo_id: Repository for the examples, ``org/name``; None if it is not known.
 
     Returns:
         Metadata and text.
     """
-    training = config.training
+    training = weight.training
     base_model = str(training.get("model")) if training.get("pretrained") else None
     data = _card_data(
-        name=config.name,
+        name=weight.name,
         ssia=True,
-        datasets=[str(training.get("dataset")), config.dataset.source],
+        datasets=[str(training.get("dataset")), weight.dataset.source],
         base_model=base_model,
-        license=config.license,
-        evaluated=EvalResult(
-            task_type="image-classification",
-            dataset_type=str(training.get("dataset")),
-            dataset_name=config.dataset.name,
-            dataset_split=config.metrics.split,
-            metric_type="accuracy",
-            metric_name="top-1",
-            metric_value=config.metrics.top1,
-        ),
+        license=weight.license,
+        evaluated_on=(str(training.get("dataset")), weight.dataset.name, weight.metrics.split),
+        top1=weight.metrics.top1,
     )
-    text = f"""# {config.name}
+    text = f"""# {weight.name}
 
-{config.description.rstrip(".")}.
+{weight.description.rstrip(".")}.
 
-{_what_it_is(config.architecture, config.training)} {_start(base_model)}
+{_what_it_is(weight.architecture, weight.training)} {_start(base_model)}
 
-## Measured against its vanilla control
+## Results
 
-{_comparison_text(config.metrics, _objective(config.training))}
+{_comparison_text(weight.metrics, _objective(weight.training))}
 
 ## Use
 
-{_usage(config, repo_id)}
+{_usage(weight, repo_id)}
 
-**Meant for** research on training methods, and as a starting point for fine-tuning on data like those below.
-**Not meant for** decisions about people, nor for use without measuring it on your own images first.
+**Intended use:** research on training methods, and fine-tuning on data similar to the training data.
+**Out of scope:** decisions about people, and any use without an evaluation on your own images.
 
-**Limits.** {_limits(config)}
+**Limitations.** {_limits(weight)}
 
 ## Classes and preprocessing
 
-{_classes(config.label_names)}
+{_classes(weight.label_names)}
 
 | input (channels, height, width) | mean | std | interpolation | crop |
 |---|---|---|---|---|
-| {_numbers(config.input_size)} | {_numbers(config.mean)} | {_numbers(config.std)} | {config.interpolation} | \
-{config.crop_pct:g} ({config.crop_mode}) |
+| {_numbers(weight.input_size)} | {_numbers(weight.mean)} | {_numbers(weight.std)} | {weight.interpolation} | \
+{weight.crop_pct:g} ({weight.crop_mode}) |
 
-These are in `config.json`: timm's `create_transform(**resolve_model_data_config(model))` and transformers'
-`AutoImageProcessor` take them from there.
+`config.json` contains these values; timm's `create_transform(**resolve_model_data_config(model))` and transformers'
+`AutoImageProcessor` read them from it.
 
 ## Training data and licence
 
-{config.dataset.name}, from {config.dataset.source}. Its licence: {config.dataset.license}; its terms ask you to:
-{config.dataset.terms}. The weight itself is under `{config.license}`, as far as the terms of the data allow.
+{weight.dataset.name}, from {weight.dataset.source}. Licence of the data: {weight.dataset.license}. Its terms ask you
+to: {weight.dataset.terms}. The weights are licensed under `{weight.license}`, as far as the terms of the data allow.
 
 ## Reproduce
 
-From a clone of SSIA Zoo; this trains the weight and its control for every seed above, then measures the published file:
+In a clone of SSIA Zoo, this trains the model and its control for every seed above, and evaluates the published file:
 
 ```bash
-for seed in {" ".join(str(run.seed) for run in config.metrics.runs)}; do for method in ssia vanilla; do
-    python train_hf.py --config {config.name} --method $method --seed $seed --output-dir runs/$method-$seed
+for seed in {" ".join(str(run.seed) for run in weight.metrics.runs)}; do for method in ssia vanilla; do
+    python train_hf.py --config {weight.name} --method $method --seed $seed --output-dir runs/$method-$seed
 done; done
-ssia-zoo validate {config.name} --dataset {training.get("dataset")}
+ssia-zoo validate {weight.name} --dataset {training.get("dataset")}
 ```
 
 {_settings(training)}
 
-{_environment(config.environment)} Another machine or other versions round differently and give other last digits.
+{_environment(weight.environment)} Results vary slightly with hardware and versions.
 
 ## Citation
 
@@ -139,17 +132,17 @@ def training_card(
     Args:
         architecture: Vanilla timm architecture.
         method: Training objective.
-        settings: The run's settings, `TrainConfig.experiment()`.
-        metrics: "top1" and "top5" in percent and "loss", on the evaluation split.
-        eval_name: What it was evaluated on.
-        counts: "images" that it was evaluated on; "unreadable_train" and "unreadable_eval", left out.
+        settings: The run's settings.
+        metrics: "top1" and "top5" in percent and "loss", on the evaluation data.
+        eval_name: Name of the evaluation data.
+        counts: "images", the number of evaluation images; "unreadable_train" and "unreadable_eval", images left out.
         environment: Versions and machine.
-        base_model: What was fine-tuned, or None.
-        repo_id: Repository that it goes to, if known.
-        objective: Source of a rival's objective that it was trained with, or None.
+        base_model: The model that was fine-tuned, or None.
+        repo_id: Repository for the example, if known.
+        objective: Description of another auxiliary objective it was trained with, or None.
 
     Returns:
-        Metadata and text; no licence is stated, as only the owner of a run can grant one.
+        Metadata and text, without a licence, which only the owner of the run can grant.
     """
     dataset, ssia = str(settings["dataset"]), method == "ssia"
     by = f"{_objective(settings)}-trained" if ssia else "trained"
@@ -158,23 +151,16 @@ def training_card(
         name=name,
         ssia=ssia,
         datasets=[dataset],
-        # The settings' name tells a folder from a model of timm's; `base_model` has lost its prefix.
+        # The name in the settings still has the prefix "local-dir:" of a folder.
         base_model=str(settings.get("model", base_model)) if base_model else None,
         license=None,
-        evaluated=EvalResult(
-            task_type="image-classification",
-            dataset_type=dataset,
-            dataset_name=dataset,
-            dataset_split=eval_name,
-            metric_type="accuracy",
-            metric_name="top-1",
-            metric_value=round(metrics["top1"], 2),
-        ),
+        evaluated_on=(dataset, dataset, eval_name),
+        top1=round(metrics["top1"], 2),
     )
     how = (
         _what_it_is(architecture, settings)
         if ssia
-        else f"A timm `{architecture}` trained {_without_ssia(objective)} (`--method {method}`)."
+        else f"A timm `{architecture}` trained {_without_ssia(objective)} (method: {method})."
     )
     text = f"""# {name}
 
@@ -182,14 +168,14 @@ def training_card(
 
 {_start(base_model)}
 
-## Measured
+## Results
 
 | evaluated on | images | top-1, % | top-5, % | loss |
 |---|---|---|---|---|
 | {eval_name} | {counts["images"]} | {metrics["top1"]:.2f} | {metrics["top5"]:.2f} | {metrics["loss"]:.4f} |
 
-{_unreadable(counts)}One run, seed {settings["seed"]}, the weights after the last step. One seed proves no gain \
-over another method.
+{_unreadable(counts)}One run with seed {settings["seed"]}, weights after the last step. A single seed does not show a \
+gain over another method.
 
 ## Use
 
@@ -199,18 +185,18 @@ import timm
 model = timm.create_model("hf-hub:{repo_id or "ORG/NAME"}", pretrained=True)  # or "local-dir:FOLDER"
 ```
 
-## How it was trained
+## Training
 
-`train_hf.py --config settings.yaml --output-dir FOLDER`, with these settings:
+`train_hf.py --config settings.yaml --output-dir FOLDER` with these settings:
 
 {_settings(settings)}
 
 {_environment(environment)}
 
-## Limits
+## Limitations
 
-It knows the classes of its training data alone and was measured on the images named above, on nothing else. The terms
-of the training data apply to it.
+The model knows only the classes of its training data, and was evaluated only on the images named above. The terms of
+the training data apply.
 
 ## Citation
 
@@ -229,9 +215,13 @@ def _card_data(
     datasets: Sequence[str],
     base_model: str | None,
     license: str | None,
-    evaluated: EvalResult,
+    evaluated_on: tuple[str, str, str],
+    top1: float,
 ) -> ModelCardData:
-    """The Hub's metadata; of the data sets those alone that are on the Hub, as it refuses other names."""
+    """Make the Hub's metadata, which accepts only data sets that are on the Hub.
+
+    `evaluated_on` is the evaluation data's id, name and split.
+    """
     on_hub = [dataset for dataset in dict.fromkeys(datasets) if _HUB_ID.fullmatch(dataset)]
     return ModelCardData(
         library_name="timm",
@@ -241,19 +231,29 @@ def _card_data(
         datasets=on_hub or None,
         base_model=_hub_model_id(base_model) if base_model else None,
         model_name=name,
-        eval_results=[evaluated],
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=evaluated_on[0],
+                dataset_name=evaluated_on[1],
+                dataset_split=evaluated_on[2],
+                metric_type="accuracy",
+                metric_name="top-1",
+                metric_value=top1,
+            )
+        ],
     )
 
 
 def _hub_model_id(model: str) -> str | None:
-    """The Hub's id of a model as timm names it; None for a folder and for what is not on the Hub."""
+    """Return the Hub's id of a model name; None for a folder or another model that is not on the Hub."""
     source, _, name = model.rpartition(":")
     if source == "local-dir":
         return None
     if not source and is_model(name):
         try:
             name = getattr(get_pretrained_cfg(name), "hf_hub_id", None) or ""
-        except RuntimeError:  # the architecture is registered without this tag: a weight of somebody's own
+        except RuntimeError:  # timm has the architecture, but not this tag
             return None
     name = name.split("@", 1)[0]
     return name if _HUB_ID.fullmatch(name) else None
@@ -270,26 +270,26 @@ def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
     choices = settings.get("ssia") or {}
     name = "the SSIA loss"
     if _objective(settings) != "SSIA":
-        when = "at first, and less and less" if choices.get("handover") else "too"
-        name = f"SSIA + DSN (the labels teach the lower layers {when}, arXiv 1409.5185; near BYOT, arXiv 1905.08094)"
+        when = "with a decreasing share" if choices.get("handover") else "as well"
+        name = f"SSIA + DSN (labels train the lower layers {when}, arXiv 1409.5185; similar to BYOT, arXiv 1905.08094)"
     if choices.get("supervisor") == "memory":
-        learners = "they and the final layer" if choices.get("top") else "they"
-        name += f"; {learners} learn from the average of the network's own earlier predictions for each image"
+        learners = "the lower layers and the final one" if choices.get("top") else "the lower layers"
+        name += f"; {learners} learn from the average of the network's earlier predictions for each image"
     return (
-        f"Trained with {name}: signals of the network's own higher layers guide its lower layers, in training "
-        f"only. It *is* a timm `{architecture}`: same parameters, same speed. {RECONSTRUCTION}"
+        f"A timm `{architecture}` trained with {name}: during training, the network's higher layers guide its lower "
+        f"layers. At inference it is identical to the timm model: same parameters, same speed. {RECONSTRUCTION}"
     )
 
 
 def _objective(settings: Mapping[str, Any]) -> str:
-    """What the loss is called: where labels teach the SSIA heads, too, it is no longer SSIA alone."""
+    """Return the name of the loss, which is "SSIA + DSN" if labels train the heads as well."""
     return "SSIA + DSN" if (settings.get("ssia") or {}).get("labels", 0) > 0 else "SSIA"
 
 
 def _without_ssia(objective: str | None) -> str:
     if objective is None:
         return "without the SSIA loss"
-    return f"without the SSIA loss, with another auxiliary objective in training only: {objective}"
+    return f"without the SSIA loss, but with another auxiliary objective during training: {objective}"
 
 
 def _start(base_model: str | None) -> str:
@@ -300,7 +300,7 @@ def _unreadable(counts: Mapping[str, int]) -> str:
     train, evaluated = counts["unreadable_train"], counts["unreadable_eval"]
     if not train + evaluated:
         return ""
-    return f"Images that could not be read and were skipped: {train} to train on, {evaluated} to evaluate on.\n\n"
+    return f"Unreadable images that were skipped: {train} in training, {evaluated} in evaluation.\n\n"
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
@@ -312,7 +312,7 @@ def _environment(environment: Mapping[str, str]) -> str:
 
 
 def _comparison_text(metrics: Metrics, objective: str) -> str:
-    """The table of all seeds and what may be concluded from it."""
+    """Return the table of all seeds, and what can be concluded from it."""
     result, images = compare(metrics.runs), metrics.images
     rows = [
         f"| {run.seed}{' (this weight)' if run.seed == metrics.seed else ''} | {run.ssia:.2f} | {run.vanilla:.2f} | "
@@ -324,19 +324,19 @@ def _comparison_text(metrics: Metrics, objective: str) -> str:
         rows.append(f"| standard deviation | {' | '.join(f'{value:.2f}' for value in result.spread)} |")
     heading = f"| seed | {objective}, % | vanilla control, % | difference, points |"
     table = "\n".join([heading, "|---|---|---|---|", *rows])
-    return f"""Top-1 on {images} images ({metrics.split}); one image is {100 / images:.2f} points. The control is
-the same training without that loss: same initial weights, data order, settings and budget. Every seed that was run
-is here, whichever is ahead.
+    return f"""Top-1 on {images} images ({metrics.split}); one image is {100 / images:.2f} points. The control is the
+same training without that loss: same initial weights, data order, settings and budget. The table contains every seed
+that was run.
 
 {table}
 
 {result.conclusion()}
 
-The published file, rounded to float16, scores {metrics.top1:.2f} % as plain timm loads it; the control of the same \
-seed {metrics.control_top1:.2f} %."""
+The published weights, rounded to float16, reach {metrics.top1:.2f} % when loaded by timm; the control of the same \
+seed reaches {metrics.control_top1:.2f} %."""
 
 
-def _usage(config: PublishedWeight, repo_id: str | None) -> str:
+def _usage(weight: PublishedWeight, repo_id: str | None) -> str:
     timm_name = f"hf-hub:{repo_id}" if repo_id else "local-dir:FOLDER"
     return f"""```python
 import timm
@@ -350,22 +350,22 @@ from transformers import pipeline
 pipeline("image-classification", model="{repo_id or "FOLDER"}")("image.png")
 ```
 
-With SSIA Zoo installed, `import ssia_zoo, timm; timm.create_model("{config.name}", pretrained=True)` gives the same
-weights, and checks their sha256 first."""
+With SSIA Zoo installed, `import ssia_zoo, timm; timm.create_model("{weight.name}", pretrained=True)` loads the same
+weights after checking their sha256."""
 
 
-def _limits(config: PublishedWeight) -> str:
+def _limits(weight: PublishedWeight) -> str:
     return (
-        f"It knows the {config.num_classes} classes below and nothing else: any image gets one of them. It was "
-        f"measured on {config.metrics.images} images of one data set ({config.metrics.split}), not on shifted, noisy "
-        f"or adversarial ones. What is skewed in its training data is skewed in it. Other sizes than "
-        f"{config.input_size[1]}×{config.input_size[2]} pixels were not measured."
+        f"The model assigns one of the {weight.num_classes} classes below to every image. It was evaluated on "
+        f"{weight.metrics.images} images of one data set ({weight.metrics.split}) at "
+        f"{weight.input_size[1]}×{weight.input_size[2]} pixels only, not on shifted, noisy or adversarial images. It "
+        "has the biases of its training data."
     )
 
 
 def _classes(names: Sequence[str]) -> str:
     if len(names) > _MOST_LISTED_CLASSES:
-        return f"{len(names)} classes; `label_names` in `config.json` lists them in the order of the outputs."
+        return f"{len(names)} classes, listed in the order of the outputs as `label_names` in `config.json`."
     return f"{len(names)} classes, in the order of the outputs: {', '.join(f'`{name}`' for name in names)}."
 
 
