@@ -32,7 +32,7 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str, *, most: int = 3, cutoff: float = 0.6) -> str:
-    """Return "did you mean a, b?" with the known names most similar to a wrong one, or `otherwise` if there are none."""
+    """Return "did you mean a, b?" with the known names most similar to a wrong one; `otherwise` if there are none."""
     near = get_close_matches(name, list(known), n=most, cutoff=cutoff)
     return f"did you mean {', '.join(near)}?" if near else otherwise
 

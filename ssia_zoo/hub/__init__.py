@@ -1,4 +1,4 @@
-"""Upload to and download from the Hugging Face Hub: the one place where bytes leave or enter the machine."""
+"""Upload to and download from the Hugging Face Hub; no other module does."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_one_changed_bit_fails_the_hash(weight: PublishedWeight) -> None:
 def test_a_hash_that_is_remembered_is_not_believed(weight: PublishedWeight, monkeypatch: pytest.MonkeyPatch) -> None:
     verify(NAME)
     flip_a_bit(registry.resource_dir("hub_configs") / str(weight.file))
-    monkeypatch.setattr("ssia_zoo.hub.hashes._remembered", lambda state: True)
+    monkeypatch.setattr("ssia_zoo.hub.hashes._is_recorded", lambda state: True)
     report = verify(NAME)
     assert statuses(report)["sha256"] == "failed"
 
