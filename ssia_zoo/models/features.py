@@ -120,7 +120,8 @@ def try_blank_image(
     except Exception as error:  # models raise any kind; timm asserts image sizes
         size = "x".join(map(str, input_size))
         raise ConfigError(
-            f"{name or type(model).__name__} cannot take images of size {size}: {one_line(error, 150)}"
+            f"{name or type(model).__name__} cannot take images of size {size} ({one_line(error, 150)}); "
+            "choose another image size"
         ) from error
 
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ssia_zoo.cli.listing import align, details, find_weight, mean_difference, page, select_weights, summary, table
-from ssia_zoo.errors import ConfigError
+from ssia_zoo.cli.listing import align, details, mean_difference, page, select_weights, summary, table
 from ssia_zoo.models import registry
 from ssia_zoo.models.weight import PairedRun
 from tests.helpers.published_weights import weight_entry
@@ -40,18 +39,6 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_weights_are_chosen_by_name_and_data(pattern: str | None, dataset: str | None, expected: list) -> None:
     assert select_weights(pattern, dataset) == expected
-
-
-def test_a_name_without_tag_means_the_default() -> None:
-    assert find_weight("test_resnet_ssia") == CIFAR
-    assert find_weight("test_resnet_ssia.tin_r64") == TINY
-
-
-def test_a_wrong_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"'test_resnet_ssia.c10_r23'.*test_resnet_ssia.c10_r32"):
-        find_weight("test_resnet_ssia.c10_r23")
-    with pytest.raises(ConfigError, match="ssia-zoo list"):
-        find_weight("qqqqqq")
 
 
 def test_the_table_has_a_line_a_weight_with_its_control_beside_it() -> None:

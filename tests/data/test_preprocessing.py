@@ -155,10 +155,10 @@ def test_an_input_that_the_model_cannot_take_is_refused_in_one_line(wide_data: D
     model = timm.create_model(
         "test_vit", num_classes=2, pretrained_cfg_overlay={"input_size": (3, 20, 20)}, img_size=64
     )
-    with pytest.raises(ConfigError, match="input_size is 3x20x20, which VisionTransformer cannot take") as caught:
+    with pytest.raises(ConfigError, match="VisionTransformer cannot take images of size 3x20x20") as caught:
         validate(model, wide_data)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="--image-size is 24"):
+    with pytest.raises(ConfigError, match="cannot take images of size 3x24x24"):
         validate(model, replace(wide_data, image_size=24))
 
 

@@ -67,7 +67,7 @@ def toys(tmp_path: Path) -> DataConfig:
     return DataConfig(dataset=str(tmp_path / "toys"), workers=0, batch_size=5)
 
 
-# --- What is sound ----------------------------------------------------------------------------------------------------
+# --- Valid weights ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [NAME, f"{NAME}.toys_r64"])
@@ -104,7 +104,7 @@ def test_a_folder_with_a_published_file_is_recognised(weight: PublishedWeight, t
     assert weight.name in detail(report, "sha256")
 
 
-def test_a_report_reads_as_text_and_as_plain_values(folder: Path) -> None:
+def test_a_report_is_printed_as_text_and_converted_to_plain_values(folder: Path) -> None:
     report = verify(str(folder))
     plain = json.loads(json.dumps(report.to_dict()))
     assert plain["ok"] is True
@@ -117,7 +117,7 @@ def test_a_report_reads_as_text_and_as_plain_values(folder: Path) -> None:
     assert str(verify(str(folder))).splitlines()[-1] == "FAILED: loads"
 
 
-def test_verifying_draws_no_random_numbers(folder: Path) -> None:
+def test_verifying_keeps_the_random_state(folder: Path) -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
@@ -125,7 +125,7 @@ def test_verifying_draws_no_random_numbers(folder: Path) -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-# --- What is not ------------------------------------------------------------------------------------------------------
+# --- Invalid weights --------------------------------------------------------------------------------------------------
 
 
 def flip_a_bit(path: Path) -> None:
@@ -142,7 +142,7 @@ def test_one_changed_bit_fails_the_hash(weight: PublishedWeight) -> None:
     assert statuses(report) == {check: "skipped" for check in CHECKS} | {"sha256": "failed"}
 
 
-def test_a_hash_that_is_remembered_is_not_believed(weight: PublishedWeight, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorded_hash_is_not_trusted(weight: PublishedWeight, monkeypatch: pytest.MonkeyPatch) -> None:
     verify(NAME)
     flip_a_bit(registry.resource_dir("hub_configs") / str(weight.file))
     monkeypatch.setattr("ssia_zoo.hub.hashes._is_recorded", lambda state: True)
@@ -156,9 +156,9 @@ def test_a_hash_that_is_remembered_is_not_believed(weight: PublishedWeight, monk
         (lambda f: edit_weights(f, lambda t: t.update(head=torch.zeros(2))), "does not have: head"),
         (lambda f: edit_weights(f, lambda t: t["fc.bias"].fill_(float("nan"))), "fc.bias has NaN"),
         (lambda f: edit_config(f, lambda c: c.update(architecture="test_vit")), "does not have"),
-        (lambda f: edit_config(f, lambda c: c.update(num_classes=9)), "fc.weight has the shape (7, 96)"),
+        (lambda f: edit_config(f, lambda c: c.update(num_classes=9)), "fc.weight has shape (7, 96)"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "not a readable safetensors file"),
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pytorch_model.bin only"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "only as pytorch_model.bin"),
     ],
 )
 def test_a_damaged_folder_fails_to_load_and_nothing_else_is_claimed(
@@ -171,7 +171,7 @@ def test_a_damaged_folder_fails_to_load_and_nothing_else_is_claimed(
     assert expected in detail(report, "loads")
 
 
-def test_the_words_of_a_message_decide_nothing(folder: Path, tmp_path: Path) -> None:
+def test_the_failed_check_does_not_depend_on_words_in_the_message(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"x" * 100)
     report = verify(str(folder.rename(tmp_path / "sha256")))
     assert failures(report) == {"loads"}
@@ -190,7 +190,7 @@ def test_a_repository_whose_pinned_commit_holds_another_file_fails_the_hash(
 
 
 class Extra(torch.nn.Module):
-    """A step that has no weights."""
+    """An operation without weights."""
 
     def __init__(self, step: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class Extra(torch.nn.Module):
 
 
 def spoil_model(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.nn.Module], object]) -> None:
-    """Let the registered name give a model that is not the vanilla one."""
+    """Make the registered name create a modified model."""
     entrypoints = timm.models._registry._model_entrypoints
     sound = entrypoints[NAME]
 
@@ -218,7 +218,7 @@ def failures(report: VerificationReport) -> set[str]:
 
 
 def append(step: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.nn.Module], object]:
-    """A change that puts a step behind the pooling."""
+    """A change that adds an operation after the pooling."""
     return lambda model: setattr(model, "global_pool", torch.nn.Sequential(model.global_pool, Extra(step)))
 
 
@@ -239,7 +239,7 @@ def test_more_computation_fails_flops_and_graph(weight: PublishedWeight, monkeyp
     assert failures(verify(NAME)) == {"flops", "graph"}
 
 
-def test_a_head_that_stayed_in_the_model_fails_names_and_numbers(
+def test_a_head_left_in_the_model_fails_names_and_parameters(
     weight: PublishedWeight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_model(monkeypatch, lambda model: model.register_module("predictor", torch.nn.Linear(2, 2)))
@@ -256,12 +256,12 @@ def test_another_precision_fails_the_dtypes(weight: PublishedWeight, monkeypatch
 
 
 @pytest.mark.parametrize(("name", "error"), [("tset_resnet", ConfigError), ("./nowhere", ConfigError)])
-def test_what_does_not_exist_is_an_error_and_no_finding(name: str, error: type[Exception]) -> None:
+def test_a_missing_model_raises_an_error(name: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         verify(name)
 
 
-def test_an_unreachable_hub_is_an_error_and_no_finding() -> None:
+def test_an_unreachable_hub_raises_an_error() -> None:
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
         verify("hf-hub:org/absent")
 
@@ -275,7 +275,7 @@ def state_top1(folder: Path, top1: object, images: object = 10) -> None:
 
 @pytest.fixture
 def measured(tmp_path: Path, toys: DataConfig) -> tuple[Path, float]:
-    """A folder of five classes, and its top-1 on the toys."""
+    """A folder with five classes, and its top-1 on the toys."""
     folder = make_folder(tmp_path / "five")
     edit_config(folder, lambda config: config.update(num_classes=5))
     edit_weights(folder, lambda t: t.update({k: t[k][:5].clone() for k in ("fc.weight", "fc.bias")}))
@@ -283,27 +283,27 @@ def measured(tmp_path: Path, toys: DataConfig) -> tuple[Path, float]:
 
 
 @pytest.mark.parametrize(("difference", "status"), [(0.0, "passed"), (9.9, "passed"), (10.1, "failed")])
-def test_a_stated_top1_may_be_off_by_one_image(
+def test_a_stated_top1_may_differ_by_one_image(
     measured: tuple[Path, float], toys: DataConfig, difference: float, status: str
 ) -> None:
     folder, top1 = measured
     state_top1(folder, top1 + difference)
     report = verify(str(folder), data=toys)
     assert statuses(report)["top1"] == status
-    assert "10.00 points are allowed" in detail(report, "top1")
+    assert "allowed difference: 10.00 points" in detail(report, "top1")
     assert report.ok == (status == "passed")
 
 
-def test_a_figure_of_other_images_is_not_taken_for_recomputed(measured: tuple[Path, float], toys: DataConfig) -> None:
+def test_a_top1_of_other_images_does_not_pass(measured: tuple[Path, float], toys: DataConfig) -> None:
     folder, top1 = measured
     state_top1(folder, top1, images=11)
     report = verify(str(folder), data=toys)
     assert statuses(report)["top1"] == "failed"
-    assert "stated of 11 images" in detail(report, "top1")
+    assert f"stated {top1:.2f} % of 11 images" in detail(report, "top1")
 
 
 @pytest.mark.parametrize("stated", [None, "90", float("nan")])
-def test_without_a_stated_top1_the_measured_one_is_told(
+def test_without_a_stated_top1_the_measured_one_is_reported(
     measured: tuple[Path, float], toys: DataConfig, stated: object
 ) -> None:
     folder, top1 = measured
@@ -322,7 +322,7 @@ def test_data_of_other_classes_fail_the_top1(folder: Path, toys: DataConfig) -> 
 def test_outputs_in_another_order_give_the_same_top1_by_their_names(
     weight: PublishedWeight, toys: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number, label in enumerate(CLASSES):  # 2 to 6 images a class: to take one for another changes the top-1
+    for number, label in enumerate(CLASSES):  # 2 to 6 images per class: confusing two classes changes the top-1
         images = sorted((Path(toys.dataset) / "test" / label).iterdir())
         for copy in range(number):
             shutil.copyfile(images[0], images[0].with_name(f"copy{copy}.png"))
@@ -347,13 +347,13 @@ def test_outputs_in_another_order_give_the_same_top1_by_their_names(
     assert detail(verify(NAME, data=toys), "top1") != expected
 
 
-def test_data_that_cannot_be_read_are_an_error(folder: Path) -> None:
+def test_unreadable_data_raise_an_error(folder: Path) -> None:
     with pytest.raises(DataError):
         verify(str(folder), data=DataConfig(dataset="./nowhere", workers=0))
 
 
 @pytest.mark.parametrize("name", sorted(ssia_zoo.weights()))
-def test_a_shipped_weight_is_what_it_claims(name: str) -> None:
-    data = DataConfig(dataset="digits", workers=0) if ".digits_" in name else None  # the other data are not at hand
+def test_a_shipped_weight_passes_verification(name: str) -> None:
+    data = DataConfig(dataset="digits", workers=0) if ".digits_" in name else None  # the others are downloads
     expected = {check: "passed" for check in CHECKS if check != "top1"}
     assert statuses(verify(name, data=data)) == expected | {"top1": "passed" if data else "skipped"}

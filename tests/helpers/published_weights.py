@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssia_zoo.models.weight import DatasetTerms, PublishedWeight, Metrics, PairedRun
+from ssia_zoo.models.weight import DatasetTerms, Metrics, PairedRun, PublishedWeight
 
 
 def weight_entry(architecture: str = "test_resnet", tag: str = "c10_r32", **changes: Any) -> PublishedWeight:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ssia_zoo.errors import ConfigError, DataError
-from ssia_zoo.inference.classifier import Classifier, check_image_size, find_images, label_names, read_image
+from ssia_zoo.inference.classifier import Classifier, find_images, label_names, read_image
 from ssia_zoo.inference.explain import explain
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
@@ -146,9 +146,3 @@ def test_classes_have_the_models_names_or_imagenets_or_numbers() -> None:
         assert label_names(named) == ("cat", "dog")
     assert label_names(timm.create_model("test_resnet"))[1].startswith("goldfish")
     assert label_names(timm.create_model("test_resnet", num_classes=3)) == ("class 0", "class 1", "class 2")
-
-
-def test_an_image_size_that_a_model_cannot_take_is_refused() -> None:
-    check_image_size(timm.create_model("test_resnet"), 48)
-    with pytest.raises(ConfigError, match="--image-size is 48"):
-        check_image_size(timm.create_model("vit_tiny_patch16_224", embed_dim=24, depth=1), 48)

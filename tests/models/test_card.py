@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from ssia_zoo.models.card import training_card, weight_card
 from ssia_zoo.models.comparison import compare
-from ssia_zoo.models.weight import PublishedWeight, PairedRun
+from ssia_zoo.models.weight import PairedRun, PublishedWeight
 from tests.helpers.toy_weight import CLASSES, write_toy_weight
 
 REPO = "org/test_resnet_ssia.toys_r64"
@@ -77,8 +77,8 @@ def test_a_card_says_what_a_user_must_know(config: PublishedWeight) -> None:
         "bicubic",
         "3, 64, 64",
         "torch 2.15",
-        "Not meant for",
-        "Limits",
+        "Out of scope",
+        "Limitations",
         *(f"`{name}`" for name in CLASSES),
     ):
         assert said in text, said
@@ -191,7 +191,7 @@ def test_the_hub_reads_the_metadata_of_a_run() -> None:
 
 
 def test_a_run_claims_no_gain_and_a_control_no_ssia() -> None:
-    assert "One seed proves no gain" in run_card()
+    assert "A single seed does not show a gain" in run_card()
     control = run_card(method="vanilla")
     assert "ssia" not in ModelCard(control).data.tags
     assert "reconstruction" not in control
@@ -201,13 +201,14 @@ def test_a_run_whose_heads_learned_labels_is_called_so() -> None:
     settings = {"model": "test_resnet", "dataset": "makers/toys", "seed": 3, "ssia": {"labels": 0.5}}
     card = run_card(settings=settings)
     assert "# test_resnet, SSIA + DSN-trained on makers/toys" in card
-    assert "Trained with SSIA + DSN (the labels teach the lower layers too" in card
-    assert "Trained with the SSIA loss" in run_card()
+    assert "trained with SSIA + DSN (labels train the lower layers as well" in card
+    assert "trained with the SSIA loss" in run_card()
     settings["ssia"] = {"labels": 0.5, "handover": True}
-    assert "the labels teach the lower layers at first, and less and less" in run_card(settings=settings)
+    assert "labels train the lower layers with a decreasing share" in run_card(settings=settings)
     assert "earlier predictions" not in run_card(settings=settings)
     settings["ssia"] |= {"supervisor": "memory", "top": True}
-    assert "they and the final layer learn from the average of the network's own earlier" in run_card(settings=settings)
+    learners = "the lower layers and the final one learn from the average of the network's earlier predictions"
+    assert learners in run_card(settings=settings)
 
 
 @pytest.mark.parametrize(

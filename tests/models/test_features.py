@@ -166,7 +166,7 @@ def test_a_model_without_stages_or_classifier_is_refused(model: Any, expected: s
 def test_images_that_a_model_cannot_take_are_refused(name: str, size: tuple[int, int, int]) -> None:
     model, _ = make_model(name)
     model.train()
-    with pytest.raises(ConfigError, match=re.escape(f"cannot take images of size {size}")) as refused:
+    with pytest.raises(ConfigError, match="cannot take images of size " + "x".join(map(str, size))) as refused:
         stage_shapes(model, stage_indices(model), size)
     assert "\n" not in str(refused.value)
     assert all(module.training for module in model.modules())

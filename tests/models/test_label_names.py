@@ -1,4 +1,4 @@
-"""Classes by name: which output stands for which class, when positions are trusted, and what is refused."""
+"""Matching classes by name: when positions are used instead, and what is refused."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_classes_are_matched_by_name_whatever_their_order(caplog: pytest.LogCapt
     assert caplog.text == ""
 
 
-def test_some_of_the_models_classes_will_do_and_a_line_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_subset_of_the_models_classes_is_accepted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert match_labels([f"class of {n}" for n in range(1000)], ["class of 7", "class of 3"], "mine") == (7, 3)
     assert "mine has 2 of the model's 1000 classes" in caplog.text
 
 
 def test_a_class_that_the_model_lacks_is_refused_with_the_nearest_names() -> None:
-    with pytest.raises(ClassesError, match=r"mine has 1 class .*'bird_' \(nearest: bird\)"):
+    with pytest.raises(ClassesError, match=r"mine has 1 class .*'bird_' \(did you mean bird\?\)"):
         match_labels(PETS, ["cat", "dog", "bird_"], "mine")
     with pytest.raises(ClassesError, match=r"4 classes .*; … 1 more"):
         match_labels(PETS, ["ox", "cow", "gnu", "elk"])
@@ -71,7 +71,7 @@ def test_a_class_without_images_need_not_be_the_models(caplog: pytest.LogCapture
         (["0", "1", "2"], ["000", "001", "002"], "the model"),
     ],
 )
-def test_positions_are_trusted_with_a_line_where_one_side_has_no_names(
+def test_classes_are_matched_by_position_with_a_warning_if_one_side_has_no_names(
     model_names: list[str] | None, data_names: list[str], side: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert match_labels(model_names, data_names, num_classes=3) == (0, 1, 2)
@@ -84,7 +84,7 @@ def test_positions_are_trusted_with_a_line_where_one_side_has_no_names(
 @pytest.mark.parametrize(
     ("model_names", "data_names"), [(None, PETS[:2]), (["0", "1", "2"], PETS[:2]), (PETS, ["0", "1"])]
 )
-def test_numbers_of_classes_that_differ_are_refused_where_names_are_unknown(
+def test_different_numbers_of_classes_are_refused_if_names_are_missing(
     model_names: list[str] | None, data_names: list[str]
 ) -> None:
     with pytest.raises(ClassesError, match="2 classes and the model 3"):
@@ -100,8 +100,8 @@ def test_numbers_that_are_names_are_matched_by_name() -> None:
     assert not only_count(["1", "2", "3"])
 
 
-def test_class_folders_of_numbers_are_matched_by_name(caplog: pytest.LogCaptureFixture) -> None:
-    """Sorted as words, "10" comes before "2"; data of the same classes may count them in order."""
+def test_class_folders_with_numbers_are_matched_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    """Folders are sorted as text, "10" before "2"; data of the same classes may be sorted by number."""
     count = [str(number) for number in range(12)]
     folders = sorted(count)
     assert match_labels(folders, count) == tuple(folders.index(name) for name in count)
@@ -110,12 +110,12 @@ def test_class_folders_of_numbers_are_matched_by_name(caplog: pytest.LogCaptureF
         match_labels([*PETS, "10"], ["0", "1", "2", "3"], by_position=False)
 
 
-def test_one_class_alone_is_refused_for_every_image_would_count_as_right() -> None:
+def test_a_single_class_is_refused_as_every_image_would_count_as_correct() -> None:
     with pytest.raises(ClassesError, match=f"only one of the model's {len(PETS)} classes, {PETS[1]!r}"):
         match_labels(PETS, [PETS[1]])
 
 
-def test_names_that_stand_twice_are_refused_only_where_they_matter() -> None:
+def test_duplicate_names_are_refused_only_if_the_data_has_that_class() -> None:
     cranes = ["crane", "heron", "crane"]
     assert match_labels(cranes, cranes) == (0, 1, 2)
     assert match_labels([*cranes, "stork"], ["stork", "heron"]) == (3, 1)
@@ -139,7 +139,7 @@ def test_timms_imagenet_classifiers_know_imagenets_names(caplog: pytest.LogCaptu
     assert match_model(model, by_id, "ImageNet-A") == (999, 6, 1)
     assert match_model(model, [info.index_to_description(index) for index in chosen], "R") == (999, 6, 1)
     assert match_model(model, ["goldfish", "tench"], "R") == (1, 0)
-    with pytest.raises(ClassesError, match=r"'goldfsh' \(nearest: goldfish"):
+    with pytest.raises(ClassesError, match=r"'goldfsh' \(did you mean goldfish"):
         match_model(model, ["goldfsh", "tench"], "R")
     caplog.clear()
     assert match_model(model, [f"sort {index}" for index in range(1000)], "other") is None

@@ -42,7 +42,7 @@ def test_without_the_hub_what_is_cached_loads_and_the_rest_says_so(
         template = "http://127.0.0.1:1/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, name, value or template)
     assert_loaded(load_model(REPO), folder)
-    assert "cannot be reached" in refusal("org/other", HubError)
+    assert "cannot reach the Hub" in refusal("org/other", HubError)
 
 
 LOAD = """

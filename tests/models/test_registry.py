@@ -24,6 +24,7 @@ from ssia_zoo.models import registry
 from ssia_zoo.resources import resource_dir
 from tests.helpers.hub_server import HubServer
 from tests.helpers.publishable_folder import make_folder
+from tests.helpers.published_weights import weight_entry
 from tests.helpers.toy_weight import write_toy_weight
 
 ARCH = "mobilenetv3_small_050"
@@ -226,6 +227,17 @@ def test_a_weight_with_a_repository_comes_from_the_hub_and_is_verified(
         timm.create_model(f"{arch}_ssia", pretrained=True)
 
 
+def test_weights_are_found_by_name_with_or_without_tag(monkeypatch: pytest.MonkeyPatch) -> None:
+    default, other = weight_entry(tag="c10_r32"), weight_entry(tag="tin_r64", default=False)
+    monkeypatch.setattr(registry, "_weights", {weight.name: weight for weight in (default, other)})
+    assert registry.find_weight("test_resnet_ssia") == default
+    assert registry.find_weight("test_resnet_ssia.tin_r64") == other
+    with pytest.raises(ConfigError, match=r"'test_resnet_ssia.c10_r23'; did you mean test_resnet_ssia.c10_r32"):
+        registry.find_weight("test_resnet_ssia.c10_r23")
+    with pytest.raises(ConfigError, match=r"'qqqqqq'; expected one of test_resnet_ssia.c10_r32, test_resnet_ssia.tin"):
+        registry.find_weight("qqqqqq")
+
+
 def test_importing_writes_nothing_and_asks_no_network(tmp_path: Path) -> None:
     script = """
 import sys
@@ -237,7 +249,8 @@ def audit(event, args):
 import timm
 sys.addaudithook(audit)
 import ssia_zoo
-print(sorted(m for m in ("ssia_zoo.hub", "ssia_zoo.data", "ssia_zoo.training", "datasets", "matplotlib", "tyro")
+print(sorted(m for m in ("ssia_zoo.hub", "ssia_zoo.data", "ssia_zoo.training", "datasets", "matplotlib",
+              "pydantic", "tyro")
              if m in sys.modules))
 """
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,4 +1,4 @@
-"""Publishing all weights: what arrives, that repeating changes nothing, and what is noted in the JSONs."""
+"""Publishing all weights: what is uploaded, what is recorded in the JSON files, and how a repetition behaves."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ssia_zoo.hub import check_folder, fetch
 from ssia_zoo.models.registry import weights
 from ssia_zoo.models.release import publish_all, write_weight_folder
 from ssia_zoo.models.weight import read_published_weight, read_published_weights
+from ssia_zoo.resources import resource_dir
 from tests.helpers.hub_server import HubServer
 from tests.helpers.publishable_folder import contents
 from tests.helpers.toy_weight import CLASSES, write_toy_weight
@@ -37,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub_configs(made: Path, tmp_path: Path) -> Path:
-    """Two weights, a folder of the test's own."""
+    """Two weights in a new folder."""
     folder = tmp_path / "hub_configs"
     folder.mkdir()
     for path in made.iterdir():
@@ -76,7 +77,7 @@ def test_a_weight_becomes_a_folder_that_plain_timm_loads(hub_configs: Path, tmp_
     assert ModelCard.load(folder / "README.md").data.model_name == name
 
 
-def test_every_shipped_weight_becomes_a_sound_folder(tmp_path: Path) -> None:
+def test_every_shipped_weight_becomes_a_publishable_folder(tmp_path: Path) -> None:
     for name, config in weights().items():
         check_folder(write_weight_folder(config, tmp_path / name))
 
@@ -103,17 +104,17 @@ def test_a_file_that_is_not_the_described_weight_is_refused(hub_configs: Path, t
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_one_line(made: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(made: Path, tmp_path: Path) -> None:
     config = read_published_weight(made / f"{SMALL}.json")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be made a folder"):
+    with pytest.raises(ConfigError, match="cannot create the folder"):
         write_weight_folder(replace(config, file=str(made / str(config.file))), tmp_path / "file")
 
 
 # --- Publishing -------------------------------------------------------------------------------------------------------
 
 
-def test_every_weight_is_published_and_noted_in_its_json(hub: HubServer, hub_configs: Path) -> None:
+def test_every_weight_is_published_and_recorded_in_its_json(hub: HubServer, hub_configs: Path) -> None:
     before = {path.name: path.read_text() for path in hub_configs.glob("*.json")}
     published = publish_all("org", token=SECRET, endpoint=hub.url, hub_configs=hub_configs)
     assert [item.name for item in published] == [SMALL, LARGE]
@@ -126,7 +127,7 @@ def test_every_weight_is_published_and_noted_in_its_json(hub: HubServer, hub_con
         assert item.url in str(item)
         fetch(item.repo_id, "model.safetensors", revision=item.revision, sha256=item.repo_sha256)
 
-        # The JSON differs in the three fields alone, to the character.
+        # Only the three fields of the JSON differ.
         path = hub_configs / f"{item.name}.json"
         expected = before[path.name]
         for field, value in (
@@ -163,28 +164,28 @@ def test_a_changed_description_gives_a_new_commit_and_the_json_follows(hub: HubS
 
 
 @pytest.mark.usefixtures("impatient_client")
-def test_after_a_failure_in_the_middle_a_second_call_goes_on(hub: HubServer, hub_configs: Path) -> None:
+def test_a_second_call_continues_after_a_failure(hub: HubServer, hub_configs: Path) -> None:
     sizes = {name: (hub_configs / f"{name}.safetensors").stat().st_size for name in (SMALL, LARGE)}
     order = sorted(sizes, key=lambda name: sizes[name])
-    hub.die_after_bytes = sum(sizes.values())  # sent are twice the bytes (float32), so the smaller one alone passes
+    hub.die_after_bytes = sum(sizes.values())  # float32 doubles the size, so only the smaller weight passes
     with pytest.raises(HubError) as failed:
         publish_all("org", token=SECRET, names=order, hub_configs=hub_configs)
     assert "\n" not in str(failed.value)
     assert str(failed.value).endswith("repeat with: the same call of publish_all")
-    noted = read_published_weight(hub_configs / f"{order[0]}.json")
-    assert noted.revision is not None
+    recorded = read_published_weight(hub_configs / f"{order[0]}.json")
+    assert recorded.revision is not None
     assert read_published_weight(hub_configs / f"{order[1]}.json").revision is None
 
     with HubServer(tokens=hub.tokens, orgs=hub.orgs) as revived:
         revived.repos, revived.lfs = hub.repos, hub.lfs
         published = publish_all("org", token=SECRET, endpoint=revived.url, names=order, hub_configs=hub_configs)
         assert [item.name for item in published] == order
-        assert published[0].revision == noted.revision
+        assert published[0].revision == recorded.revision
         assert len(revived.repos[published[0].repo_id].commits) == 2  # the initial one and the upload
         assert read_published_weight(hub_configs / f"{order[1]}.json").revision == published[1].revision
 
 
-def test_a_damaged_weight_stops_the_publishing_before_it_is_sent(hub: HubServer, hub_configs: Path) -> None:
+def test_a_damaged_weight_is_not_uploaded(hub: HubServer, hub_configs: Path) -> None:
     path = hub_configs / f"{LARGE}.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(WeightError, match="sha256"):
@@ -207,40 +208,40 @@ def test_without_access_nothing_is_written(
     assert contents(hub_configs) == before
 
 
-def test_the_shipped_weights_name_the_command_that_goes_on(hub: HubServer) -> None:
-    if not weights():
-        pytest.skip("no weight ships yet")
-    with pytest.raises(HubError, match="no token") as failed:
-        publish_all("org", private=True)
-    assert str(failed.value).endswith("repeat with: ssia-zoo publish --all --org org --private")
+def test_the_command_to_repeat_is_named_after_a_failure(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish", "--all", "--org", "org", "--private"]) == 1
+    error = capsys.readouterr().err
+    assert "no token" in error
+    assert error.endswith("repeat with: ssia-zoo publish --all --org org --private\n")
 
 
-def test_an_unknown_name_is_refused_before_anything_is_sent(hub: HubServer, hub_configs: Path) -> None:
+def test_an_unknown_name_is_refused_before_anything_is_uploaded(hub: HubServer, hub_configs: Path) -> None:
     with pytest.raises(ConfigError, match=f"no weight 'nonesuch'; it has: {SMALL}, {LARGE}"):
         publish_all("org", token=SECRET, names=[SMALL, "nonesuch"], hub_configs=hub_configs)
     assert publish_all("org", token=SECRET, names=[], hub_configs=hub_configs) == []
     assert hub.requests == []
 
 
-def test_a_json_keeps_its_formatting_its_line_ends_and_fields_of_the_same_name_further_inside(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_a_json_keeps_its_mode_and_fields_of_the_same_name_further_inside(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "hub_configs"
-    write_toy_weight(folder, environment={"revision": "null", "repo_id": 'a "quoted" \\ ä'})
+    environment = {"revision": "null", "repo_id": 'a "quoted" \\ ä'}
+    write_toy_weight(folder, environment=environment)
     path = folder / f"{SMALL}.json"
-    data = json.loads(path.read_text())
-    text = json.dumps({"environment": data.pop("environment"), **data}, indent=4).replace("\n", "\r\n")
-    path.write_bytes(text.encode())
     path.chmod(0o640)
     (item,) = publish_all("org", token=SECRET, hub_configs=folder)
-    expected = text
-    for field in ("repo_id", "revision", "repo_sha256"):
-        expected = expected.replace(f'"{field}": null', f'"{field}": "{getattr(item, field)}"')
-    assert path.read_bytes().decode() == expected
+    written = read_published_weight(path)
+    assert written.revision == item.revision
+    assert written.environment == environment
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_json_that_cannot_be_written_is_told_with_where_the_weight_is(
+@pytest.mark.parametrize("name", sorted(weights()))
+def test_the_shipped_jsons_are_formatted_as_publishing_writes_them(name: str) -> None:
+    text = (resource_dir("hub_configs") / f"{name}.json").read_text(encoding="utf-8")
+    assert json.dumps(json.loads(text), indent=2) + "\n" == text
+
+
+def test_a_json_that_cannot_be_written_is_reported_with_the_weights_address(
     hub: HubServer, hub_configs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -254,7 +255,7 @@ def test_a_json_that_cannot_be_written_is_told_with_where_the_weight_is(
     assert contents(hub_configs) == before
 
 
-def test_the_command_publishes_all_and_says_where_they_are(
+def test_the_command_publishes_all_and_prints_their_addresses(
     hub: HubServer, hub_configs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", SECRET)
@@ -267,7 +268,7 @@ def test_the_command_publishes_all_and_says_where_they_are(
 
 
 @pytest.mark.parametrize("name", [SMALL, LARGE])
-def test_a_published_weight_passes_our_own_verification(hub: HubServer, hub_configs: Path, name: str) -> None:
+def test_a_published_weight_passes_verification(hub: HubServer, hub_configs: Path, name: str) -> None:
     publish_all("org", token=SECRET, names=[name], hub_configs=hub_configs)
     report = verify(f"hf-hub:org/{name}")
     assert report.ok, report
