@@ -1,4 +1,4 @@
-"""What is published loads where this package is not: in plain timm and in transformers, in processes of their own."""
+"""Published weights load in timm and in transformers, in processes without this package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.helpers.hub_server import HubServer
 from tests.helpers.toy_weight import CLASSES, write_toy_weight
 
 REPOS = {arch: f"org/{arch}_ssia.toys_r64" for arch in ("test_resnet", "test_vit")}
-"""A CNN, and a ViT whose position embedding fixes it to 64 pixels, not the architecture's own 160."""
+"""A CNN, and a ViT whose position embedding is for 64 pixels instead of the architecture's 160."""
 
 PREPROCESSING: dict[str, dict[str, Any]] = {
     "test_resnet": {"crop_mode": "center", "crop_pct": 0.875, "interpolation": "bicubic"},
@@ -82,7 +82,7 @@ assert not [name for name in sys.modules if name.startswith("ssia_zoo")]
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a process without this package got of one repository."""
+    """What a process without this package loaded from one repository."""
 
     seen: dict[str, Any]
     outputs: dict[str, torch.Tensor]
@@ -91,7 +91,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Everyone:
-    """Each by architecture: the file that was published, and what the two libraries make of it."""
+    """The published file, and what each library loaded, by architecture."""
 
     stored: dict[str, dict[str, torch.Tensor]]
     timm: dict[str, Loaded]
@@ -99,7 +99,7 @@ class Everyone:
 
 
 def load_elsewhere(script: str, out: Path, images: list[Path], endpoint: str) -> dict[str, Loaded]:
-    """Load every repository in a new process, which has the Hub's address and nothing of ours."""
+    """Load every repository in a new process without this package."""
     out.mkdir()
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_TOKEN", "HF_HUB_OFFLINE")}
     environment = {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(out / "hf_home"), "HF_HUB_OFFLINE": "0"}
@@ -118,31 +118,31 @@ def load_elsewhere(script: str, out: Path, images: list[Path], endpoint: str) ->
 @pytest.fixture(scope="module")
 def everyone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everyone]:
     """Two weights published once and loaded once by each library."""
-    room = tmp_path_factory.mktemp("everyone")
+    folder = tmp_path_factory.mktemp("everyone")
     random = np.random.default_rng(0)
     images = []
     for name, (mode, (width, height)) in IMAGES.items():
         shape = (height, width, 3) if mode == "RGB" else (height, width)
-        images.append(room / f"{name}.png")
+        images.append(folder / f"{name}.png")
         Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8), mode).save(images[-1])
     for arch in REPOS:
-        write_toy_weight(room / "hub_configs", arch, **PREPROCESSING[arch])
+        write_toy_weight(folder / "hub_configs", arch, **PREPROCESSING[arch])
     with (
         HubServer(tokens={"hf_good": "alice"}, orgs={"alice": ["org"]}) as server,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         close_session()
-        published = publish_all("org", token="hf_good", endpoint=server.url, hub_configs=room / "hub_configs")
+        published = publish_all("org", token="hf_good", endpoint=server.url, hub_configs=folder / "hub_configs")
         assert [item.repo_id for item in published] == list(REPOS.values())
         stored = {}
         for arch, repo in REPOS.items():
-            (room / f"{arch}.safetensors").write_bytes(server.file(repo, "model.safetensors"))
-            stored[arch] = load_file(room / f"{arch}.safetensors")
+            (folder / f"{arch}.safetensors").write_bytes(server.file(repo, "model.safetensors"))
+            stored[arch] = load_file(folder / f"{arch}.safetensors")
         yield Everyone(
             stored=stored,
-            timm=load_elsewhere(WITH_TIMM, room / "timm", images, server.url),
-            transformers=load_elsewhere(WITH_TRANSFORMERS, room / "transformers", images, server.url),
+            timm=load_elsewhere(WITH_TIMM, folder / "timm", images, server.url),
+            transformers=load_elsewhere(WITH_TRANSFORMERS, folder / "transformers", images, server.url),
         )
     close_session()
 
@@ -162,21 +162,21 @@ def test_both_libraries_hold_exactly_the_published_tensors(everyone: Everyone, a
 
 
 def test_the_model_computes_in_float32_everywhere(everyone: Everyone, arch: str) -> None:
-    # transformers takes the file's own type: a published float16 file would compute in float16 there.
+    # transformers keeps the file's dtype: it would run a float16 file in float16.
     assert everyone.transformers[arch].seen["dtype"] == "torch.float32"
     floats = [tensor for tensor in everyone.stored[arch].values() if tensor.is_floating_point()]
     assert {tensor.dtype for tensor in floats} == {torch.float32}
 
 
-def test_names_of_classes_come_along(everyone: Everyone, arch: str) -> None:
+def test_class_names_are_loaded(everyone: Everyone, arch: str) -> None:
     seen = everyone.transformers[arch].seen
     assert seen["id2label"] == {str(index): name for index, name in enumerate(CLASSES)}
     assert seen["label2id"] == {name: index for index, name in enumerate(CLASSES)}
     assert everyone.timm[arch].outputs["logits"].shape == (len(IMAGES), len(CLASSES))
 
 
-def test_both_libraries_see_the_same_pixels_and_give_the_same_logits(everyone: Everyone, arch: str) -> None:
-    """For PIL images and arrays; given tensors, both resize by torch, which is not PIL's filter to the last bit."""
+def test_both_libraries_compute_the_same_pixels_and_logits(everyone: Everyone, arch: str) -> None:
+    """For PIL images and arrays; tensors are resized by torch, whose filter differs from PIL's in the last bits."""
     ours, theirs = everyone.timm[arch].outputs, everyone.transformers[arch].outputs
     assert ours["pixels"].shape == (len(IMAGES), 3, 64, 64)
     assert torch.equal(theirs["pixels"], ours["pixels"])

@@ -1,7 +1,7 @@
 """A Hugging Face Hub for tests: real HTTP on 127.0.0.1, models and data sets in memory, no Xet.
 
-It answers what the `huggingface_hub` client asks of the real Hub, with the same status codes and error headers, so that
-tests drive the real client. Data sets are stored as "datasets/org/name". Clients need ``HF_HUB_DISABLE_XET=1``.
+It implements the endpoints that the `huggingface_hub` client uses, with the Hub's status codes and error headers, so
+that tests use the real client. Data sets are stored as "datasets/org/name". Clients need ``HF_HUB_DISABLE_XET=1``.
 
     with HubServer(tokens={"hf_good": "alice"}, orgs={"alice": ["org"]}) as hub:
         HfApi(endpoint=hub.url, token="hf_good").create_repo("org/model")
@@ -34,7 +34,7 @@ FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
 
 
 class HubFault(Exception):
-    """An error answer, with the headers by which the client tells the kinds apart."""
+    """An error response, with the headers that the client reads."""
 
     def __init__(self, status: int, message: str, code: str | None = None) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class HubFault(Exception):
 
 @dataclass(frozen=True)
 class Blob:
-    """A file's content; `lfs` says whether it went through the LFS store or inside the commit."""
+    """A file's content; `lfs` is whether it was uploaded to the LFS store or within the commit."""
 
     content: bytes
     lfs: bool
@@ -67,7 +67,7 @@ class Blob:
 
 @dataclass
 class Commit:
-    """One commit: its whole tree, and what `list_repo_commits` shows."""
+    """One commit: all its files, and the fields of `list_repo_commits`."""
 
     oid: str
     title: str
@@ -97,14 +97,14 @@ class Repo:
 
 
 class HubServer:
-    """The server, in a thread of its own from `__enter__` to `__exit__`.
+    """The server; it runs in a thread from `__enter__` to `__exit__`.
 
     Attributes:
-        url: Its address, to be used as ``endpoint`` or ``HF_ENDPOINT``.
+        url: Its address, for ``endpoint`` or ``HF_ENDPOINT``.
         requests: (method, raw path) of every request so far.
-        repos: What is stored, by repository id.
-        delay: Seconds that every answer waits; lowering it frees those that wait already.
-        die_after_bytes: Once an LFS upload has sent so many bytes, all connections are cut and no new one is accepted.
+        repos: Repositories by id.
+        delay: Seconds before each response; a lower value also applies to pending ones.
+        die_after_bytes: Bytes of an LFS upload after which all connections are closed and no new one is accepted.
         dead: Whether that has happened.
     """
 
@@ -133,11 +133,11 @@ class HubServer:
         self._thread.join(10)
 
     def file(self, repo_id: str, path: str, revision: str = "main") -> bytes:
-        """The content of a stored file."""
+        """Return the content of a stored file."""
         return self.repos[repo_id].resolve(revision).files[path].content
 
     def die(self) -> None:
-        """Cut every connection and accept no new one; call it on the server's own loop."""
+        """Close every connection and accept no new one; to be called on the server's event loop."""
         self.dead = True
         for listener in self._server.servers:
             listener.close()
@@ -145,7 +145,7 @@ class HubServer:
             connection.transport.abort()  # type: ignore[union-attr]
 
     async def _answer(self, request: Request) -> Response:
-        # Branch names arrive as feature%2Fx: only the raw path tells them from folders.
+        # Branch names arrive as feature%2Fx: only the raw path distinguishes them from folders.
         path = request.scope["raw_path"].decode()
         self.requests.append((request.method, path))
         arrived = time.monotonic()
@@ -170,7 +170,7 @@ class HubServer:
 
 
 class Call:
-    """One request with who makes it; a method for each endpoint."""
+    """One request and its user; a method for each endpoint."""
 
     def __init__(self, hub: HubServer, request: Request, user: str | None) -> None:
         self.hub, self.request, self.user = hub, request, user
@@ -368,7 +368,7 @@ class Call:
 
 
 def file_entry(path: str, blob: Blob) -> dict[str, Any]:
-    """A file as the tree and paths-info endpoints list it."""
+    """Return a file's entry for the tree and paths-info endpoints."""
     entry: dict[str, Any] = {"type": "file", "path": path, "size": len(blob.content), "oid": blob.git_oid}
     if blob.lfs:
         entry["lfs"] = {"oid": blob.sha256, "size": len(blob.content), "pointerSize": 130}

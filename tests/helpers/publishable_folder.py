@@ -1,4 +1,4 @@
-"""Publishable folders for tests: a small vanilla timm model, and changes that spoil it."""
+"""Publishable folders for tests: a small vanilla timm model, and functions that edit it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from timm.models._hub import save_config_for_hf
 
 
 def make_folder(folder: Path, arch: str = "test_resnet", **model_args: object) -> Path:
-    """A publishable folder as a training leaves it, with checkpoints and logs beside the published files."""
+    """Write a publishable folder like that of a training run, with other files beside the published ones."""
     model = timm.create_model(arch, num_classes=7, **model_args)
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.bin").write_bytes(b"state")

@@ -1,4 +1,4 @@
-"""Descriptions of published weights for tests, as hub_configs/ would hold them."""
+"""Descriptions of published weights for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ssia_zoo.models.weight import DatasetTerms, Metrics, PairedRun, PublishedWe
 
 
 def weight_entry(architecture: str = "test_resnet", tag: str = "c10_r32", **changes: Any) -> PublishedWeight:
-    """A weight on a Hub repository, with three seeds, which no file stands behind."""
+    """Describe a weight on the Hub with three seeds; the repository does not exist."""
     fields: dict[str, Any] = {
         "architecture": architecture,
         "tag": tag,

@@ -1,4 +1,4 @@
-"""Models in repositories of the tests' Hub, and what is asked of loading them."""
+"""Store models in the tests' Hub server, and check what is loaded from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refusal(name: str, kind: type[SSIAZooError] = WeightError, **kwargs: object)
 
 
 def store(hub: HubServer, repo_id: str, files: dict[str, bytes]) -> str:
-    """Put files into a repository of the Hub, as others may have; returns the commit."""
+    """Put files into a repository of the server; return the commit."""
     repo = hub.repos.setdefault(repo_id, Repo(private=False))
     blobs = {name: Blob(content, lfs=not name.endswith(".json")) for name, content in files.items()}
     repo.branches["main"] = repo.commit("files", "", None, blobs).oid

@@ -1,4 +1,4 @@
-"""A published weight for tests as files of hub_configs/: a small model of random values and its description."""
+"""A published weight for tests: a small model with random values and its JSON, as in hub_configs/."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLASSES = ("ant", "bee", "cat", "dog", "elk")
 
 
 def write_toy_weight(folder: Path, arch: str = "test_resnet", tag: str = "toys_r64", **changes: Any) -> PublishedWeight:
-    """Write NAME.safetensors (float16) and NAME.json; `changes` replace fields of the JSON."""
+    """Write NAME.safetensors (float16) and NAME.json; `changes` replaces fields of the JSON."""
     name, size = f"{arch}_ssia.{tag}", (3, 64, 64)
     cfg = replace(architecture_cfg(arch, size), num_classes=len(CLASSES))
     torch.manual_seed(0)
