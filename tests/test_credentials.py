@@ -1,4 +1,4 @@
-"""Credentials in the Hub's address reach nothing that is printed or written."""
+"""Credentials in the Hub's address are neither printed nor written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors for users: one line, whatever they quote."""
+"""Errors for users are one line, without credentials."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_error_is_one_line_and_survives_another_process(kind: type[SSIAZooErr
 
 
 @given(st.sampled_from(["http", "https", "s3", "socks5h", "HTTPS"]), _userinfo, _userinfo, _host, _path, _prose, _prose)
-def test_addresses_lose_their_credentials_and_nothing_else(
+def test_only_credentials_are_removed_from_addresses(
     scheme: str, user: str, password: str, host: str, path: str, before: str, after: str
 ) -> None:
     bare = f"{before} {scheme}://{host}{path} {after}"
@@ -47,11 +47,11 @@ def test_addresses_lose_their_credentials_and_nothing_else(
     assert str(HubError(f"{scheme}://{user}:{password}@{host}")) == f"{scheme}://{host}"
 
 
-def test_an_address_that_was_taken_for_a_path_loses_its_credentials() -> None:
+def test_credentials_are_removed_from_an_address_treated_as_a_path() -> None:
     assert without_credentials("no file at /home/me/http:/alice:secret@host/x") == "no file at /home/me/http:/host/x"
 
 
-def test_secret_parameters_of_an_address_are_left_out() -> None:
+def test_secret_parameters_are_removed_from_addresses() -> None:
     text = "at https://host/x?token=abc&v=1&X-Amz-Signature=def (no answer)"
     assert without_credentials(text) == "at https://host/x?token=…&v=1&X-Amz-Signature=… (no answer)"
     assert without_credentials("https://host/x?v=1&page=2") == "https://host/x?v=1&page=2"

@@ -1,4 +1,4 @@
-"""Files that strangers may have written: whatever is in them, only this package's errors come out, and soon."""
+"""Untrusted files: any content is accepted or refused with this package's errors, within limits of time and memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ssia_zoo.models.weight import PublishedWeight, read_published_weight
 from tests.helpers.publishable_folder import edit_config
 from tests.helpers.toy_weight import write_toy_weight
 
-MEMORY = 700 * 2**20  # bytes by which reading a file of a MB or so may raise this process's peak
+MEMORY = 700 * 2**20  # bytes by which reading a file of about 1 MB may raise this process's peak
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none()
@@ -47,7 +47,7 @@ some_examples = settings(
 
 @pytest.fixture(autouse=True)
 def modest() -> Iterator[None]:
-    """Peak memory must not rise by more than what the models of these tests need."""
+    """Limit the rise of peak memory to what the models of these tests need."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
@@ -55,7 +55,7 @@ def modest() -> Iterator[None]:
 
 
 def refusal_of(read: Callable[[], object]) -> str | None:
-    """What is said against the files, if anything; any other error than ours fails the test."""
+    """Return the error's text, or None; an error that is not this package's fails the test."""
     try:
         read()
     except SSIAZooError as error:
@@ -64,12 +64,12 @@ def refusal_of(read: Callable[[], object]) -> str | None:
 
 
 def load_or_refuse(folder: Path) -> str | None:
-    """Load a folder, and look whether it may be published; returns the refusal to load, if it is one."""
+    """Load a folder, and check whether it can be published; return the error of loading, or None."""
     loaded: list[torch.nn.Module] = []
     refusal = refusal_of(lambda: loaded.append(load_model(str(folder))))
     for text in (refusal, refusal_of(lambda: check_folder(folder))):
         if text is not None:
-            assert text.isprintable(), "one line, and nothing that a terminal would obey"
+            assert text.isprintable(), "one line without control characters"
             assert len(text) < 2000
     for model in loaded:
         assert all(torch.isfinite(t).all() for t in model.state_dict().values() if t.is_floating_point())
@@ -77,7 +77,7 @@ def load_or_refuse(folder: Path) -> str | None:
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a JSON document."""
+    """Return every path in a JSON document."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(p for key, item in inner for p in paths(item, (*path, key)))]
 
@@ -98,9 +98,7 @@ def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 @some_examples
 @given(data=st.data())
-def test_any_value_anywhere_in_config_json_is_taken_or_refused(
-    folder: Path, pristine: Path, data: st.DataObject
-) -> None:
+def test_any_value_in_config_json_is_accepted_or_refused(folder: Path, pristine: Path, data: st.DataObject) -> None:
     config = json.loads((pristine / "config.json").read_text())
     config["label_names"] = list("abcdefg")
     config["ssia"] = {"metrics": {"top1": 50.0}}
@@ -130,7 +128,7 @@ ARGUMENTS += ["pretrained", "checkpoint_path", "output_stride", "replace_stem_po
 @example(arguments={"layers": [10**9] * 4})
 @example(arguments={"channels": [100_000] * 4})
 @example(arguments={"stem_width": 10**12})
-def test_any_arguments_of_the_model_are_taken_or_refused(folder: Path, arguments: dict[str, Any]) -> None:
+def test_any_model_arguments_are_accepted_or_refused(folder: Path, arguments: dict[str, Any]) -> None:
     edit_config(folder, lambda config: config.update(model_args=arguments))
     load_or_refuse(folder)
 
@@ -138,18 +136,18 @@ def test_any_arguments_of_the_model_are_taken_or_refused(folder: Path, arguments
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "not readable JSON"),
-        (b"\xff\xfe{}", "not readable JSON"),
-        (b"[" * 100_000, "not readable JSON"),
-        (b'{"a":' * 100_000, "not readable JSON"),
+        (b"", "not valid JSON"),
+        (b"\xff\xfe{}", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"a":' * 100_000, "not valid JSON"),
         (b"[]", "no valid 'architecture'"),
         (b'{"architecture": "test_resnet", "num_classes": true, "pretrained_cfg": {}}', "no valid 'num_classes'"),
-        (b'{"architecture": "test_resnet", "num_classes": 1' + b"0" * 5000 + b"}", "not readable JSON"),
-        (b" " * (16 * 2**20 + 1), "a configuration has a few thousand"),
+        (b'{"architecture": "test_resnet", "num_classes": 1' + b"0" * 5000 + b"}", "not valid JSON"),
+        (b" " * (16 * 2**20 + 1), "expected a few thousand"),
     ],
     ids=["empty", "no-utf8", "deep-list", "deep-object", "list", "boolean", "long-number", "huge"],
 )
-def test_what_is_no_configuration_is_refused(folder: Path, content: bytes, expected: str) -> None:
+def test_an_invalid_configuration_is_refused(folder: Path, content: bytes, expected: str) -> None:
     (folder / "config.json").write_bytes(content)
     assert expected in str(load_or_refuse(folder))
 
@@ -168,10 +166,12 @@ def test_a_model_far_bigger_than_its_weights_is_never_built(folder: Path, argume
     edit_config(folder, lambda config: config.update(arguments))
     assert re.search(r"far bigger than its weights|more than 10,000 modules", str(load_or_refuse(folder)))
     with torch.device("meta"):
-        torch.nn.Linear(10**6, 10**6)  # the limit holds while a file is looked at, and no longer
+        torch.nn.Linear(10**6, 10**6)  # the limit holds only while a file is checked
 
 
-def test_the_limit_on_a_strangers_model_binds_no_other_thread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_on_an_untrusted_model_does_not_affect_other_threads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     built: list[int] = []
 
     def build_something_large(*args: object, **kwargs: object) -> torch.nn.Module:
@@ -207,7 +207,7 @@ DTYPES = ["F64", "F32", "F16", "BF16", "I64", "I32", "BOOL", "F8_E4M3", "F8_E8M0
 
 @some_examples
 @given(data=st.data())
-def test_any_value_anywhere_in_a_header_is_taken_or_refused(folder: Path, pristine: Path, data: st.DataObject) -> None:
+def test_any_value_in_a_header_is_accepted_or_refused(folder: Path, pristine: Path, data: st.DataObject) -> None:
     header, values = split(pristine / "model.safetensors")
     name = data.draw(st.sampled_from(["fc.weight", "conv1.0.weight", "bn1.num_batches_tracked"]))
     assert name in header
@@ -248,7 +248,7 @@ def test_overlapping_tensors_are_refused(folder: Path) -> None:
     assert "not a readable safetensors file" in str(load_or_refuse(folder))
 
 
-def test_a_key_that_stands_twice_is_refused_or_read_as_one(folder: Path) -> None:
+def test_a_duplicate_key_is_refused(folder: Path) -> None:
     header, values = split(folder / "model.safetensors")
     text = json.dumps(header)
     other = json.dumps({"fc.bias": {**header["fc.bias"], "data_offsets": header["fc.weight"]["data_offsets"]}})
@@ -256,7 +256,7 @@ def test_a_key_that_stands_twice_is_refused_or_read_as_one(folder: Path) -> None
     assert "not a readable safetensors file" in str(load_or_refuse(folder))
 
 
-def test_a_huge_file_of_holes_costs_nothing(folder: Path) -> None:
+def test_a_huge_sparse_file_is_refused_without_reading_it(folder: Path) -> None:
     header, values = split(folder / "model.safetensors")
     end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
     size = 2**33
@@ -281,7 +281,7 @@ def test_names_of_tensors_cannot_write_to_the_terminal(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_folder_or_a_dangling_link_in_a_files_place_is_refused(folder: Path, name: str) -> None:
+def test_a_folder_or_a_dangling_link_instead_of_a_file_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
     (folder / name).mkdir()
     assert name in str(load_or_refuse(folder))
@@ -302,7 +302,7 @@ def entry(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]
 
 @settings(some_examples, max_examples=200)
 @given(data=st.data())
-def test_any_value_anywhere_in_a_description_is_taken_or_refused(
+def test_any_value_in_a_description_is_accepted_or_refused(
     tmp_path: Path, entry: tuple[str, dict[str, Any]], data: st.DataObject
 ) -> None:
     name, described = entry
@@ -326,7 +326,7 @@ def test_a_description_cannot_name_a_file_elsewhere(tmp_path: Path, file: str) -
         write_toy_weight(tmp_path, file=file)
 
 
-def test_a_refused_folder_is_left_as_it_was(folder: Path, pristine: Path) -> None:
+def test_a_refused_folder_does_not_change(folder: Path, pristine: Path) -> None:
     edit_config(folder, lambda config: config.update(num_classes=9))
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     with pytest.raises(WeightError):

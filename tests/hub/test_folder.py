@@ -1,4 +1,4 @@
-"""Only a complete, sound, vanilla model passes the check before publishing."""
+"""Only a complete and valid vanilla model can be published."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.publishable_folder import edit_config, edit_weights, make_fol
 
 
 @pytest.mark.parametrize(("arch", "args"), [("test_resnet", {}), ("test_vit", {"img_size": 64}), ("test_vit2", {})])
-def test_a_sound_folder_passes(tmp_path: Path, arch: str, args: dict[str, object]) -> None:
+def test_a_valid_folder_passes(tmp_path: Path, arch: str, args: dict[str, object]) -> None:
     check_folder(make_folder(tmp_path / "run", arch, **args))
 
 
@@ -44,11 +44,11 @@ def forget(tensors: dict[str, torch.Tensor]) -> None:
         (leak_head, "does not have: predictor.weight"),
         (poison, "fc.weight has NaN"),
         (halve, "fc.weight is torch.float16"),
-        (cut, r"fc.weight has the shape \(5, "),
+        (cut, r"fc.weight has shape \(5, "),
         (forget, "lacks tensors of its architecture: fc.bias"),
     ],
 )
-def test_unsound_weights_are_refused(
+def test_invalid_weights_are_refused(
     folder: Path, change: Callable[[dict[str, torch.Tensor]], object], expected: str
 ) -> None:
     edit_weights(folder, change)
@@ -65,11 +65,11 @@ def test_unsound_weights_are_refused(
         (lambda config: config.pop("architecture"), "no valid 'architecture'"),
         (lambda config: config.pop("num_classes"), "no valid 'num_classes'"),
         (lambda config: config.pop("pretrained_cfg"), "no valid 'pretrained_cfg'"),
-        (lambda config: config.update(num_classes=9), "fc.weight has the shape"),
+        (lambda config: config.update(num_classes=9), "fc.weight has shape"),
         (lambda config: config["model_args"].update(no_such_argument=1), "cannot build"),
     ],
 )
-def test_an_unsound_configuration_is_refused(folder: Path, change: Callable[[dict], object], expected: str) -> None:
+def test_an_invalid_configuration_is_refused(folder: Path, change: Callable[[dict], object], expected: str) -> None:
     edit_config(folder, change)
     with pytest.raises(WeightError, match=expected) as refused:
         check_folder(folder)

@@ -1,4 +1,4 @@
-"""The memory of verified files: what was found good is not read again, and nothing else is believed."""
+"""Records of verified files: a verified file is not hashed again, any other file is."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 from huggingface_hub import constants
 
 from ssia_zoo import hub as zoo_hub
-from ssia_zoo.hub import hashes as _verified
+from ssia_zoo.hub import hashes
 from ssia_zoo.models.loading import load_model
 from tests.helpers.hub_server import HubServer
 
 
 @pytest.fixture
 def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that were hashed, with an empty memory of its own."""
+    """The files that were hashed, starting without records."""
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(_verified, "_seen", set())
+    monkeypatch.setattr(hashes, "_verified", set())
     calls: list[Path] = []
-    hash_file = _verified.file_sha256
-    monkeypatch.setattr(_verified, "file_sha256", lambda path: calls.append(path) or hash_file(path))
+    hash_file = hashes.file_sha256
+    monkeypatch.setattr(hashes, "file_sha256", lambda path: calls.append(path) or hash_file(path))
     return calls
 
 
@@ -34,14 +34,14 @@ def weight(tmp_path: Path) -> tuple[Path, str]:
 
 
 def forget_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_verified, "_seen", set())
+    monkeypatch.setattr(hashes, "_verified", set())
 
 
-def test_a_good_file_is_hashed_once_even_by_another_process(
+def test_a_verified_file_is_hashed_once_for_all_processes(
     hashed: list[Path], weight: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
-        assert _verified.differing_sha256(*weight) is None
+        assert hashes.differing_sha256(*weight) is None
         forget_this_process(monkeypatch)
     assert hashed == [weight[0]]
 
@@ -49,20 +49,20 @@ def test_a_good_file_is_hashed_once_even_by_another_process(
 def test_a_changed_file_is_hashed_again(hashed: list[Path], weight: tuple[Path, str]) -> None:
     path, sha256 = weight
     stat = path.stat()
-    assert _verified.differing_sha256(path, sha256) is None
+    assert hashes.differing_sha256(path, sha256) is None
     path.write_bytes(b"Content")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # disguised: same path, size and modification time
-    assert _verified.differing_sha256(path, sha256) == hashlib.sha256(b"Content").hexdigest()
-    assert _verified.differing_sha256(path, sha256) is not None, "a bad file is never remembered"
+    assert hashes.differing_sha256(path, sha256) == hashlib.sha256(b"Content").hexdigest()
+    assert hashes.differing_sha256(path, sha256) is not None, "only the expected hash is recorded"
     assert len(hashed) == 3
 
 
-def test_another_expected_hash_is_not_taken_for_found(hashed: list[Path], weight: tuple[Path, str]) -> None:
-    assert _verified.differing_sha256(*weight) is None
-    assert _verified.differing_sha256(weight[0], "0" * 64) == weight[1]
+def test_a_record_is_for_one_expected_hash(hashed: list[Path], weight: tuple[Path, str]) -> None:
+    assert hashes.differing_sha256(*weight) is None
+    assert hashes.differing_sha256(weight[0], "0" * 64) == weight[1]
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_remembered(
+def test_a_file_that_changes_while_it_is_read_is_not_recorded(
     hashed: list[Path], weight: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, sha256 = weight
@@ -72,20 +72,20 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(
         return sha256
 
     with monkeypatch.context() as patch:
-        patch.setattr(_verified, "file_sha256", replace_after_reading)
-        assert _verified.differing_sha256(path, sha256) is None
-    assert _verified.differing_sha256(path, sha256) is not None
+        patch.setattr(hashes, "file_sha256", replace_after_reading)
+        assert hashes.differing_sha256(path, sha256) is None
+    assert hashes.differing_sha256(path, sha256) is not None
 
 
-def test_a_cache_that_cannot_be_written_does_not_matter(
+def test_a_cache_that_is_not_writable_is_no_error(
     hashed: list[Path], weight: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "home").write_text("a file where the cache should be")
     for _ in range(2):
-        assert _verified.differing_sha256(*weight) is None
-    assert len(hashed) == 1, "this process remembers"
+        assert hashes.differing_sha256(*weight) is None
+    assert len(hashed) == 1, "recorded in this process"
     forget_this_process(monkeypatch)
-    assert _verified.differing_sha256(*weight) is None
+    assert hashes.differing_sha256(*weight) is None
     assert len(hashed) == 2
 
 

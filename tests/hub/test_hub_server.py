@@ -1,4 +1,4 @@
-"""The test Hub behaves as the real one towards the real client."""
+"""The tests' Hub server behaves like the real Hub for the real client."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def commit(api: HfApi, **files: bytes) -> str:
     return str(api.create_commit("org/model", operations, commit_message="Add files").oid)
 
 
-def test_uploaded_files_are_listed_and_come_back_byte_for_byte(api: HfApi, hub: HubServer) -> None:
+def test_uploaded_files_are_listed_and_downloaded_unchanged(api: HfApi, hub: HubServer) -> None:
     api.create_repo("org/model")
     weights = bytes(range(256)) * 500
     card = b"---\ntags: [timm]\nlicense: mit\n---\n# A card\n"
@@ -53,7 +53,7 @@ def test_uploaded_files_are_listed_and_come_back_byte_for_byte(api: HfApi, hub: 
     assert ("POST", "/org/model.git/info/lfs/objects/batch") in hub.requests
 
 
-def test_a_range_is_served_alone(api: HfApi, hub: HubServer) -> None:
+def test_a_range_of_bytes_is_served(api: HfApi, hub: HubServer) -> None:
     api.create_repo("org/model")
     commit(api, model_safetensors=b"0123456789")
     url = f"{hub.url}/org/model/resolve/main/model.safetensors"
@@ -64,7 +64,7 @@ def test_a_range_is_served_alone(api: HfApi, hub: HubServer) -> None:
     assert (head.headers["Content-Length"], head.headers["X-Linked-Size"], head.content) == ("10", "10", b"")
 
 
-def test_a_branch_with_a_slash_holds_files_of_its_own(api: HfApi) -> None:
+def test_a_branch_with_a_slash_has_its_own_files(api: HfApi) -> None:
     api.create_repo("org/model")
     commit(api, a_txt=b"one")
     api.create_branch("org/model", branch="feature/x")
@@ -79,7 +79,7 @@ def test_a_branch_with_a_slash_holds_files_of_its_own(api: HfApi) -> None:
         api.model_info("org/model", revision="feature/x")
 
 
-def test_what_is_missing_is_told_apart(api: HfApi, hub: HubServer) -> None:
+def test_missing_repositories_revisions_and_files_are_distinguished(api: HfApi, hub: HubServer) -> None:
     api.create_repo("org/model")
     commit(api, a_txt=b"one")
     with pytest.raises(RepositoryNotFoundError):
@@ -90,7 +90,7 @@ def test_what_is_missing_is_told_apart(api: HfApi, hub: HubServer) -> None:
         hf_hub_download("org/model", "absent.txt", endpoint=hub.url)
 
 
-def test_rights_are_checked(api: HfApi, hub: HubServer) -> None:
+def test_permissions_are_checked(api: HfApi, hub: HubServer) -> None:
     api.create_repo("org/model", private=True)
     with pytest.raises(HfHubHTTPError) as conflict:
         api.create_repo("org/model")

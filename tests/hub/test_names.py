@@ -1,4 +1,4 @@
-"""A name means the published weight, in every command, and ./NAME or local-dir:NAME a folder that is called so."""
+"""In every command a name means the published weight, and ./NAME or local-dir:NAME a folder of that name."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tests.helpers.stored_models import assert_loaded
 
 @pytest.fixture(params=["mobilenetv3_small_050_ssia", "mobilenetv3_small_050_ssia.digits_r32"])
 def decoy(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a published weight and of a folder here, which holds another model."""
+    """The name of a published weight, and of a folder with another model."""
     name: str = request.param
     folder.rename(folder.parent / name)
     monkeypatch.chdir(folder.parent)
     return name
 
 
-def test_a_name_loads_the_published_weight_and_a_line_says_so(decoy: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_name_loads_the_published_weight_with_a_warning(decoy: str, caplog: pytest.LogCaptureFixture) -> None:
     assert load_model(decoy).num_classes == 10
-    assert f"{decoy} means the registered model; the folder of this name here is ./{decoy}" in caplog.text
+    assert f"{decoy} means the registered model; for the folder of this name use ./{decoy}" in caplog.text
     for name in (f"./{decoy}", f"local-dir:{decoy}", str(Path(decoy).resolve())):
         assert_loaded(load_model(name), Path(decoy))
 
@@ -50,11 +50,11 @@ def test_a_name_as_a_configuration_is_the_published_weights(decoy: str) -> None:
         read_config(f"./{decoy}")
 
 
-def test_no_command_takes_the_folder_for_the_name(
+def test_commands_take_the_name_for_the_published_weight(
     hub: HubServer, decoy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", decoy]) == 0
-    assert "hub_configs/mobilenetv3_small_050_ssia.digits_r32.json says" in capsys.readouterr().out
+    assert "as stated in hub_configs/mobilenetv3_small_050_ssia.digits_r32.json" in capsys.readouterr().out
     assert main(["info", decoy, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["architecture"] == "mobilenetv3_small_050"
     assert main(["fetch", decoy]) == 0
@@ -65,7 +65,7 @@ def test_no_command_takes_the_folder_for_the_name(
     assert f"repeat with: ssia-zoo publish ./{decoy} org/name" in capsys.readouterr().err
 
 
-def test_a_link_of_a_weights_name_does_not_rename_it(
+def test_a_link_with_a_weights_name_does_not_rename_it(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()

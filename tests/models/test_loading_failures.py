@@ -18,7 +18,7 @@ from tests.helpers.hub_server import HubServer
 from tests.helpers.stored_models import REPO, assert_loaded, published, refusal, store
 
 
-def test_offline_what_is_cached_loads_and_the_rest_says_so(
+def test_offline_cached_models_load_and_others_are_reported(
     hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = store(hub, REPO, published(folder))
@@ -33,7 +33,7 @@ def test_offline_what_is_cached_loads_and_the_rest_says_so(
 
 
 @pytest.mark.usefixtures("impatient_client")
-def test_without_the_hub_what_is_cached_loads_and_the_rest_says_so(
+def test_without_the_hub_cached_models_load_and_others_are_reported(
     hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(hub, REPO, published(folder))
@@ -58,7 +58,7 @@ for name in sys.argv[1:]:
 
 
 def load_in_a_child(*names: str, before: list[str]) -> list[str]:
-    """Load in a process of its own, with the environment of the fixture `hub`; returns a line for each name."""
+    """Load in a new process, with the environment of the fixture `hub`; return one line per name."""
     command = [*before, sys.executable, "-c", LOAD, *names]
     root = Path(zoo_hub.__file__).parent.parent
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True)
@@ -69,9 +69,9 @@ def load_in_a_child(*names: str, before: list[str]) -> list[str]:
     return lines
 
 
-def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_half_written(hub: HubServer, folder: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_files(hub: HubServer, folder: Path) -> None:
     store(hub, REPO, published(folder))
-    small = 100_000  # bytes that a file may have: enough for config.json alone
+    small = 100_000  # largest file, bytes: enough for config.json only
     limited = ["sh", "-c", f'ulimit -f {small // 512}; exec "$@"', "sh"]
     (printed,) = load_in_a_child(REPO, before=limited)
     assert printed.startswith("HubError")
@@ -84,11 +84,11 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_half_written(hub: Hu
 
 
 def unprivileged() -> list[str]:
-    """What to put before a command so that file modes bind it, though the tests may run as root."""
+    """Return a command prefix under which file modes apply, even if the tests run as root."""
     if os.geteuid() != 0:
         return []
     if shutil.which("setpriv") is None:
-        pytest.skip("as root, file modes bind nobody; setpriv is missing")
+        pytest.skip("file modes do not apply to root, and setpriv is missing")
     return [
         "setpriv",
         "--bounding-set",
@@ -98,7 +98,7 @@ def unprivileged() -> list[str]:
     ]
 
 
-def test_a_read_only_cache_serves_what_it_holds_and_names_what_it_cannot_take(hub: HubServer, folder: Path) -> None:
+def test_a_read_only_cache_serves_its_files_and_reports_others(hub: HubServer, folder: Path) -> None:
     store(hub, REPO, published(folder))
     store(hub, "org/other", published(folder))
     load_model(REPO)
