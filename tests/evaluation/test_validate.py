@@ -1,4 +1,4 @@
-"""Validation: classes matched by name, some of a model's classes, and data without a training split."""
+"""Validation: classes matched by name, subsets of a model's classes, and data without a training split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
 class Colour(torch.nn.Module):
-    """Logits are the mean of red, green and blue, with two more classes that are always more probable."""
+    """Logits are the means of red, green and blue; `extra` classes are always more probable."""
 
     def __init__(self, label_names: Any, extra: int = 0) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Colour(torch.nn.Module):
 
 
 def stored(folder: Path, names: list[str], used: list[str], splits: tuple[str, ...] = ("train", "test")) -> DataConfig:
-    """Parquet whose ClassLabel lists `names`, with two images of each of `used`."""
+    """Write parquet files with the classes `names` and two images of each class in `used`."""
     folder.mkdir()
     colours = [name for name in used for _ in range(2)]
     columns = {
@@ -55,13 +55,13 @@ def stored(folder: Path, names: list[str], used: list[str], splits: tuple[str, .
 
 @pytest.mark.parametrize("names", [NAMES, NAMES[::-1], ["blue", "red", "green"]])
 @pytest.mark.parametrize("label_names", [NAMES, {"0": "red", "1": "green", "2": "blue"}], ids=["list", "mapping"])
-def test_an_order_of_their_own_changes_no_figure(tmp_path: Path, names: list[str], label_names: Any) -> None:
+def test_the_order_of_classes_does_not_matter(tmp_path: Path, names: list[str], label_names: Any) -> None:
     result = validate(Colour(label_names), stored(tmp_path / "data", names, NAMES))
     assert (result["top1"], result["images"]) == (100, 6)
     assert result["loss"] == pytest.approx(-np.log(np.e / (np.e + 2)), rel=1e-5)
 
 
-def test_a_part_of_the_models_classes_competes_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_for_a_subset_of_classes_other_outputs_are_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = Colour([*NAMES, "ever", "always"], extra=2)
     result = validate(model, stored(tmp_path / "data", ["blue", "red"], ["blue", "red"]))
     assert result["top1"] == 100
@@ -71,27 +71,27 @@ def test_a_part_of_the_models_classes_competes_alone(tmp_path: Path, caplog: pyt
     assert everything["top1"] == 0
 
 
-def test_a_class_of_the_data_without_images_competes_only_if_the_model_has_it(tmp_path: Path) -> None:
+def test_a_class_without_images_may_be_missing_in_the_model(tmp_path: Path) -> None:
     result = validate(Colour(NAMES), stored(tmp_path / "data", ["zebra", *NAMES[::-1]], NAMES))
     assert result["top1"] == 100
     assert np.isfinite(result["loss"])
 
 
-def test_unknown_classes_are_refused_and_the_nearest_named(tmp_path: Path) -> None:
-    with pytest.raises(ClassesError, match=r"'green' \(nearest: greens, "):
+def test_unknown_classes_are_refused_with_suggestions(tmp_path: Path) -> None:
+    with pytest.raises(ClassesError, match=r"'green' \(did you mean greens, "):
         validate(Colour(["red", "greens", "blue"]), stored(tmp_path / "data", NAMES, NAMES))
 
 
-def test_positions_are_trusted_with_a_warning_where_the_model_has_no_names(
+def test_classes_are_matched_by_position_with_a_warning_if_the_model_has_no_names(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert validate(Colour(None), stored(tmp_path / "data", NAMES, NAMES))["top1"] == 100
-    assert "the model has no names for its classes: output 0 is taken for 'red'" in caplog.text
+    assert "the model has no names for its classes; matched by position: output 0 is 'red'" in caplog.text
     with pytest.raises(ClassesError, match="2 classes and the model 3"):
         validate(Colour(None), stored(tmp_path / "part", NAMES[:2], NAMES[:2]))
 
 
-def test_a_training_split_is_not_wanted(tmp_path: Path) -> None:
+def test_no_training_split_is_needed(tmp_path: Path) -> None:
     config = stored(tmp_path / "data", NAMES[::-1], NAMES, splits=("test",))
     assert validate(Colour(NAMES), config)["top1"] == 100
     for name in NAMES:
@@ -105,7 +105,7 @@ def test_a_training_split_is_not_wanted(tmp_path: Path) -> None:
     assert json.dumps(validate(Colour(NAMES), config))
 
 
-def test_a_timm_model_of_no_names_but_imagenets_is_measured_on_a_part_of_imagenet(tmp_path: Path) -> None:
+def test_an_imagenet_model_is_evaluated_on_a_subset_of_imagenet(tmp_path: Path) -> None:
     names = ["n02123045", "n01443537"]  # a cat, a goldfish
     part = rows(
         {"image": [Image.new("RGB", (8, 8))] * 2, "label": [0, 1]}, image=IMAGE, label=datasets.ClassLabel(names=names)

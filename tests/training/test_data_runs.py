@@ -112,7 +112,7 @@ def test_two_processes_count_damaged_images_once(tmp_path: Path) -> None:
     last = read_records(tmp_path / "run" / "metrics.jsonl")[-1]
     assert (last["images"], last["unreadable_train"], last["unreadable_eval"]) == (2, 2, 1)
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "Images that could not be read and were skipped: 2 to train on, 1 to evaluate on." in card
+    assert "Unreadable images that were skipped: 2 in training, 1 in evaluation." in card
 
 
 @pytest.mark.usefixtures("datasets_cache")
