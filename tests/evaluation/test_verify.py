@@ -1,4 +1,4 @@
-"""Verification: a sound weight passes every check, and each kind of damage fails the check of its name."""
+"""Verification: a valid weight passes every check, and each kind of damage fails the check for it."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_the_failed_check_does_not_depend_on_words_in_the_message(folder: Path, 
     report = verify(str(folder.rename(tmp_path / "sha256")))
     assert failures(report) == {"loads"}
     with pytest.raises(DataError, match="classes"):
-        verify(str(make_folder(tmp_path / "sound")), data=DataConfig(dataset="./no/such/classes", workers=0))
+        verify(str(make_folder(tmp_path / "valid")), data=DataConfig(dataset="./no/such/classes", workers=0))
 
 
 def test_a_repository_whose_pinned_commit_holds_another_file_fails_the_hash(
@@ -203,10 +203,10 @@ class Extra(torch.nn.Module):
 def spoil_model(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.nn.Module], object]) -> None:
     """Make the registered name create a modified model."""
     entrypoints = timm.models._registry._model_entrypoints
-    sound = entrypoints[NAME]
+    original = entrypoints[NAME]
 
     def spoilt(*args: object, **kwargs: object) -> torch.nn.Module:
-        model = sound(*args, **kwargs)
+        model = original(*args, **kwargs)
         change(model)
         return model
 
@@ -328,11 +328,11 @@ def test_outputs_in_another_order_give_the_same_top1_by_their_names(
             shutil.copyfile(images[0], images[0].with_name(f"copy{copy}.png"))
     expected = detail(verify(NAME, data=toys), "top1")
     entrypoints = timm.models._registry._model_entrypoints
-    sound = entrypoints[NAME]
+    original = entrypoints[NAME]
 
     def rolled(names: tuple[str, ...]) -> Callable[..., torch.nn.Module]:
         def create(*args: object, **kwargs: object) -> torch.nn.Module:
-            model = sound(*args, **kwargs)
+            model = original(*args, **kwargs)
             with torch.no_grad():
                 for parameter in model.fc.parameters():
                     parameter.copy_(parameter.roll(1, 0))

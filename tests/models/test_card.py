@@ -1,4 +1,4 @@
-"""Model cards: what the Hub reads of them, and that they say no more than was measured."""
+"""Model cards: their metadata on the Hub, and that they claim no more than was measured."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def test_the_hub_reads_the_metadata_of_a_weight(config: PublishedWeight, tmp_pat
     assert (result.dataset_type, result.dataset_name, result.dataset_split) == ("makers/toys", "Toys", "test")
 
 
-def test_a_card_says_what_a_user_must_know(config: PublishedWeight) -> None:
+def test_a_card_contains_what_users_need(config: PublishedWeight) -> None:
     text = weight_card(config, REPO)
     for run in config.metrics.runs:
         assert f"| {run.ssia:.2f} | {run.vanilla:.2f} | {run.ssia - run.vanilla:+.2f} |" in text
-    for said in (
+    for expected in (
         f'"hf-hub:{REPO}"',
         f'model="{REPO}"',
         f"--config {config.name} ",
@@ -81,7 +81,7 @@ def test_a_card_says_what_a_user_must_know(config: PublishedWeight) -> None:
         "Limitations",
         *(f"`{name}`" for name in CLASSES),
     ):
-        assert said in text, said
+        assert expected in text, expected
     assert "ORG" not in text
     assert "local-dir:FOLDER" in weight_card(config, None)
 
@@ -109,7 +109,7 @@ def test_a_fine_tuned_weight_names_its_base_model(config: PublishedWeight, model
     assert "from scratch" not in text
 
 
-def test_a_data_set_that_is_not_on_the_hub_is_no_metadata(config: PublishedWeight) -> None:
+def test_a_data_set_outside_the_hub_is_not_in_the_metadata(config: PublishedWeight) -> None:
     digits = replace(config, training={**config.training, "dataset": "digits"})
     data = ModelCard(weight_card(digits, REPO)).data
     assert data.datasets is None
@@ -140,7 +140,7 @@ def test_the_interval_is_that_of_a_paired_t_test() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "said", "unsaid"),
+    ("scores", "expected", "absent"),
     [
         ([(71, 70)], ["Of 1 seed no interval", "no gain is claimed"], ["standard deviation", "t-interval"]),
         ([(71, 70), (72, 70)], ["Of 2 seeds no interval", "standard deviation"], ["t-interval", "excludes"]),
@@ -153,12 +153,12 @@ def test_the_interval_is_that_of_a_paired_t_test() -> None:
     ],
 )
 def test_a_card_claims_no_more_than_the_runs_show(
-    config: PublishedWeight, scores: list[tuple[float, float]], said: list[str], unsaid: list[str]
+    config: PublishedWeight, scores: list[tuple[float, float]], expected: list[str], absent: list[str]
 ) -> None:
     text = weight_card(with_runs(config, *scores), REPO)
-    for words in said:
+    for words in expected:
         assert words in text, words
-    for words in unsaid:
+    for words in absent:
         assert words not in text, words
 
 
@@ -185,19 +185,19 @@ def test_the_hub_reads_the_metadata_of_a_run() -> None:
     data = ModelCard(run_card()).data
     assert data.library_name == "timm"
     assert data.datasets == ["makers/toys"]
-    assert data.license is None  # only the run's owner can grant one
+    assert data.license is None  # only the owner of the run can grant one
     assert data.eval_results[0].metric_value == 50.12
     assert "ssia" in data.tags
 
 
-def test_a_run_claims_no_gain_and_a_control_no_ssia() -> None:
+def test_a_run_claims_no_gain_and_a_control_does_not_mention_ssia() -> None:
     assert "A single seed does not show a gain" in run_card()
     control = run_card(method="vanilla")
     assert "ssia" not in ModelCard(control).data.tags
     assert "reconstruction" not in control
 
 
-def test_a_run_whose_heads_learned_labels_is_called_so() -> None:
+def test_a_run_with_labels_at_its_heads_is_called_ssia_and_dsn() -> None:
     settings = {"model": "test_resnet", "dataset": "makers/toys", "seed": 3, "ssia": {"labels": 0.5}}
     card = run_card(settings=settings)
     assert "# test_resnet, SSIA + DSN-trained on makers/toys" in card

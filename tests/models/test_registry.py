@@ -1,4 +1,4 @@
-"""Entry points: our weights under our names, everything else as timm does it."""
+"""Entry points: published weights under `_ssia` names; everything else as in timm."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def published_tensors() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", [NAME, FULL])
-def test_pretrained_loads_the_tensors_of_our_file(name: str) -> None:
+def test_pretrained_loads_the_tensors_of_the_published_file(name: str) -> None:
     model = timm.create_model(name, pretrained=True)
     loaded = model.state_dict()
     published = published_tensors()
@@ -45,7 +45,7 @@ def test_pretrained_loads_the_tensors_of_our_file(name: str) -> None:
     assert all(torch.equal(loaded[key], tensor.to(loaded[key].dtype)) for key, tensor in published.items())
 
 
-def test_pretrained_cfg_is_ours_and_never_that_of_vanilla_weights() -> None:
+def test_pretrained_cfg_is_not_that_of_vanilla_weights() -> None:
     cfg = timm.create_model(NAME, pretrained=True).pretrained_cfg
     vanilla = timm.create_model(ARCH).pretrained_cfg
     weight = ssia_zoo.weights()[FULL]
@@ -62,7 +62,7 @@ def test_pretrained_cfg_is_ours_and_never_that_of_vanilla_weights() -> None:
 
 def test_a_weights_preprocessing_is_that_of_its_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     described = {"interpolation": "bilinear", "crop_pct": 0.9, "crop_mode": "squash", "mean": [0.1, 0.2, 0.3]}
-    arch = "test_resnet4"  # an architecture of the test's own, so that no other test meets it
+    arch = "test_resnet4"  # an architecture that no other test uses
     monkeypatch.setitem(timm.models._registry._model_entrypoints, arch, timm.model_entrypoint("test_resnet"))
     vanilla = timm.models.get_pretrained_cfg("test_resnet")
     monkeypatch.setitem(timm.models._registry._model_pretrained_cfgs, arch, vanilla)
@@ -103,13 +103,13 @@ def test_in_chans_adapts_the_stem() -> None:
     assert model(torch.randn(2, 1, 32, 32)).shape == (2, 10)
 
 
-def test_features_only_gives_the_stages_of_our_weights() -> None:
+def test_features_only_returns_the_stages_of_the_published_weights() -> None:
     model = timm.create_model(NAME, pretrained=True, features_only=True)
     assert len(model(torch.randn(1, 3, 64, 64))) == 5
     assert torch.equal(model.conv_stem.weight, published_tensors()["conv_stem.weight"].float())
 
 
-def test_list_models_shows_our_names_and_which_have_weights() -> None:
+def test_list_models_shows_the_names_and_which_have_weights() -> None:
     assert NAME in timm.list_models("*_ssia")
     assert FULL in timm.list_models("*_ssia*", pretrained=True)
     assert timm.list_models(module="ssia_zoo")
@@ -121,7 +121,7 @@ def test_an_unknown_tag_is_refused_with_the_known_ones() -> None:
         timm.create_model(f"{NAME}.nowhere", pretrained=True)
 
 
-def test_the_callers_own_weights_file_is_respected(tmp_path: Path) -> None:
+def test_the_callers_weights_file_is_used(tmp_path: Path) -> None:
     torch.manual_seed(1)
     other = timm.create_model(ARCH, num_classes=10)
     path = tmp_path / "own.safetensors"
@@ -138,7 +138,7 @@ def test_the_published_top1_can_be_recomputed() -> None:
 
 
 @pytest.mark.parametrize("arch", ["test_vit", "regnetx_002", "test_byobnet", "test_convnext"])
-def test_register_makes_any_other_architecture(arch: str) -> None:
+def test_register_accepts_any_other_architecture(arch: str) -> None:
     name = ssia_zoo.register(arch)
     assert name == f"{arch}_ssia"
     torch.manual_seed(0)
@@ -165,14 +165,14 @@ def test_pretrained_without_a_published_weight_never_falls_back_to_vanilla() -> 
         timm.create_model("test_resnet_ssia", pretrained=True)
 
 
-def test_register_an_unknown_architecture_names_the_nearest() -> None:
+def test_register_suggests_architectures_for_an_unknown_one() -> None:
     with pytest.raises(ConfigError, match="convnext_tiny"):
         ssia_zoo.register("convnext_tiney")
 
 
 @pytest.fixture
 def damaged_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The shipped weights in a folder that a test may damage."""
+    """A copy of the shipped weights."""
     folder = tmp_path / "hub_configs"
     shutil.copytree(resource_dir("hub_configs"), folder)
     monkeypatch.setattr(registry, "resource_dir", lambda name: folder)
@@ -209,7 +209,7 @@ def test_a_weight_with_a_repository_comes_from_the_hub_and_is_verified(
     url = ssia_zoo.hub.publish(run, "org/test", token="hf_good")
     revision = url.rsplit("/", 1)[-1]
     sha256 = ssia_zoo.hub.file_sha256(run / "model.safetensors")
-    arch = "test_resnet2"  # an architecture of the test's own, so that no other test meets it
+    arch = "test_resnet2"  # an architecture that no other test uses
     monkeypatch.setitem(timm.models._registry._model_entrypoints, arch, timm.model_entrypoint("test_resnet"))
     cfg = timm.models.get_pretrained_cfg("test_resnet")
     monkeypatch.setitem(timm.models._registry._model_pretrained_cfgs, arch, cfg)
@@ -238,7 +238,7 @@ def test_weights_are_found_by_name_with_or_without_tag(monkeypatch: pytest.Monke
         registry.find_weight("qqqqqq")
 
 
-def test_importing_writes_nothing_and_asks_no_network(tmp_path: Path) -> None:
+def test_importing_writes_nothing_and_uses_no_network(tmp_path: Path) -> None:
     script = """
 import sys
 def audit(event, args):
@@ -262,7 +262,7 @@ print(sorted(m for m in ("ssia_zoo.hub", "ssia_zoo.data", "ssia_zoo.training", "
 
 
 def package_with(folder: Path, **descriptions: str) -> dict[str, str]:
-    """A copy of the package in which these descriptions are other texts; the environment that imports it."""
+    """Copy the package with other JSON files; return the environment that imports it."""
     shutil.copytree(Path(ssia_zoo.__file__).parent, folder / "ssia_zoo", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(resource_dir("hub_configs"), folder / "hub_configs", ignore=shutil.ignore_patterns("*.safetensors"))
     for name, text in descriptions.items():
@@ -275,7 +275,7 @@ def described(name: str = FULL, **changes: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "expected"),
     [
         (FULL, "{", "not valid JSON"),
         (FULL, "\udc80", "not valid JSON"),
@@ -284,9 +284,7 @@ def described(name: str = FULL, **changes: object) -> str:
     ],
     ids=["json", "encoding", "field", "architecture"],
 )
-def test_a_description_that_cannot_be_used_is_skipped_with_a_warning(
-    tmp_path: Path, name: str, text: str, said: str
-) -> None:
+def test_an_invalid_description_is_skipped_with_a_warning(tmp_path: Path, name: str, text: str, expected: str) -> None:
     environment = package_with(tmp_path, **{name: ""})
     (tmp_path / "hub_configs" / f"{name}.json").write_bytes(text.encode(errors="surrogateescape"))
     script = (
@@ -300,7 +298,7 @@ def test_a_description_that_cannot_be_used_is_skipped_with_a_warning(
     assert done.stdout.split() == [str(shipped - 1), str(tmp_path / "ssia_zoo" / "__init__.py")]
     (line,) = [line for line in done.stderr.splitlines() if "UserWarning" in line]
     assert f"the weight {name} is skipped" in line
-    assert said in line
+    assert expected in line
     command = [sys.executable, "-m", "ssia_zoo.cli", "list"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -308,12 +306,12 @@ def test_a_description_that_cannot_be_used_is_skipped_with_a_warning(
     assert any(line.startswith(f"skipped {name}: ") for line in done.stderr.splitlines())
 
 
-def test_of_several_defaults_none_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_defaults_none_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_weights", {})
     monkeypatch.setattr(registry, "_skipped", {})
     for tag in ("a_r64", "b_r64"):
         write_toy_weight(tmp_path, tag=tag)
-    with pytest.warns(UserWarning, match=r"exactly one default tag.*test_resnet_ssia without a tag is no weight"):
+    with pytest.warns(UserWarning, match=r"exactly one default tag.*test_resnet_ssia without a tag has no weight"):
         registry.register_published(tmp_path)
     assert set(registry.weights()) == {"test_resnet_ssia.a_r64", "test_resnet_ssia.b_r64"}
     with pytest.raises(WeightError, match="no published weight"):

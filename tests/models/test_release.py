@@ -155,12 +155,12 @@ def test_publishing_again_changes_nothing(hub: HubServer, hub_configs: Path) -> 
 def test_a_changed_description_gives_a_new_commit_and_the_json_follows(hub: HubServer, hub_configs: Path) -> None:
     (before,) = publish_all("org", token=SECRET, names=[SMALL], hub_configs=hub_configs)
     path = hub_configs / f"{SMALL}.json"
-    path.write_text(path.read_text().replace("a toy of random values", "a toy, described anew"))
+    path.write_text(path.read_text().replace("a toy of random values", "a toy, described again"))
     (after,) = publish_all("org", token=SECRET, names=[SMALL], hub_configs=hub_configs)
     assert after.revision != before.revision
     assert after.repo_sha256 == before.repo_sha256
     assert read_published_weight(path).revision == after.revision
-    assert "described anew" in hub.file(after.repo_id, "README.md", after.revision).decode()
+    assert "described again" in hub.file(after.repo_id, "README.md", after.revision).decode()
 
 
 @pytest.mark.usefixtures("impatient_client")

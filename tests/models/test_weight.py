@@ -1,4 +1,4 @@
-"""Descriptions of published weights: what is accepted, and how a fault is named."""
+"""JSON files of published weights: what is accepted, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -59,10 +59,17 @@ def test_every_shipped_description_is_valid_and_its_training_settings_are_accept
         ("dataset", {"name": "digits"}, "dataset"),
         ("metrics", {}, "metrics"),
         ("default", "yes", "default"),
+        ("default", 1, "default"),
+        ("crop_pct", True, "crop_pct"),
+        ("interpolation", "cubic", "interpolation"),
+        ("crop_mode", "fit", "crop_mode"),
+        ("label_names", ["a"] * 9 + [1], r"label_names\[9\]"),
+        ("environment", {"torch": 2}, r"environment\.torch"),
+        ("revision", "main", "revision"),
         ("surprise", 1, "surprise"),
     ],
 )
-def test_a_fault_is_named_with_file_and_field(
+def test_an_error_names_file_and_field(
     tmp_path: Path, entry: dict[str, Any], field: str, value: object, named: str
 ) -> None:
     path = write(tmp_path, {**entry, field: value})
@@ -73,7 +80,7 @@ def test_a_fault_is_named_with_file_and_field(
 
 
 @pytest.mark.parametrize("top1", [-1, 101, float("nan")])
-def test_metrics_that_are_no_percentage_are_refused(tmp_path: Path, entry: dict[str, Any], top1: float) -> None:
+def test_metrics_that_are_not_percentages_are_refused(tmp_path: Path, entry: dict[str, Any], top1: float) -> None:
     entry["metrics"]["top1"] = top1
     with pytest.raises(ConfigError, match=r"metrics\.top1"):
         read_published_weight(write(tmp_path, entry))
@@ -93,7 +100,7 @@ def test_a_missing_field_is_named(tmp_path: Path, entry: dict[str, Any], field: 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "\x00", "[" * 100_000])
-def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
+def test_only_a_json_object_is_accepted(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=NAME):
         read_published_weight(write(tmp_path, text))
 
