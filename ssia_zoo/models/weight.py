@@ -1,6 +1,6 @@
 """A published weight: the fields of one JSON file in hub_configs/, and their validation.
 
-`import ssia_zoo` reads every file, so this needs the standard library only: pydantic would add about 0.2 s to the import.
+`import ssia_zoo` reads every file, so this uses the standard library only: pydantic would add about 0.2 s to it.
 """
 
 from __future__ import annotations
