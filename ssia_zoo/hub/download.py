@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -47,16 +48,8 @@ def fetch(
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors", filename):
         raise WeightError(f"refusing to fetch {filename!r}; expected the plain name of a .safetensors file")
-    problem = None
-    try:
-        token = clean_token(token)
-        check_repo_id(repo_id)
-        api = hub_api(token, endpoint)
-        path = Path(api.hf_hub_download(repo_id, filename, revision=revision, cache_dir=cache_dir))
-    except Exception as error:
-        problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
-    if problem is not None:  # not chained: the text of the client's error may contain the token
-        raise HubError(f"cannot fetch {filename} of {repo_id} at revision {revision}: {problem}")
+    where: dict[str, Any] = {"token": token, "endpoint": endpoint, "cache_dir": cache_dir}
+    path = fetch_files(repo_id, (filename,), revision=revision, **where) / filename
     _check_sha256(path, sha256, f"{filename} of {repo_id}")
     return path
 

@@ -161,7 +161,7 @@ def _match_by_name(
     needed = [name for index, name in enumerate(data_names) if used is None or index in used]
     if unknown := [name for name in needed if name not in outputs]:
         raise ClassesError(
-            f"{dataset} has {_some(unknown, 'class', 'classes')} that the model lacks: "
+            f"{dataset} has {_count(unknown)} that the model lacks: "
             + "; ".join(_with_nearest(name, model_names) for name in unknown[:_MOST_NAMED])
             + (f"; … {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else "")
             + "; evaluate on data of the model's classes, or rename the classes"
@@ -176,7 +176,7 @@ def _match_by_name(
     if missing := [name for name in data_names if name not in outputs]:
         _log.warning(
             "%s of %s without images are not the model's and are ignored: %s",
-            *(_some(missing, "class", "classes"), dataset, ", ".join(map(repr, missing[:_MOST_NAMED]))),
+            *(_count(missing), dataset, ", ".join(map(repr, missing[:_MOST_NAMED]))),
         )
     known = sum(row >= 0 for row in rows)
     if known == 1 and len(model_names) > 1:
@@ -199,5 +199,5 @@ def _with_nearest(name: str, model_names: Sequence[str]) -> str:
     return f"{name!r} ({did_you_mean(name, model_names, otherwise, most=_MOST_NAMED, cutoff=0.4)})"
 
 
-def _some(names: Sequence[str], one: str, several: str) -> str:
-    return f"{len(names)} {one if len(names) == 1 else several}"
+def _count(names: Sequence[str]) -> str:
+    return f"{len(names)} class{'es' * (len(names) != 1)}"
