@@ -10,7 +10,7 @@ from hashlib import sha256
 import datasets
 
 from ssia_zoo.data.scanning import printable
-from ssia_zoo.data.stored import StoredImages, selected_rows, stored_images
+from ssia_zoo.data.encoded import StoredImages, selected_rows, stored_images
 from ssia_zoo.errors import DataError
 
 ALWAYS_LOOKED_AT = 10_000  # images of both splits

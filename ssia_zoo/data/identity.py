@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 
 from ssia_zoo.data.images import ImageData
-from ssia_zoo.data.stored import StoredImages, stored_images, stored_labels
+from ssia_zoo.data.encoded import StoredImages, stored_images, stored_labels
 from ssia_zoo.data.streaming import ImageStream
 
 

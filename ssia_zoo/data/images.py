@@ -30,7 +30,7 @@ from ssia_zoo.data.splits import (
 )
 from ssia_zoo.data.streaming import ImageStream
 from ssia_zoo.data.unreadable import UnreadableImages
-from ssia_zoo.data.workers import is_main_process
+from ssia_zoo.data.messages import is_main_process
 from ssia_zoo.errors import DataError
 
 if TYPE_CHECKING:

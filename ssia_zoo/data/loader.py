@@ -20,7 +20,7 @@ from ssia_zoo.data.images import EvalData, ImageData
 from ssia_zoo.data.samples import Samples, StoredRows, StreamedRows
 from ssia_zoo.data.streaming import ImageStream, StreamSampler
 from ssia_zoo.data.transforms import eval_transform, train_transform
-from ssia_zoo.data.workers import outlive_stop_signals
+from ssia_zoo.data.messages import outlive_stop_signals
 from ssia_zoo.errors import DataError
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

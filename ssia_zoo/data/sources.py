@@ -25,10 +25,10 @@ from ssia_zoo.data.columns import mark_image_columns
 from ssia_zoo.data.folders import ImageFolder, is_image_folder
 from ssia_zoo.data.image_types import image_suffixes, suffix_of
 from ssia_zoo.data.scanning import Scanner, few, printable
-from ssia_zoo.data.shards import MixedWebDataset
+from ssia_zoo.data.data_files import MixedWebDataset
 from ssia_zoo.data.split_words import split_word
 from ssia_zoo.data.splits import Rows, stratified
-from ssia_zoo.data.workers import is_main_process
+from ssia_zoo.data.messages import is_main_process
 from ssia_zoo.errors import DataError
 
 _log = logging.getLogger(__name__)
