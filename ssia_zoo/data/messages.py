@@ -1,26 +1,23 @@
-"""What a process is in its run, and processes that load images when the run is asked to stop."""
+"""Parts of log messages and errors about data, and which process logs them."""
 
 from __future__ import annotations
 
 import os
-import signal
+from collections.abc import Sequence
 
-_GRACE = 60
-"""Seconds that a loading process goes on after SIGTERM."""
+_SHOWN = 3
 
 
-def outlive_stop_signals(worker: int) -> None:
-    """Let a loading process live on when a signal goes to the whole process group or job.
+def printable(path: str) -> str:
+    """Return a path as printable text; bytes that are not UTF-8 are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
-    Else the main process could not finish its step. It ends its loading processes itself; should it fail to, they end
-    a while after SIGTERM.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))
+
+def abbreviate(names: Sequence[str], shown: int = _SHOWN) -> str:
+    """Join the first names of a list by commas."""
+    return ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
 
 
 def is_main_process() -> bool:
-    """Tell whether this process is the first of a run; of a run of one process, it is."""
+    """Return whether this process has rank 0, before there is a process group to ask."""
     return os.environ.get("RANK", "0") == "0"

@@ -14,7 +14,7 @@ from ssia_zoo.data import DataConfig, load_image_data, train_loader
 from ssia_zoo.data.decode import decode_rgb
 from ssia_zoo.data.samples import UnreadableImageError
 from ssia_zoo.errors import ConfigError
-from tests.helpers.data_folders import AB, IMAGE, MEAN, STD, one_line, parquet, pictures, rows
+from tests.helpers.data_folders import AB, IMAGE, MEAN, STD, error_text, parquet, pictures, rows
 
 CONFIG = DataConfig("digits", image_size=12, batch_size=8, workers=0, crop_padding=3, max_train_images=44)
 
@@ -103,7 +103,7 @@ def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
     oblong = [image.resize((10, 8)) for image in pictures(4)]
     split = rows({"image": oblong, "label": [0, 1, 0, 1]}, image=IMAGE, label=AB)
     config = replace(parquet(tmp_path / "d", train=split, test=split), batch_size=2, crop_padding=2, cache_images=True)
-    assert "row 0 of 'train' has 10x8 pixels, but --cache-images takes square images" in one_line(config, epochs)
+    assert "row 0 of 'train' has 10x8 pixels, but `cache_images` needs square images" in error_text(config, epochs)
 
 
 @pytest.mark.parametrize(

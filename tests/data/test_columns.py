@@ -18,7 +18,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from ssia_zoo.data import DataConfig, eval_loader, load_eval_data, load_image_data, train_loader
-from tests.helpers.data_folders import INT, MEAN, STD, encoded, labelled, number_of, numbered, one_line, parquet, plain
+from tests.helpers.data_folders import (
+    INT,
+    MEAN,
+    STD,
+    encoded,
+    error_text,
+    labelled,
+    number_of,
+    numbered,
+    parquet,
+    plain,
+)
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 LARGE = pa.struct({"bytes": pa.large_binary(), "path": pa.large_string()})
@@ -74,9 +85,9 @@ def test_images_are_found_though_nothing_marks_them(tmp_path: Path, kind: str, s
 
 def test_a_column_that_holds_no_images_is_not_taken_for_one(tmp_path: Path) -> None:
     config = unmarked(tmp_path / "d", lambda numbers: pa.array([b"?" for _ in numbers]))
-    assert "no image column was found among picture, label, note; name it by --image-column" in one_line(config)
+    assert "there is no image column among picture, label, note; name it by `image_column`" in error_text(config)
     gone = unmarked(tmp_path / "e", lambda numbers: pa.array([f"elsewhere/{n}.png" for n in numbers]))
-    assert "names images that are not there, such as elsewhere/0.png" in one_line(gone)
+    assert "names images that do not exist, such as elsewhere/0.png" in error_text(gone)
 
 
 @pytest.mark.parametrize("name", ["photos [v2]", "a*b", "what?", "{x}"])
@@ -99,7 +110,7 @@ def test_a_file_of_two_splits_is_refused(tmp_path: Path) -> None:
     config = parquet(tmp_path / "d", train=numbered(0, 4), test=numbered(4, 2))
     (tmp_path / "d" / "test-00000-of-00001.parquet").rename(tmp_path / "d" / "test-of-train.parquet")
     (tmp_path / "d" / "train-00000-of-00001.parquet").rename(tmp_path / "d" / "train-0.parquet")
-    assert "is of the splits 'train' and 'test' at once" in one_line(config)
+    assert "names both the splits 'train' and 'test'" in error_text(config)
 
 
 @pytest.mark.covers("dataset_config")
@@ -114,8 +125,8 @@ def test_one_of_several_configurations_is_chosen_by_the_flag(tmp_path: Path) -> 
     )
     (root / "README.md").write_text(f"---\nconfigs:\n{files}\n---\n")
     config = DataConfig(str(root))
-    assert "has several configurations; choose one by --dataset-config: small, large" in one_line(config)
-    assert "has no 'huge'; choose one by --dataset-config: small, large" in one_line(
+    assert "has several configurations; set `dataset_config` to one of: small, large" in error_text(config)
+    assert "has no 'huge'; set `dataset_config` to one of: small, large" in error_text(
         replace(config, dataset_config="huge")
     )
     for name, count in (("small", 2), ("large", 6)):
@@ -180,7 +191,7 @@ def test_a_split_at_hand_is_evaluated_without_the_other_files(tmp_path: Path) ->
     assert load_eval_data(config).eval_name == "test"
 
 
-def test_what_is_logged_of_data_files_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_logged_of_data_files_is_error_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = parquet(tmp_path / "d", train=numbered(0, 4), validation=numbered(4, 2), test=numbered(6, 2))
     with caplog.at_level(logging.INFO, "ssia_zoo"):
         load_image_data(config)
@@ -193,7 +204,7 @@ def test_paths_that_both_splits_name_are_refused(tmp_path: Path) -> None:
     config = unmarked(tmp_path / "d", COLUMNS["paths"])
     (tmp_path / "d" / "img" / "9.png").unlink()
     (tmp_path / "d" / "img" / "9.png").symlink_to(tmp_path / "d" / "img" / "3.png")
-    assert "1 images of 'test' are files that are trained on as well, such as" in one_line(config)
+    assert "1 images of 'test' are also training images, such as" in error_text(config)
 
 
 def test_data_files_of_no_split_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -201,7 +212,7 @@ def test_data_files_of_no_split_are_named(tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         data = load_image_data(config)
     assert (len(data.train), len(data.eval)) == (4, 2)
-    assert "of no split by their names (1): extra-00000-of-00001.parquet" in caplog.text
+    assert "whose names match no split (1): extra-00000-of-00001.parquet" in caplog.text
 
 
 @pytest.mark.parametrize("other", ["Holdout", "extra-data"])
@@ -210,8 +221,8 @@ def test_files_beside_those_of_a_split_are_not_trained_on(tmp_path: Path, other:
     (tmp_path / "d" / "train-00000-of-00001.parquet").rename(tmp_path / "d" / "Train.parquet")
     (tmp_path / "d" / "test-00000-of-00001.parquet").rename(tmp_path / "d" / f"{other}.parquet")
     name = other.replace("-", "_")
-    message = one_line(config)
-    assert "--eval-split" in message
+    message = error_text(config)
+    assert "`eval_split`" in message
     assert name in message
     data = load_image_data(replace(config, eval_split=name))
     assert (len(data.train), len(data.eval)) == (4, 2)

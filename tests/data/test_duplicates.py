@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ssia_zoo.data import DataConfig, data_identity, load_image_data
 from ssia_zoo.data.images import _hold_out
 from ssia_zoo.data.splits import keep_one_of_each, stratified, subset
-from tests.helpers.data_folders import image_folder, labelled, numbered, one_line, parquet
+from tests.helpers.data_folders import error_text, image_folder, labelled, numbered, parquet
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -32,7 +32,7 @@ def warnings(config: DataConfig, caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_images_in_both_splits_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = parquet(tmp_path / "d", train=numbered(0, 6), test=numbered(4, 6))
     (said,) = warnings(config, caplog)
-    assert said.startswith("2 of 6 images of 'test' are trained on as well, byte for byte, such as row 0")
+    assert said.startswith("2 of 6 images of 'test' equal a training image byte for byte, such as row 0")
     assert warnings(parquet(tmp_path / "e", train=numbered(0, 6), test=numbered(6, 6)), caplog) == []
 
 
@@ -43,9 +43,7 @@ def test_files_of_equal_size_are_compared_to_their_last_byte(tmp_path: Path, cap
         content[25_000] = byte
         (tmp_path / place / "0.png").write_bytes(content)
     (said,) = warnings(config, caplog)
-    assert said.startswith(
-        f"1 of 2 images of 'test' are trained on as well, byte for byte, such as {tmp_path}/test/a/0"
-    )
+    assert said.startswith(f"1 of 2 images of 'test' equal a training image byte for byte, such as {tmp_path}/test/a/0")
 
 
 def test_a_holdout_is_looked_at_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -59,13 +57,13 @@ def test_many_images_are_looked_at_where_that_is_asked_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = parquet(tmp_path / "d", train=numbered(0, 6), test=numbered(4, 6))
-    monkeypatch.setattr("ssia_zoo.data.images.ALWAYS_LOOKED_AT", 11)
+    monkeypatch.setattr("ssia_zoo.data.images.ALWAYS_COMPARED", 11)
     assert warnings(config, caplog) == []
     with caplog.at_level(logging.INFO, "ssia_zoo"):
         load_image_data(config)
-    assert "12 images are not compared between the splits; --check-duplicates looks" in caplog.text
+    assert "12 images are not compared between the splits; set `check_duplicates`" in caplog.text
     assert len(warnings(replace(config, check_duplicates=True), caplog)) == 1
-    monkeypatch.setattr("ssia_zoo.data.images.ALWAYS_LOOKED_AT", 12)
+    monkeypatch.setattr("ssia_zoo.data.images.ALWAYS_COMPARED", 12)
     assert len(warnings(config, caplog)) == 1
 
 
@@ -81,11 +79,11 @@ def test_a_holdout_leaves_each_class_an_image(tmp_path: Path, caplog: pytest.Log
     data = load_image_data(DataConfig(str(tmp_path), holdout=0.5))
     assert (len(data.train), len(data.eval)) == (8, 8)
     assert set(data.train["label"]) == set(range(6))
-    assert "4 of 6 classes have too few images for --holdout 0.5 and are not evaluated: a, b, c, …" in caplog.text
+    assert "4 of 6 classes have too few images for `holdout` 0.5 and are not evaluated: a, b, c, …" in caplog.text
     limited = load_image_data(DataConfig(str(tmp_path), holdout=0.5, max_train_images=6))
     assert sorted(limited.train["label"]) == list(range(6))
-    says = one_line(DataConfig(str(tmp_path), holdout=0.5, max_train_images=5))
-    assert says == "--max-train-images 5 leaves some of 6 classes without an image; give at least 6"
+    says = error_text(DataConfig(str(tmp_path), holdout=0.5, max_train_images=5))
+    assert says == "`max_train_images` is 5, which leaves some of 6 classes without an image; give at least 6"
 
 
 @given(st.lists(st.integers(0, 8), min_size=2, max_size=60), st.floats(0.05, 0.95))
@@ -101,7 +99,7 @@ def test_classes_keep_an_image_and_the_number_stays_if_it_can(labels: list[int],
 def test_classes_that_only_a_limit_takes_away_are_noticed(tmp_path: Path) -> None:
     labels = [0] * 30 + [1]
     rows = labelled(labels)
-    assert Counter(subset(rows, 2, "label")["label"]) == {0: 1, 1: 1}
+    assert Counter(subset(rows, 2, labels)["label"]) == {0: 1, 1: 1}
     assert len(_hold_out(rows, 0.5, "label", ["a", "b"])[0]) == 15
     config = parquet(tmp_path / "d", train=labelled([0, 0, 1, 1]), test=labelled([0, 1]))
     assert set(load_image_data(replace(config, max_train_images=2)).train["label"]) == {0, 1}
@@ -109,7 +107,7 @@ def test_classes_that_only_a_limit_takes_away_are_noticed(tmp_path: Path) -> Non
 
 def test_a_class_without_an_image_to_train_on_is_refused(tmp_path: Path) -> None:
     config = parquet(tmp_path / "d", train=labelled(["a", "b"], _string()), test=labelled(["a", "c"], _string()))
-    assert "'test' has images of 1 class: c that 'train' has none of; use splits with the same classes" in one_line(
+    assert "'test' has images of 1 class: c, but 'train' has none; use splits with the same classes" in error_text(
         config
     )
 

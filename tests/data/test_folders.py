@@ -14,9 +14,9 @@ import pytest
 
 from ssia_zoo.data import DataConfig, EvalData, ImageData, load_eval_data, load_image_data, train_loader
 from ssia_zoo.data.image_types import image_suffixes
-from ssia_zoo.data.split_words import split_kind, split_word
+from ssia_zoo.data.splits import split_in_name, split_of_name
 from ssia_zoo.inference.classifier import find_images
-from tests.helpers.data_folders import MEAN, STD, one_line
+from tests.helpers.data_folders import MEAN, STD, error_text
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 _drawn = iter(range(10**6))
@@ -88,7 +88,7 @@ def test_without_a_level_of_splits_the_first_level_is_the_class(tmp_path: Path) 
     data = load_image_data(replace(config, holdout=0.25))
     assert (len(data.train), len(data.eval)) == (12, 4)
     assert data.label_names == ("bus", "car", "test_tube", "train")
-    assert "hold out a part of it by --holdout" in one_line(config)
+    assert "set `holdout`, such as 0.1" in error_text(config)
 
 
 def test_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_one_folder_around_the_splits_is_passed_through(tmp_path: Path) -> None:
 
 def test_what_can_be_a_split_or_a_class_is_refused_until_it_is_named(tmp_path: Path) -> None:
     config = folder(tmp_path, train__old=4, train__new=4, bus__old=4)
-    assert "train can be a split or a class beside bus; name the split by --train-split" in one_line(config)
+    assert "train can be a split or a class beside bus; name the split by `train_split`" in error_text(config)
     data = load_image_data(replace(config, train_split="train", eval_split="bus"))
     assert (len(data.train), len(data.eval), data.label_names) == (8, 4, ("new", "old"))
 
@@ -123,12 +123,12 @@ def test_a_split_goes_by_its_folders_name_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["train", "TRAINING", "Val", "dev", "test", "Testing"])
 def test_words_for_splits(name: str) -> None:
-    assert split_kind(name) == split_word(name) is not None
-    assert split_word(f"my_{name}_images") == split_kind(name)
+    assert split_of_name(name) == split_in_name(name) is not None
+    assert split_in_name(f"my_{name}_images") == split_of_name(name)
 
 
 def test_words_that_only_begin_like_those_of_splits_are_none() -> None:
-    assert [split_word(name) for name in ("trainer", "contest", "value", "device", "train_or_test", "2021")] == [
+    assert [split_in_name(name) for name in ("trainer", "contest", "value", "device", "train_or_test", "2021")] == [
         None
     ] * 6
 
@@ -172,8 +172,8 @@ def test_a_class_whose_images_cannot_be_found_is_refused_by_name(
     (tmp_path / "train" / "c" / "0.png").unlink()
     (tmp_path / "train" / "c" / name).write_bytes(data or png)
     assert (
-        f"the class folder train/c in {tmp_path} holds no image of a type that is read, but train/c/{name}"
-        in one_line(config)
+        f"the class folder train/c in {tmp_path} holds no image of a supported type, but train/c/{name}"
+        in error_text(config)
     )
 
 
@@ -237,16 +237,16 @@ def test_links_are_followed(tmp_path: Path) -> None:
 def test_a_link_to_a_folder_that_it_is_in_is_refused(tmp_path: Path, place: str) -> None:
     config = folder(tmp_path, train__a=1, train__b=1, test__a=1, train__a__below=1)
     (tmp_path / place).symlink_to((tmp_path / place).parent)
-    assert "is a link to a folder that it is in, which never ends" in one_line(config)
+    assert "is a link to a folder that contains it" in error_text(config)
 
 
 def test_a_file_that_links_lead_to_twice_is_used_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = folder(tmp_path, train__a__2021=2, train__b=2, test__a=1)
     (tmp_path / "train" / "a" / "latest").symlink_to(tmp_path / "train" / "a" / "2021")
     assert len(load_image_data(config).train) == 4
-    assert "links to images that are there already (2)" in caplog.text
+    assert "links to the same images (2)" in caplog.text
     (tmp_path / "train" / "b" / "wrong.png").symlink_to(tmp_path / "train" / "a" / "2021" / "0.png")
-    assert "are the same file in two classes" in one_line(config)
+    assert "are one file in two classes" in error_text(config)
 
 
 @pytest.mark.parametrize("of", ["split", "class", "file"])
@@ -260,8 +260,8 @@ def test_files_that_are_trained_and_evaluated_on_are_refused(tmp_path: Path, of:
     if of == "split":
         shutil.rmtree(tmp_path / "test")
     (tmp_path / link).symlink_to(tmp_path / target)
-    says = one_line(config)
-    assert f"{ {'split': 4, 'class': 2, 'file': 1}[of] } images of 'test' are files that are trained on as well" in says
+    says = error_text(config)
+    assert f"{ {'split': 4, 'class': 2, 'file': 1}[of] } images of 'test' are also training images" in says
     assert len(load_eval_data(config).eval) > 0
 
 
@@ -271,8 +271,8 @@ def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
     data = load_image_data(replace(config, batch_size=5, max_corrupt=0.5))
     assert len(data.train) == 5, "it counts as an image that cannot be read"
     (tmp_path / "train" / "c").symlink_to(tmp_path / "nowhere")
-    assert "train/c in" in one_line(config)
-    assert "is a link that leads nowhere" in one_line(config)
+    assert "train/c in" in error_text(config)
+    assert "is a broken link" in error_text(config)
 
 
 @pytest.mark.parametrize("place", ["train", "train/a", "train/a/below"])
@@ -288,7 +288,7 @@ def test_a_folder_that_cannot_be_read_is_refused_by_name(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    assert f"{place} in {tmp_path} cannot be read (Permission denied); change its permissions" in one_line(config)
+    assert f"{place} in {tmp_path} cannot be read (Permission denied); change its permissions" in error_text(config)
 
 
 def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "train" / "a" / "0.png", os.fsencode(tmp_path / "train" / "a") + b"/\xff.png")
     except OSError:
         pytest.skip("the file system takes no such names")
-    assert "is not UTF-8; rename it" in one_line(config)
+    assert "is not UTF-8; rename it" in error_text(config)
 
 
 # -- evaluation alone
@@ -305,7 +305,7 @@ def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
 
 def test_a_split_to_evaluate_on_needs_none_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = folder(tmp_path / "d", test__a=2, test__c=1)
-    assert "name one of these by --train-split: test" in one_line(config)
+    assert "set `train_split` to one of: test" in error_text(config)
     data = load_eval_data(config)
     assert (len(data.eval), data.eval_name, data.label_names) == (3, "test", ("a", "c"))
     folder(tmp_path / "d", train__a=1, train__b=1, train__c=1)
@@ -316,13 +316,13 @@ def test_a_split_to_evaluate_on_needs_none_to_train_on(tmp_path: Path, monkeypat
     unsplit = folder(tmp_path / "e", a=2, b=1)
     assert (len(load_eval_data(unsplit).eval), load_eval_data(unsplit).label_names) == (3, ("a", "b"))
     only_train = folder(tmp_path / "f", train__a=2, train__b=1)
-    assert "evaluate on all of it by --eval-split train" in one_line(only_train, load_eval_data)
+    assert "set `eval_split` to train to evaluate on all of it" in error_text(only_train, load_eval_data)
     assert len(load_eval_data(replace(only_train, eval_split="train")).eval) == 3
 
 
 def test_a_configuration_of_a_folder_of_images_is_refused(tmp_path: Path) -> None:
     config = folder(tmp_path, train__a=1, train__b=1, test__a=1)
-    assert "--dataset-config is 'x', but" in one_line(replace(config, dataset_config="x"))
+    assert "`dataset_config` is 'x', but" in error_text(replace(config, dataset_config="x"))
 
 
 # -- what else lies there
@@ -365,8 +365,8 @@ def test_a_split_whose_images_are_not_read_is_refused_by_name(tmp_path: Path) ->
     (tmp_path / "val" / "a").mkdir(parents=True)
     (tmp_path / "val" / "a" / "0.heic").write_bytes(b"heic")
     for use in (load_image_data, load_eval_data):
-        assert "the split val" in one_line(config, use)
-        assert "val/a/0.heic" in one_line(config, use)
+        assert "the split val" in error_text(config, use)
+        assert "val/a/0.heic" in error_text(config, use)
 
 
 def test_an_empty_folder_beside_the_splits_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

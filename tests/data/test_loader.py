@@ -34,9 +34,9 @@ from tests.helpers.data_folders import (
     INT,
     MEAN,
     STD,
+    error_text,
     image_folder,
     labelled,
-    one_line,
     parquet,
     pictures,
     rows,
@@ -87,7 +87,7 @@ def test_a_folder_called_digits_is_not_taken_without_a_word(
     assert "./digits" not in caplog.text
     (tmp_path / "digits").mkdir()
     assert len(load_image_data(DataConfig("digits")).eval) == 360
-    assert "the folder of that name here is not used: ./digits names it" in caplog.text
+    assert "for the folder of that name here, use ./digits" in caplog.text
 
 
 def test_digits_are_grey_8x8_in_a_fixed_stratified_split() -> None:
@@ -128,7 +128,7 @@ def test_webdataset_shards_are_found_with_labels_from_cls_or_json(tmp_path: Path
         assert (len(found.train), len(found.eval), found.eval_name) == (4, 2, "test")
         assert (found.image_column, found.label_column, found.label_names) == ("png", column, ("0", "1"))
         assert found.train[column] == [0, 1, 0, 1]
-    assert "--label-column 'json' holds" not in one_line(replace(config, label_column="json.width"))
+    assert "`label_column` is 'json'" not in error_text(replace(config, label_column="json.width"))
 
 
 @pytest.mark.covers("train_split", "eval_split", "image_column", "label_column")
@@ -136,9 +136,9 @@ def test_splits_and_columns_can_be_named(tmp_path: Path) -> None:
     columns = {"image": pictures(3), "mask": pictures(3), "fine": [0, 1, 1], "coarse": [1, 0, 1]}
     table = rows(columns, image=IMAGE, mask=IMAGE, fine=AB, coarse=datasets.ClassLabel(names=["x", "y"]))
     config = parquet(tmp_path / "two", train=table, validation=table, test=table.select([0, 1]))
-    assert "choose one by --image-column: image, mask" in one_line(config)
+    assert "set `image_column` to one of: image, mask" in error_text(config)
     config = replace(config, image_column="mask")
-    assert "choose one by --label-column: fine, coarse" in one_line(config)
+    assert "set `label_column` to one of: fine, coarse" in error_text(config)
     found = load_image_data(replace(config, label_column="coarse", train_split="test", eval_split="train"))
     assert (found.image_column, found.label_names, found.eval_name) == ("mask", ("x", "y"), "train")
     assert (len(found.train), len(found.eval)) == (2, 3)
@@ -187,33 +187,33 @@ def test_a_limit_chooses_the_same_images_of_many_classes_each_time(data: ImageDa
 # -- errors
 
 
-def test_what_cannot_be_found_is_said_in_one_line(tmp_path: Path) -> None:
-    assert "does not exist; give an existing folder" in one_line(DataConfig("./nowhere"))
-    assert "does not exist" in one_line(DataConfig(str(tmp_path / "nowhere")))
-    assert "check the id and the network" in one_line(DataConfig("nobody/nothing"))
+def test_what_cannot_be_found_is_said_in_error_text(tmp_path: Path) -> None:
+    assert "does not exist; give an existing folder" in error_text(DataConfig("./nowhere"))
+    assert "does not exist" in error_text(DataConfig(str(tmp_path / "nowhere")))
+    assert "check the id and the network" in error_text(DataConfig("nobody/nothing"))
     (tmp_path / "file.parquet").touch()
-    assert "is a file; give the folder" in one_line(DataConfig(str(tmp_path / "file.parquet")))
+    assert "is a file; give its folder" in error_text(DataConfig(str(tmp_path / "file.parquet")))
     (tmp_path / "empty").mkdir()
-    assert "check the files in this folder" in one_line(DataConfig(str(tmp_path / "empty")))
+    assert "check the files in this folder" in error_text(DataConfig(str(tmp_path / "empty")))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "train-00000-of-00001.parquet").write_bytes(b"not parquet")
-    assert "check the files in this folder" in one_line(DataConfig(str(tmp_path / "broken")))
+    assert "check the files in this folder" in error_text(DataConfig(str(tmp_path / "broken")))
 
 
 def test_missing_splits_and_columns_name_what_there_is_and_the_flag(tmp_path: Path) -> None:
     config = parquet(tmp_path / "d", train=labelled([0, 1]))
-    assert "no split to evaluate on, only the one to train on; hold out a part of it by --holdout" in one_line(config)
-    assert "--train-split can be one of: train" in one_line(replace(config, train_split="trains"))
+    assert "there is no evaluation split; set `holdout`, such as 0.1" in error_text(config)
+    assert "`train_split` can be one of: train" in error_text(replace(config, train_split="trains"))
     config = replace(config, eval_split="train")
-    assert "--image-column 'label' is not a column of images; found: image" in one_line(
+    assert "`image_column` is 'label'; expected a column of images, one of: image" in error_text(
         replace(config, image_column="label")
     )
-    assert "--label-column 'kind' is not" in one_line(replace(config, label_column="kind"))
-    assert "--label-column 'image' is not a column of labels; found: label" in one_line(
+    assert "`label_column` is 'kind'; expected" in error_text(replace(config, label_column="kind"))
+    assert "`label_column` is 'image'; expected a column of labels, one of: label" in error_text(
         replace(config, label_column="image")
     )
     plain = rows({"x": [0, 1], "y": [0, 1]}, x=datasets.Value("int64"), y=datasets.Value("int64"))
-    assert "no image column was found among x, y; name it by --image-column" in one_line(
+    assert "there is no image column among x, y; name it by `image_column`" in error_text(
         parquet(tmp_path / "plain", train=plain, test=plain)
     )
 
@@ -224,23 +224,27 @@ def test_missing_splits_and_columns_name_what_there_is_and_the_flag(tmp_path: Pa
         (labelled([0, 1]), labelled([0, 1, -1]), "row 2 of 'test' has the label -1; expected 0 to 1"),
         (labelled([0, None, 1], INT), labelled([0], INT), "row 1 of 'train' has no label"),
         (labelled([-1, -1], INT), labelled([-1], INT), "row 0 of 'train' has the label -1; expected 0 or more"),
-        (labelled([1, 1]), labelled([0, 1]), "all images to train on are of one class, 'b'"),
-        (labelled([0.5, 1.5], datasets.Value("float32")), labelled([0.5], datasets.Value("float32")), "holds float32"),
+        (labelled([1, 1]), labelled([0, 1]), "all training images are of one class, 'b'"),
+        (
+            labelled([0.5, 1.5], datasets.Value("float32")),
+            labelled([0.5], datasets.Value("float32")),
+            "has the type float32",
+        ),
         (labelled([0, 1]), labelled([]), "no data"),
     ],
 )
 def test_labels_that_cannot_be_trained_on_are_refused(
     tmp_path: Path, train_rows: datasets.Dataset, test_rows: datasets.Dataset, says: str
 ) -> None:
-    assert says in one_line(parquet(tmp_path / "d", train=train_rows, test=test_rows))
+    assert says in error_text(parquet(tmp_path / "d", train=train_rows, test=test_rows))
 
 
 def test_an_empty_split_and_other_classes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = labelled([0, 1], datasets.ClassLabel(names=["b", "c"]))
     config = parquet(tmp_path / "d", train=labelled([0, 1]), test=other)
-    assert "'test' has images of 1 class: c, in 'label'; 'train' knows only 2 classes: a, b" in one_line(config)
-    monkeypatch.setattr("ssia_zoo.data.sources.Digits.load", lambda *_, **__: labelled([]))
-    assert "the split 'train' of 'digits' is empty" in one_line(DataConfig("digits"))
+    assert "'test' has images of 1 class: c, in 'label'; 'train' has only 2 classes: a, b" in error_text(config)
+    monkeypatch.setattr("ssia_zoo.data.sources.DigitsSource.load", lambda *_, **__: labelled([]))
+    assert "the split 'train' of 'digits' is empty" in error_text(DataConfig("digits"))
 
 
 def test_class_names_in_another_order_are_the_same_classes(tmp_path: Path) -> None:
@@ -253,7 +257,7 @@ def test_class_names_in_another_order_are_the_same_classes(tmp_path: Path) -> No
 
 def test_a_class_that_is_evaluated_but_not_trained_on_is_refused(tmp_path: Path) -> None:
     config = image_folder(tmp_path / "d", train={"cat": 1, "dog": 1}, test={"cat": 1, "dogs": 1})
-    assert "'test' has images of 1 class: dogs, in 'label'; 'train' knows only 2 classes: cat, dog" in one_line(config)
+    assert "'test' has images of 1 class: dogs, in 'label'; 'train' has only 2 classes: cat, dog" in error_text(config)
     config = image_folder(tmp_path / "e", train={"cat": 1, "dog": 1, "cow": 1}, test={"cat": 1, "dog": 1})
     assert load_image_data(config).label_names == ("cat", "cow", "dog")
 
@@ -262,16 +266,16 @@ def test_images_of_one_folder_are_told_that_they_have_no_classes(tmp_path: Path)
     for split in ("train", "test"):
         (tmp_path / "d" / split).mkdir(parents=True)
         pictures(1)[0].save(tmp_path / "d" / split / "0.png")
-    says = one_line(DataConfig(str(tmp_path / "d")))
-    assert "has 1 images but no classes; expected at least two, such as two subfolders" in says
+    says = error_text(DataConfig(str(tmp_path / "d")))
+    assert "has 1 images but no classes; expected at least two, such as one subfolder per class" in says
 
 
 @pytest.mark.covers("num_classes")
 def test_a_number_of_classes_that_the_data_contradicts_is_refused(tmp_path: Path) -> None:
     config = parquet(tmp_path / "d", train=labelled([0, 1]), test=labelled([0, 1]))
-    assert "--num-classes is 3; the column 'label' has 2 classes" in one_line(replace(config, num_classes=3))
+    assert "`num_classes` is 3, but the column 'label' has 2 classes" in error_text(replace(config, num_classes=3))
     numbers = parquet(tmp_path / "n", train=labelled([0, 2], INT), test=labelled([0], INT))
-    assert "row 1 of 'train' has the label 2; expected 0 to 1" in one_line(replace(numbers, num_classes=2))
+    assert "row 1 of 'train' has the label 2; expected 0 to 1" in error_text(replace(numbers, num_classes=2))
     assert load_image_data(replace(numbers, num_classes=5)).label_names == ("0", "1", "2", "3", "4")
 
 
@@ -294,9 +298,9 @@ def test_settings_out_of_range_name_the_flag(setting: dict[str, Any], says: str)
 
 
 def test_augmentation_that_timm_cannot_make_names_the_flag() -> None:
-    with pytest.raises(ConfigError, match="--auto-augment 'bogus'"):
+    with pytest.raises(ConfigError, match="`auto_augment` is 'bogus'"):
         train_transform(DataConfig("digits", image_size=8, auto_augment="bogus"), MEAN, STD)
-    with pytest.raises(ConfigError, match="--image-size is not set"):
+    with pytest.raises(ConfigError, match="`image_size` is not set"):
         eval_transform(DataConfig("digits"), MEAN, STD)
 
 

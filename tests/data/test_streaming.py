@@ -20,11 +20,11 @@ from tests.helpers.data_folders import (
     INT,
     MEAN,
     STD,
+    error_text,
     image_folder,
     labelled,
     number_of,
     numbered,
-    one_line,
     parquet,
     shards,
 )
@@ -183,29 +183,29 @@ def test_accelerate_does_not_share_a_stream_out_again(twelve: DataConfig) -> Non
 
 def test_a_stream_whose_size_nobody_knows_asks_for_it(tmp_path: Path) -> None:
     config = replace(shards(tmp_path / "d", train=[[0, 1, 2]], test=[[0, 1]]), streaming=True, num_classes=2)
-    assert "is not known before it is read; say how many make an epoch by --max-train-images" in one_line(config)
+    assert "is unknown before it is read; set `max_train_images`" in error_text(config)
     assert len(load_image_data(replace(config, max_train_images=3)).train) == 3
 
 
 @pytest.mark.parametrize(
     ("labels", "feature", "says"),
     [
-        ([0, 1], INT, "holds whole numbers without names; say how many classes there are by --num-classes"),
-        (["a", "b"], datasets.Value("string"), "holds strings, whose classes are known only when all is read"),
-        ([0.5, 1.5], datasets.Value("float32"), "holds float32"),
-        ([0, 0], datasets.ClassLabel(names=["a"]), "all images to train on are of one class, 'a'"),
+        ([0, 1], INT, "holds integers without names; set `num_classes`"),
+        (["a", "b"], datasets.Value("string"), "holds strings, whose classes are unknown before all is read"),
+        ([0.5, 1.5], datasets.Value("float32"), "has the type float32"),
+        ([0, 0], datasets.ClassLabel(names=["a"]), "all training images are of one class, 'a'"),
     ],
 )
 def test_labels_that_a_stream_cannot_have_are_told(tmp_path: Path, labels: list[Any], feature: Any, says: str) -> None:
     split = labelled(labels, feature)
-    assert says in one_line(replace(parquet(tmp_path / "d", train=split, test=split), streaming=True))
+    assert says in error_text(replace(parquet(tmp_path / "d", train=split, test=split), streaming=True))
 
 
 @pytest.mark.parametrize("label", [None, -1, 2])
 def test_a_label_out_of_range_stops_the_stream_where_it_is_met(tmp_path: Path, label: int | None) -> None:
     config = parquet(tmp_path / "d", train=labelled([0, 1, label, 0], INT), test=labelled([0, 1], INT))
     config = replace(config, streaming=True, shuffle_buffer=0, num_classes=2)
-    says = one_line(config, lambda c: list(loader(c)))
+    says = error_text(config, lambda c: list(loader(c)))
     assert f"training image 2 of the stream has the label {label}; expected 0 to 1: label or remove it" in says
 
 
@@ -214,20 +214,23 @@ def test_a_stream_that_breaks_off_says_how_to_go_on(twelve: DataConfig) -> None:
     last = Path(twelve.dataset) / "train-00002-of-00003.parquet"
     broken = loader(twelve)
     last.write_bytes(b"gone")
-    with pytest.raises(DataError, match=r"the stream of training images broke off \(.*--resume auto continues"):
+    with pytest.raises(
+        DataError,
+        match=r"the stream of training images broke off \(.*continue from the last checkpoint with `resume` auto",
+    ):
         list(broken)
     del batches
 
 
 def test_a_stream_below_one_batch_is_refused(twelve: DataConfig) -> None:
-    says = one_line(replace(twelve, batch_size=13), loader)
-    assert says == "12 images to train on do not fill a batch of 13; lower --batch-size"
+    says = error_text(replace(twelve, batch_size=13), loader)
+    assert says == "12 training images do not fill a batch of 13; lower `batch_size`"
 
 
 def test_names_of_classes_are_checked_before_a_stream_begins(tmp_path: Path) -> None:
     other = labelled([0, 1], datasets.ClassLabel(names=["b", "c"]))
     config = replace(parquet(tmp_path / "d", train=labelled([0, 1], AB), test=other), streaming=True)
-    assert "'test' has images of 1 class: c" in one_line(config)
+    assert "'test' has images of 1 class: c" in error_text(config)
 
 
 def test_repeated_augmentation_gives_views_of_an_image_side_by_side(twelve: DataConfig) -> None:
