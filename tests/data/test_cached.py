@@ -1,4 +1,4 @@
-"""Images decoded once and kept: the batches of the ordinary loader, bit for bit."""
+"""Cached images: the same batches, bit for bit, as from the ordinary loader."""
 
 from __future__ import annotations
 

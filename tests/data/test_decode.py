@@ -1,4 +1,4 @@
-"""Decoding every kind of image to RGB, and the crop that is usual for CIFAR."""
+"""Decode images of every format and mode to RGB."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pytest
-import torch
-from torchvision import transforms
 
-from ssia_zoo.data import DataConfig, eval_loader, load_image_data, train_loader, train_transform
+from ssia_zoo.data import eval_loader, load_image_data, train_loader
 from ssia_zoo.data.decode import decode_rgb
-from ssia_zoo.data.transforms import ReflectCrop
 from ssia_zoo.errors import DataError
 from tests.helpers.data_folders import MEAN, STD, encoded, labelled, parquet, pictures
 
@@ -114,28 +111,6 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path, suffix: str) ->
     assert read.shape == (16, 8, 3)
     assert read[:6].min() > 200
     assert read[10:].max() < 50
-
-
-@pytest.mark.parametrize("size", [(8, 8), (11, 8)])
-def test_the_reflected_crop_is_that_of_torchvision(size: tuple[int, int]) -> None:
-    image = pictures(1, 16)[0].resize(size)
-    theirs = transforms.RandomCrop(8, padding=3, padding_mode="reflect")
-    for seed in range(5):
-        torch.manual_seed(seed)
-        expected = np.asarray(theirs(image))
-        torch.manual_seed(seed)
-        assert np.array_equal(np.asarray(ReflectCrop(8, 3)(image)), expected)
-
-
-@pytest.mark.covers("crop_padding")
-def test_crop_padding_resizes_only_what_has_another_size() -> None:
-    config = DataConfig("digits", image_size=8, crop_padding=2, hflip=0.0)
-    transform = train_transform(config, MEAN, STD)
-    small, large = pictures(1, 8)[0], pictures(1, 20)[0]
-    assert transform(large).shape == (3, 8, 8)
-    values = set(np.asarray(small).reshape(-1, 3).astype(np.float32).ravel())
-    restored = ((transform(small) * 0.25 + 0.5) * 255).round()
-    assert set(restored.ravel().tolist()) <= values
 
 
 def damaged_exif(kind: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Folders of images: each file once, in the split that the first level names and the class below it."""
+"""Folders of images: the first level names the split, the level below it the class."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import PIL.Image
 import pytest
 
 from ssia_zoo.data import DataConfig, EvalData, ImageData, load_eval_data, load_image_data, train_loader
-from ssia_zoo.data.image_types import image_suffixes
-from ssia_zoo.data.splits import split_in_name, split_of_name
 from ssia_zoo.inference.classifier import find_images
 from tests.helpers.data_folders import MEAN, STD, error_text
 
@@ -121,18 +119,6 @@ def test_a_split_goes_by_its_folders_name_too(tmp_path: Path) -> None:
     assert load_image_data(replace(twice, train_split="Training")).train.num_rows == 2
 
 
-@pytest.mark.parametrize("name", ["train", "TRAINING", "Val", "dev", "test", "Testing"])
-def test_words_for_splits(name: str) -> None:
-    assert split_of_name(name) == split_in_name(name) is not None
-    assert split_in_name(f"my_{name}_images") == split_of_name(name)
-
-
-def test_words_that_only_begin_like_those_of_splits_are_none() -> None:
-    assert [split_in_name(name) for name in ("trainer", "contest", "value", "device", "train_or_test", "2021")] == [
-        None
-    ] * 6
-
-
 # -- classes
 
 
@@ -177,12 +163,7 @@ def test_a_class_whose_images_cannot_be_found_is_refused_by_name(
     )
 
 
-def test_the_suffixes_are_of_what_pillow_opens() -> None:
-    assert {".jpg", ".png", ".avif", ".jfif", ".jp2", ".webp", ".mpo", ".tif"} <= image_suffixes()
-    assert not {".pdf", ".eps", ".mpg", ".h5", ".txt", ""} & image_suffixes()
-
-
-# -- what is said
+# -- log
 
 
 def test_what_is_found_and_what_is_left_out_take_a_line_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -218,7 +199,7 @@ def test_only_the_first_process_says_it(
     assert caplog.messages == []
 
 
-# -- links, and what cannot be read
+# -- links and unreadable folders
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
@@ -325,7 +306,7 @@ def test_a_configuration_of_a_folder_of_images_is_refused(tmp_path: Path) -> Non
     assert "`dataset_config` is 'x', but" in error_text(replace(config, dataset_config="x"))
 
 
-# -- what else lies there
+# -- other files
 
 
 def test_files_beside_the_images_do_not_change_what_the_folder_is(tmp_path: Path) -> None:

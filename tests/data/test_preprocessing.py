@@ -1,4 +1,4 @@
-"""One preprocessing: whatever a model's configuration names, every part prepares an image as timm itself does."""
+"""Every part of the package prepares an image as timm does, whatever a model's configuration."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def timm_grey() -> Any:
     return timm.create_model("test_resnet", in_chans=1, num_classes=2)
 
 
-def test_an_input_that_the_model_cannot_take_is_refused_in_error_text(wide_data: DataConfig) -> None:
+def test_an_input_that_the_model_cannot_take_is_refused_in_one_line(wide_data: DataConfig) -> None:
     model = timm.create_model(
         "test_vit", num_classes=2, pretrained_cfg_overlay={"input_size": (3, 20, 20)}, img_size=64
     )

@@ -1,4 +1,4 @@
-"""Streamed training images: each once an epoch, shared out evenly, in an order that only the seed decides."""
+"""Streamed training images: each once per epoch, shared out evenly, in an order that depends on the seed alone."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def processes(config: DataConfig, count: int, epoch: int = 0) -> list[list[list[
     return shares
 
 
-# -- what is read
+# -- content
 
 
 @pytest.mark.covers("max_train_images", "num_classes")
@@ -110,7 +110,7 @@ def test_digits_can_be_streamed_too() -> None:
     assert len(load_image_data(DataConfig("digits", streaming=True)).train) == 1437
 
 
-# -- in which order
+# -- order
 
 
 @pytest.mark.covers("shuffle_buffer", "streaming")

@@ -1,4 +1,4 @@
-"""What each setting of resizing and augmentation does to a picture whose pixels say where they come from."""
+"""The effect of each setting of resizing and augmentation on an image whose pixels encode their position."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 from torch import Tensor
+from torchvision import transforms
 
-from ssia_zoo.data import DataConfig, eval_transform, train_transform
-from tests.helpers.data_folders import pictures
+from ssia_zoo.data import (
+    DataConfig,
+    eval_transform,
+    train_transform,
+)
+from ssia_zoo.data.transforms import ReflectCrop
+from ssia_zoo.errors import ConfigError
+from tests.helpers.data_folders import (
+    MEAN,
+    STD,
+    pictures,
+)
 
 SIDE = 64
 STEP = 4  # of a pixel's value from one row or column to the next
@@ -123,3 +135,32 @@ def test_evaluation_keeps_the_centre_of_the_size_asked_for() -> None:
 def test_pictures_get_the_size_asked_for() -> None:
     for size in (24, 40):
         assert augmented(size=size).shape == evaluated(places(), size).shape == (3, size, size)
+
+
+def test_augmentation_that_timm_cannot_make_names_the_flag() -> None:
+    with pytest.raises(ConfigError, match="`auto_augment` is 'bogus'"):
+        train_transform(DataConfig("digits", image_size=8, auto_augment="bogus"), MEAN, STD)
+    with pytest.raises(ConfigError, match="`image_size` is not set"):
+        eval_transform(DataConfig("digits"), MEAN, STD)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (11, 8)])
+def test_the_reflected_crop_is_that_of_torchvision(size: tuple[int, int]) -> None:
+    image = pictures(1, 16)[0].resize(size)
+    theirs = transforms.RandomCrop(8, padding=3, padding_mode="reflect")
+    for seed in range(5):
+        torch.manual_seed(seed)
+        expected = np.asarray(theirs(image))
+        torch.manual_seed(seed)
+        assert np.array_equal(np.asarray(ReflectCrop(8, 3)(image)), expected)
+
+
+@pytest.mark.covers("crop_padding")
+def test_crop_padding_resizes_only_what_has_another_size() -> None:
+    config = DataConfig("digits", image_size=8, crop_padding=2, hflip=0.0)
+    transform = train_transform(config, MEAN, STD)
+    small, large = pictures(1, 8)[0], pictures(1, 20)[0]
+    assert transform(large).shape == (3, 8, 8)
+    values = set(np.asarray(small).reshape(-1, 3).astype(np.float32).ravel())
+    restored = ((transform(small) * 0.25 + 0.5) * 255).round()
+    assert set(restored.ravel().tolist()) <= values

@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: named, skipped, counted, and a limit that stops the run."""
+"""Images that cannot be decoded are named, skipped and counted, up to a limit."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_in_evaluation_they_are_left_out_of_the_metrics(damaged: DataConfig) -> 
 
 
 @pytest.mark.covers("max_corrupt")
-def test_more_than_the_limit_stop_the_run_in_error_text(damaged: DataConfig) -> None:
+def test_more_than_the_limit_stop_the_run_in_one_line(damaged: DataConfig) -> None:
     for fraction, stops in ((0.375, False), (0.374, True), (0.0, True)):
         config = replace(damaged, max_corrupt=fraction)
         _, unreadable = train_batches(config)
