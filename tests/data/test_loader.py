@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +21,6 @@ from ssia_zoo.data import (
     load_image_data,
     train_loader,
 )
-from ssia_zoo.errors import ConfigError
 from tests.helpers.data_folders import (
     MEAN,
     STD,
@@ -59,24 +57,6 @@ def by_index(loader: Any, epoch: int = 0) -> dict[int, torch.Tensor]:
     order = [index for _, index in loader.sampler]
     images = torch.cat([images for images, *_ in loader])
     return dict(zip(order, images, strict=False))
-
-
-@pytest.mark.parametrize(
-    ("setting", "says"),
-    [
-        ({"holdout": 1.0}, "--holdout is 1.0; expected"),
-        ({"batch_size": 0}, "--batch-size is 0; expected at least 1 image"),
-        ({"scale": (0.5, 0.1)}, "--scale is"),
-        ({"interpolation": "cubic"}, "--interpolation is 'cubic'; expected one of nearest"),
-        ({"max_corrupt": 2}, "--max-corrupt is 2; expected a fraction"),
-        ({"num_classes": 1}, "--num-classes is 1; expected at least 2 classes"),
-        ({"streaming": True, "holdout": 0.1}, "--holdout needs the training split at hand"),
-        ({"crop_padding": 8, "image_size": 8}, "--crop-padding is 8"),
-    ],
-)
-def test_settings_out_of_range_name_the_flag(setting: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(says)):
-        DataConfig("digits", **setting)
 
 
 @pytest.mark.covers("image_size", "batch_size")
