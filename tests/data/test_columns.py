@@ -54,7 +54,7 @@ COLUMNS: dict[str, Callable[[Iterable[int]], pa.Array]] = {
 
 
 def unmarked(root: Path, column: Callable[[Iterable[int]], pa.Array], name: str = "picture") -> DataConfig:
-    """Images 0 to 5 to train on, 6 to 9 to evaluate on, as other tools write them; those named by paths lie below."""
+    """Write training images 0 to 5 and evaluation images 6 to 9, as bytes or as files, without marking the column."""
     (root / "img").mkdir(parents=True)
     for number in range(10):
         (root / "img" / f"{number}.png").write_bytes(plain(number))
@@ -73,9 +73,9 @@ def numbers_of(config: DataConfig) -> tuple[list[tuple[int, int]], list[int]]:
     return sorted(trained), evaluated
 
 
-@pytest.mark.parametrize("streaming", [False, True], ids=["at hand", "streamed"])
+@pytest.mark.parametrize("streaming", [False, True], ids=["loaded", "streamed"])
 @pytest.mark.parametrize("kind", COLUMNS)
-def test_images_are_found_though_nothing_marks_them(tmp_path: Path, kind: str, streaming: bool) -> None:
+def test_unmarked_image_columns_are_found(tmp_path: Path, kind: str, streaming: bool) -> None:
     config = unmarked(tmp_path / "d", COLUMNS[kind])
     if streaming:
         config = replace(config, streaming=True, shuffle_buffer=0, num_classes=2)
@@ -84,14 +84,14 @@ def test_images_are_found_though_nothing_marks_them(tmp_path: Path, kind: str, s
     assert numbers_of(replace(config, image_column="picture")) == expected
 
 
-def test_a_column_that_holds_no_images_is_not_taken_for_one(tmp_path: Path) -> None:
+def test_a_column_without_images_is_not_an_image_column(tmp_path: Path) -> None:
     config = unmarked(tmp_path / "d", lambda numbers: pa.array([b"?" for _ in numbers]))
     assert "there is no image column among picture, label, note; name it by `image_column`" in error_text(config)
     gone = unmarked(tmp_path / "e", lambda numbers: pa.array([f"elsewhere/{n}.png" for n in numbers]))
     assert "names images that do not exist, such as elsewhere/0.png" in error_text(gone)
 
 
-def test_paths_that_both_splits_name_are_refused(tmp_path: Path) -> None:
+def test_paths_that_are_in_both_splits_are_refused(tmp_path: Path) -> None:
     config = unmarked(tmp_path / "d", COLUMNS["paths"])
     (tmp_path / "d" / "img" / "9.png").unlink()
     (tmp_path / "d" / "img" / "9.png").symlink_to(tmp_path / "d" / "img" / "3.png")
@@ -112,7 +112,7 @@ def test_splits_and_columns_can_be_named(tmp_path: Path) -> None:
     assert found.train.column_names == ["mask", "coarse"]
 
 
-def test_missing_splits_and_columns_name_what_there_is_and_the_flag(tmp_path: Path) -> None:
+def test_errors_on_missing_splits_and_columns_name_the_candidates_and_the_setting(tmp_path: Path) -> None:
     config = parquet(tmp_path / "d", train=labelled([0, 1]))
     assert "there is no evaluation split; set `holdout`, such as 0.1" in error_text(config)
     assert "`train_split` can be one of: train" in error_text(replace(config, train_split="trains"))

@@ -35,7 +35,7 @@ def test_a_folder_of_data_files_may_have_any_name(tmp_path: Path, name: str) -> 
     assert len(streamed.train) == 4
 
 
-def test_splits_of_data_files_are_words_in_any_letters(tmp_path: Path) -> None:
+def test_split_words_in_file_names_may_have_any_case(tmp_path: Path) -> None:
     config = parquet(tmp_path / "d", train=numbered(0, 4), test=numbered(4, 2))
     for split in ("train", "test"):
         (tmp_path / "d" / f"{split}-00000-of-00001.parquet").rename(tmp_path / "d" / f"{split.title()}.parquet")
@@ -51,7 +51,7 @@ def test_a_file_of_two_splits_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.covers("dataset_config")
-def test_one_of_several_configurations_is_chosen_by_the_flag(tmp_path: Path) -> None:
+def test_one_of_several_configurations_is_chosen_by_the_setting(tmp_path: Path) -> None:
     root = tmp_path / "d"
     parquet(root / "small", train=numbered(0, 2), test=numbered(2, 2))
     parquet(root / "large", train=numbered(0, 6), test=numbered(6, 2))
@@ -73,7 +73,7 @@ def test_one_of_several_configurations_is_chosen_by_the_flag(tmp_path: Path) -> 
         assert len(load_eval_data(chosen).eval) == 2
 
 
-@pytest.mark.parametrize("streaming", [False, True], ids=["at hand", "streamed"])
+@pytest.mark.parametrize("streaming", [False, True], ids=["loaded", "streamed"])
 @pytest.mark.parametrize("forms", [("png", "jpg", "jpeg"), ("jpg",) * 7 + ("png",), ("JPG", "webp")])
 def test_shards_may_mix_the_types_of_their_images(tmp_path: Path, forms: tuple[str, ...], streaming: bool) -> None:
     for split, numbers in (("train", range(8)), ("test", range(8, 10))):
@@ -96,7 +96,7 @@ def test_shards_may_mix_the_types_of_their_images(tmp_path: Path, forms: tuple[s
     data.unreadable_train.collect()
 
 
-def test_a_local_folder_shows_no_bars_and_leaves_them_as_they_were(
+def test_a_local_folder_shows_no_progress_bars_and_leaves_their_setting_unchanged(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     many = [numbered(start, 2) for start in range(0, 40, 2)]
@@ -111,7 +111,7 @@ def test_a_local_folder_shows_no_bars_and_leaves_them_as_they_were(
     assert "it/s" not in capfd.readouterr().err
 
 
-def test_a_split_at_hand_is_evaluated_without_the_other_files(tmp_path: Path) -> None:
+def test_evaluation_reads_no_files_of_other_splits(tmp_path: Path) -> None:
     config = parquet(tmp_path / "d", train=numbered(0, 4), test=numbered(4, 2))
     (tmp_path / "d" / "train-00000-of-00001.parquet").write_bytes(b"damaged")
     assert len(load_eval_data(config).eval) == 2
@@ -120,7 +120,7 @@ def test_a_split_at_hand_is_evaluated_without_the_other_files(tmp_path: Path) ->
     assert load_eval_data(config).eval_name == "test"
 
 
-def test_data_files_of_no_split_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_data_files_that_belong_to_no_split_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = parquet(tmp_path / "d", train=numbered(0, 4), test=numbered(4, 2), extra=numbered(6, 2))
     with caplog.at_level(logging.WARNING):
         data = load_image_data(config)

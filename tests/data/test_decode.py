@@ -45,7 +45,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> 
 
 
 def png_of_16_bits(colour_type: int, *pixels: tuple[int, ...]) -> bytes:
-    """A PNG of one row; Pillow reads 16 bits of colour, but does not write them."""
+    """Return a PNG of one row; Pillow reads 16-bit colours, but does not write them."""
     row = b"\0" + b"".join(struct.pack(f">{len(pixel)}H", *pixel) for pixel in pixels)
 
     def chunk(name: bytes, content: bytes) -> bytes:
@@ -96,7 +96,7 @@ def test_transparency_is_dropped_and_the_colour_below_it_kept(tmp_path: Path, su
     assert stored(rgba, tmp_path, ".png")[0, 0].tolist() == [200, 100, 50]
 
 
-def test_thirty_two_bit_pixels_are_refused_for_they_have_no_range(tmp_path: Path) -> None:
+def test_thirty_two_bit_pixels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no fixed range"):
         stored(PIL.Image.fromarray(np.zeros((2, 2), dtype=np.float32)), tmp_path, ".tiff")
 
@@ -114,7 +114,7 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path, suffix: str) ->
 
 
 def damaged_exif(kind: str) -> bytes:
-    """A JPEG of 16x8, white on the left, that says to be turned clockwise, with a damaged field beside that."""
+    """Return a JPEG of 16x8, white on the left, with an EXIF orientation (clockwise) and a damaged EXIF field."""
     image = PIL.Image.new("RGB", (16, 8))
     image.paste((255, 255, 255), (0, 0, 8, 8))
     tags = {"text": (0x011A, 2, 8, b"seventy\0"), "offset": (0x8769, 4, 1, struct.pack("<I", 99999))}
@@ -148,7 +148,7 @@ def test_damaged_metadata_do_not_make_an_image_unreadable(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", [b"iCCP", b"zTXt", b"iTXt", b"pHYs", b"eXIf", b"tIME", b"gAMA"])
-def test_damaged_parts_of_a_png_that_are_not_of_its_pixels_are_passed_over(name: bytes) -> None:
+def test_damaged_metadata_chunks_of_a_png_are_ignored(name: bytes) -> None:
     content = encoded(PIL.Image.new("RGB", (4, 4), (10, 20, 30)))
     bomb = b"comment\0\0" + zlib.compress(bytes(80_000_000))
     for part in (b"?", bomb):
@@ -178,7 +178,7 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size() -> None:
         decode_rgb({"bytes": encoded(PIL.Image.new("RGB", (640, 320))), "path": None}, 1000)
 
 
-def test_what_pillow_takes_for_a_bomb_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_above_pillows_limit_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
     for form in ("JPEG", "PNG"):
         content = encoded(PIL.Image.new("RGB", (64, 32), (200, 100, 50)), form)
@@ -188,7 +188,7 @@ def test_what_pillow_takes_for_a_bomb_is_read(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.covers("max_pixels")
 @pytest.mark.parametrize("streaming", [False, True])
-def test_the_limit_of_pixels_is_that_of_the_settings(tmp_path: Path, streaming: bool) -> None:
+def test_loaders_apply_the_limit_of_pixels(tmp_path: Path, streaming: bool) -> None:
     config = replace(parquet(tmp_path / "d", train=labelled([0, 1]), test=labelled([0, 1])), streaming=streaming)
     for max_pixels, unreadable in ((64, 0), (63, 2)):
         limited = replace(config, max_pixels=max_pixels, max_corrupt=1.0)

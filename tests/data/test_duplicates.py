@@ -24,8 +24,8 @@ def warnings(config: DataConfig, caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_images_in_both_splits_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = parquet(tmp_path / "d", train=numbered(0, 6), test=numbered(4, 6))
-    (said,) = warnings(config, caplog)
-    assert said.startswith("2 of 6 images of 'test' equal a training image byte for byte, such as row 0")
+    (warning,) = warnings(config, caplog)
+    assert warning.startswith("2 of 6 images of 'test' equal a training image byte for byte, such as row 0")
     assert warnings(parquet(tmp_path / "e", train=numbered(0, 6), test=numbered(6, 6)), caplog) == []
 
 
@@ -35,18 +35,20 @@ def test_files_of_equal_size_are_compared_to_their_last_byte(tmp_path: Path, cap
     for place, byte in (("train/a", 0), ("train/b", 1), ("test/a", 0), ("test/b", 2)):
         content[25_000] = byte
         (tmp_path / place / "0.png").write_bytes(content)
-    (said,) = warnings(config, caplog)
-    assert said.startswith(f"1 of 2 images of 'test' equal a training image byte for byte, such as {tmp_path}/test/a/0")
+    (warning,) = warnings(config, caplog)
+    assert warning.startswith(
+        f"1 of 2 images of 'test' equal a training image byte for byte, such as {tmp_path}/test/a/0"
+    )
 
 
-def test_a_holdout_is_looked_at_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_holdout_is_compared_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = parquet(tmp_path / "d", train=[numbered(0, 6), numbered(0, 6)])
-    (said,) = warnings(replace(config, holdout=0.25), caplog)
-    assert "of 3 images of 'holdout 25% of train'" in said
+    (warning,) = warnings(replace(config, holdout=0.25), caplog)
+    assert "of 3 images of 'holdout 25% of train'" in warning
 
 
 @pytest.mark.covers("check_duplicates")
-def test_many_images_are_looked_at_where_that_is_asked_for(
+def test_many_images_are_compared_only_if_the_setting_asks_for_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = parquet(tmp_path / "d", train=numbered(0, 6), test=numbered(4, 6))

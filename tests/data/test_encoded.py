@@ -14,7 +14,7 @@ from tests.helpers.data_folders import image_folder, numbered, parquet
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
-def test_the_identity_is_of_names_sizes_and_labels_and_of_no_place(tmp_path: Path) -> None:
+def test_the_identity_depends_on_names_sizes_and_labels_but_not_on_the_folder(tmp_path: Path) -> None:
     config = image_folder(tmp_path / "here", train={"a": 3, "b": 3}, test={"a": 2, "b": 2})
     before = data_identity(load_image_data(config))
     assert (before["train_images"], before["eval_images"], before["label_names"]) == (6, 4, ["a", "b"])
@@ -35,7 +35,7 @@ def test_the_identity_is_of_names_sizes_and_labels_and_of_no_place(tmp_path: Pat
     assert identity("grown", grown=True)["eval_digest"] != before["eval_digest"]
 
 
-def test_the_identity_of_data_files_is_that_of_their_images(tmp_path: Path) -> None:
+def test_the_identity_of_data_files_does_not_depend_on_how_they_are_divided(tmp_path: Path) -> None:
     config = parquet(tmp_path / "d", train=numbered(0, 6), test=numbered(6, 2))
     before = data_identity(load_image_data(config))
     again = parquet(tmp_path / "e", train=[numbered(0, 2), numbered(2, 4)], test=numbered(6, 2))

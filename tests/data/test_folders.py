@@ -21,7 +21,7 @@ _drawn = iter(range(10**6))
 
 
 def folder(root: Path, **counts: int) -> DataConfig:
-    """Images of which no two are equal, so many in each folder; "__" in a name stands for "/"."""
+    """Write folders with a number of images, all different; "__" in a name means "/"."""
     for place, count in counts.items():
         below = root / place.replace("__", "/")
         below.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def image(path: Path) -> None:
 
 
 def found(rows: Any, data: EvalData, root: Path) -> list[tuple[str, str]]:
-    """Path below the root and class of each image."""
+    """Return the relative path and the class of each image."""
     paths = [value["path"] for value in rows.data.column("image").to_pylist()]
     chosen = range(len(paths)) if rows._indices is None else rows._indices.column(0).to_pylist()
     labels = [data.label_names[label] for label in rows["label"]]
@@ -44,7 +44,7 @@ def found(rows: Any, data: EvalData, root: Path) -> list[tuple[str, str]]:
 
 
 def check(data: ImageData, root: Path, train: str, test: str, level: int = 1) -> None:
-    """Each image below two folders is used once, there alone, and its class is the level below."""
+    """Check that each image below two folders is used once, in its split, with the right class."""
     for rows, split in ((data.train, train), (data.eval, test)):
         expected = sorted(path.relative_to(root).as_posix() for path in (root / split).rglob("*.png"))
         got = found(rows, data, root)
@@ -70,7 +70,7 @@ def check(data: ImageData, root: Path, train: str, test: str, level: int = 1) ->
         ("TrainData", "ValidData", "validation"),
     ],
 )
-def test_the_first_level_is_the_split_whatever_stands_below_it(
+def test_the_first_level_is_the_split_whatever_the_classes_are_called(
     tmp_path: Path, train: str, test: str, name: str
 ) -> None:
     for split, count in ((train, 3), (test, 2)):
@@ -81,7 +81,7 @@ def test_the_first_level_is_the_split_whatever_stands_below_it(
     check(data, tmp_path, train, test)
 
 
-def test_without_a_level_of_splits_the_first_level_is_the_class(tmp_path: Path) -> None:
+def test_without_splits_the_first_level_is_the_class(tmp_path: Path) -> None:
     config = folder(tmp_path, bus=4, car=4, train=4, test_tube=4)
     data = load_image_data(replace(config, holdout=0.25))
     assert (len(data.train), len(data.eval)) == (12, 4)
@@ -96,7 +96,7 @@ def test_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
     check(data, tmp_path, "train", "test")
 
 
-def test_one_folder_around_the_splits_is_passed_through(tmp_path: Path) -> None:
+def test_a_single_folder_around_the_splits_is_skipped(tmp_path: Path) -> None:
     counts = {f"pets__{split}__{name}": 2 for split in ("train", "test") for name in ("cat", "dog")}
     check(load_image_data(folder(tmp_path, **counts)), tmp_path / "pets", "train", "test")
     doubled = {f"{s}__{s}__{c}": 2 for s in ("seg_train", "seg_test") for c in ("ice", "sea")}
@@ -104,14 +104,14 @@ def test_one_folder_around_the_splits_is_passed_through(tmp_path: Path) -> None:
     check(data, tmp_path / "doubled", "seg_train", "seg_test", level=2)
 
 
-def test_what_can_be_a_split_or_a_class_is_refused_until_it_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_can_be_a_split_or_a_class_is_refused_unless_a_setting_names_it(tmp_path: Path) -> None:
     config = folder(tmp_path, train__old=4, train__new=4, bus__old=4)
     assert "train can be a split or a class beside bus; name the split by `train_split`" in error_text(config)
     data = load_image_data(replace(config, train_split="train", eval_split="bus"))
     assert (len(data.train), len(data.eval), data.label_names) == (8, 4, ("new", "old"))
 
 
-def test_a_split_goes_by_its_folders_name_too(tmp_path: Path) -> None:
+def test_a_split_is_found_by_its_folders_name_too(tmp_path: Path) -> None:
     config = folder(tmp_path, Train__a=2, Train__b=2, val__a=1, Test__b=1)
     assert load_image_data(replace(config, eval_split="Test", train_split="Train")).eval_name == "test"
     assert load_image_data(replace(config, eval_split="val")).eval_name == "validation"
@@ -149,9 +149,7 @@ def test_a_class_of_one_unusual_type_of_files_is_used(tmp_path: Path, suffix: st
 
 
 @pytest.mark.parametrize("content", [("x.heic", b"?"), ("x.jxl", b"?"), ("x", None), ("x.dat", None)])
-def test_a_class_whose_images_cannot_be_found_is_refused_by_name(
-    tmp_path: Path, content: tuple[str, bytes | None]
-) -> None:
+def test_a_class_of_unsupported_images_is_refused_by_name(tmp_path: Path, content: tuple[str, bytes | None]) -> None:
     config = folder(tmp_path, train__a=2, train__b=2, train__c=1, test__a=1)
     name, data = content
     png = (tmp_path / "train" / "c" / "0.png").read_bytes()
@@ -166,7 +164,9 @@ def test_a_class_whose_images_cannot_be_found_is_refused_by_name(
 # -- log
 
 
-def test_what_is_found_and_what_is_left_out_take_a_line_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_logs_what_was_found_and_one_what_was_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = folder(tmp_path, train__a=3, train__b=3, val__a=2, val__b=2, test__a=1, train=2)
     (tmp_path / "train" / "empty").mkdir()
     (tmp_path / "train" / ".NET").mkdir()
@@ -189,7 +189,7 @@ def test_what_is_found_and_what_is_left_out_take_a_line_each(tmp_path: Path, cap
         assert part in second
 
 
-def test_only_the_first_process_says_it(
+def test_only_the_main_process_logs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = folder(tmp_path, train__a=1, train__b=1, test__a=1)
@@ -215,7 +215,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["again", "train/again", "train/a/again", "train/a/below/again"])
-def test_a_link_to_a_folder_that_it_is_in_is_refused(tmp_path: Path, place: str) -> None:
+def test_a_link_to_a_folder_that_contains_it_is_refused(tmp_path: Path, place: str) -> None:
     config = folder(tmp_path, train__a=1, train__b=1, test__a=1, train__a__below=1)
     (tmp_path / place).symlink_to((tmp_path / place).parent)
     assert "is a link to a folder that contains it" in error_text(config)
@@ -241,12 +241,12 @@ def test_files_that_are_trained_and_evaluated_on_are_refused(tmp_path: Path, of:
     if of == "split":
         shutil.rmtree(tmp_path / "test")
     (tmp_path / link).symlink_to(tmp_path / target)
-    says = error_text(config)
-    assert f"{ {'split': 4, 'class': 2, 'file': 1}[of] } images of 'test' are also training images" in says
+    message = error_text(config)
+    assert f"{ {'split': 4, 'class': 2, 'file': 1}[of] } images of 'test' are also training images" in message
     assert len(load_eval_data(config).eval) > 0
 
 
-def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_broken_link_is_an_unreadable_image_or_an_error(tmp_path: Path) -> None:
     config = folder(tmp_path, train__a=2, train__b=2, test__a=1)
     (tmp_path / "train" / "a" / "gone.png").symlink_to(tmp_path / "gone.png")
     data = load_image_data(replace(config, batch_size=5, max_corrupt=0.5))
@@ -284,7 +284,7 @@ def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
 # -- evaluation alone
 
 
-def test_a_split_to_evaluate_on_needs_none_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_needs_no_training_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = folder(tmp_path / "d", test__a=2, test__c=1)
     assert "set `train_split` to one of: test" in error_text(config)
     data = load_eval_data(config)
@@ -341,7 +341,7 @@ def test_each_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(listed) == len(set(listed)) == 1 + 2 + 2 * 3 * 2
 
 
-def test_a_split_whose_images_are_not_read_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_split_of_unsupported_images_is_refused_by_name(tmp_path: Path) -> None:
     config = folder(tmp_path, train__a=2, train__b=2, test__a=2, test__b=2)
     (tmp_path / "val" / "a").mkdir(parents=True)
     (tmp_path / "val" / "a" / "0.heic").write_bytes(b"heic")
@@ -350,7 +350,7 @@ def test_a_split_whose_images_are_not_read_is_refused_by_name(tmp_path: Path) ->
         assert "val/a/0.heic" in error_text(config, use)
 
 
-def test_an_empty_folder_beside_the_splits_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_folder_beside_the_splits_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = folder(tmp_path, train__a=2, train__b=2, test__a=2, test__b=2)
     (tmp_path / "val" / "a").mkdir(parents=True)
     with caplog.at_level(logging.WARNING):

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 @pytest.mark.covers("holdout")
-def test_a_holdout_is_stratified_fixed_and_apart_from_what_is_trained_on() -> None:
+def test_a_holdout_is_stratified_fixed_and_disjoint_from_the_training_images() -> None:
     config = DataConfig("digits", holdout=0.1)
     found, again = load_image_data(config), load_image_data(config)
     assert (len(found.train), len(found.eval), found.eval_name) == (1293, 144, "holdout 10% of train")
@@ -41,7 +41,7 @@ def test_a_holdout_is_stratified_fixed_and_apart_from_what_is_trained_on() -> No
 
 
 @pytest.mark.covers("max_train_images", "max_eval_images")
-def test_a_limit_chooses_the_same_images_of_many_classes_each_time() -> None:
+def test_a_limit_always_chooses_the_same_images() -> None:
     config = DataConfig("digits", max_train_images=44, max_eval_images=20)
     data = load_image_data(config)
     assert (len(data.train), len(data.eval)) == (44, 20)
@@ -49,12 +49,12 @@ def test_a_limit_chooses_the_same_images_of_many_classes_each_time() -> None:
     assert load_image_data(config).train["label"][:] == data.train["label"][:]
 
 
-def test_images_of_one_folder_are_told_that_they_have_no_classes(tmp_path: Path) -> None:
+def test_images_without_class_folders_are_an_error(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / "d" / split).mkdir(parents=True)
         pictures(1)[0].save(tmp_path / "d" / split / "0.png")
-    says = error_text(DataConfig(str(tmp_path / "d")))
-    assert "has 1 images but no classes; expected at least two, such as one subfolder per class" in says
+    message = error_text(DataConfig(str(tmp_path / "d")))
+    assert "has 1 images but no classes; expected at least two, such as one subfolder per class" in message
 
 
 def test_a_holdout_leaves_each_class_an_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -69,11 +69,11 @@ def test_a_holdout_leaves_each_class_an_image(tmp_path: Path, caplog: pytest.Log
     assert "4 of 6 classes have too few images for `holdout` 0.5 and are not evaluated: a, b, c, …" in caplog.text
     limited = load_image_data(DataConfig(str(tmp_path), holdout=0.5, max_train_images=6))
     assert sorted(limited.train["label"]) == list(range(6))
-    says = error_text(DataConfig(str(tmp_path), holdout=0.5, max_train_images=5))
-    assert says == "`max_train_images` is 5, which leaves some of 6 classes without an image; give at least 6"
+    message = error_text(DataConfig(str(tmp_path), holdout=0.5, max_train_images=5))
+    assert message == "`max_train_images` is 5, which leaves some of 6 classes without an image; give at least 6"
 
 
-def test_classes_that_only_a_limit_takes_away_are_noticed(tmp_path: Path) -> None:
+def test_a_limit_leaves_each_class_an_image(tmp_path: Path) -> None:
     labels = [0] * 30 + [1]
     rows = labelled(labels)
     assert Counter(subset(rows, 2, labels)["label"]) == {0: 1, 1: 1}

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("datasets_cache")
         ("bool", [True, False], [True], ("0", "1")),
     ],
 )
-def test_plain_labels_become_classes_named_alike_in_both_splits(
+def test_strings_and_integers_become_class_labels_with_the_same_names_in_both_splits(
     tmp_path: Path, feature: str, train_labels: list[Any], test_labels: list[Any], names: tuple[str, ...]
 ) -> None:
     value = datasets.Value(feature)
@@ -45,7 +45,7 @@ def test_plain_labels_become_classes_named_alike_in_both_splits(
 
 
 @pytest.mark.parametrize(
-    ("train_rows", "test_rows", "says"),
+    ("train_rows", "test_rows", "message"),
     [
         (labelled([0, 1]), labelled([0, 1, -1]), "row 2 of 'test' has the label -1; expected 0 to 1"),
         (labelled([0, None, 1], INT), labelled([0], INT), "row 1 of 'train' has no label"),
@@ -59,10 +59,10 @@ def test_plain_labels_become_classes_named_alike_in_both_splits(
         (labelled([0, 1]), labelled([]), "no data"),
     ],
 )
-def test_labels_that_cannot_be_trained_on_are_refused(
-    tmp_path: Path, train_rows: datasets.Dataset, test_rows: datasets.Dataset, says: str
+def test_invalid_labels_are_refused(
+    tmp_path: Path, train_rows: datasets.Dataset, test_rows: datasets.Dataset, message: str
 ) -> None:
-    assert says in error_text(parquet(tmp_path / "d", train=train_rows, test=test_rows))
+    assert message in error_text(parquet(tmp_path / "d", train=train_rows, test=test_rows))
 
 
 def test_an_empty_split_and_other_classes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_a_class_that_is_evaluated_but_not_trained_on_is_refused(tmp_path: Path)
 
 
 @pytest.mark.covers("num_classes")
-def test_a_number_of_classes_that_the_data_contradicts_is_refused(tmp_path: Path) -> None:
+def test_a_number_of_classes_that_contradicts_the_labels_is_refused(tmp_path: Path) -> None:
     config = parquet(tmp_path / "d", train=labelled([0, 1]), test=labelled([0, 1]))
     assert "`num_classes` is 3, but the column 'label' has 2 classes" in error_text(replace(config, num_classes=3))
     numbers = parquet(tmp_path / "n", train=labelled([0, 2], INT), test=labelled([0], INT))
@@ -97,7 +97,7 @@ def test_a_number_of_classes_that_the_data_contradicts_is_refused(tmp_path: Path
     assert load_image_data(replace(numbers, num_classes=5)).label_names == ("0", "1", "2", "3", "4")
 
 
-def test_labels_that_leave_classes_empty_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_integers_that_leave_classes_empty_give_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_image_data(parquet(tmp_path / "d", train=labelled([0, 7, 255], INT), test=labelled([0], INT)))
     assert "make 256 classes, 0 to 255, but 253 of them have no image" in caplog.text
     caplog.clear()

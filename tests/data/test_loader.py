@@ -52,7 +52,7 @@ def train(data: ImageData, config: DataConfig = AUGMENTED, seed: int = 3) -> tor
 
 
 def by_index(loader: Any, epoch: int = 0) -> dict[int, torch.Tensor]:
-    """The augmented image of each sample index that the loader gives in this epoch."""
+    """Return the augmented image of each index in an epoch."""
     loader.sampler.set_epoch(epoch)
     order = [index for _, index in loader.sampler]
     images = torch.cat([images for images, *_ in loader])
@@ -60,7 +60,7 @@ def by_index(loader: Any, epoch: int = 0) -> dict[int, torch.Tensor]:
 
 
 @pytest.mark.covers("image_size", "batch_size")
-def test_batches_are_normalized_float_images_and_whole_number_labels(data: ImageData) -> None:
+def test_batches_are_normalized_float_images_and_integer_labels(data: ImageData) -> None:
     images, labels = next(iter(eval_loader(data, AUGMENTED, mean=MEAN, std=STD)))
     assert (images.dtype, images.shape) == (torch.float32, (8, 3, 12, 12))
     assert (labels.dtype, labels.tolist()) == (torch.int64, data.eval["label"][:8])
@@ -69,7 +69,7 @@ def test_batches_are_normalized_float_images_and_whole_number_labels(data: Image
 
 
 @pytest.mark.covers("batch_size", "eval_batch_size")
-def test_training_drops_the_part_batch_and_evaluation_keeps_it_in_order(data: ImageData) -> None:
+def test_training_drops_the_incomplete_batch_and_evaluation_keeps_it(data: ImageData) -> None:
     assert [len(labels) for _, labels, _ in train(data)] == [8] * 5
     loader = eval_loader(data, replace(AUGMENTED, eval_batch_size=6), mean=MEAN, std=STD)
     labels = [labels.tolist() for _, labels in loader]
@@ -77,7 +77,7 @@ def test_training_drops_the_part_batch_and_evaluation_keeps_it_in_order(data: Im
     assert [label for batch in labels for label in batch] == data.eval["label"][:]
 
 
-def test_a_sample_is_augmented_alike_whatever_the_workers_and_the_batch_size(data: ImageData) -> None:
+def test_augmentation_does_not_depend_on_workers_or_batch_size(data: ImageData) -> None:
     expected = by_index(train(data), epoch=1)
     for workers, batch_size in ((1, 8), (2, 8), (0, 5), (2, 11)):
         loader = train(data, replace(AUGMENTED, workers=workers, batch_size=batch_size))
@@ -91,7 +91,7 @@ def test_a_sample_is_augmented_alike_whatever_the_workers_and_the_batch_size(dat
 
 @pytest.mark.covers("workers")
 @pytest.mark.parametrize("workers", [0, 1])
-def test_as_many_processes_load_images_as_asked_for(data: ImageData, workers: int) -> None:
+def test_the_setting_is_the_number_of_worker_processes(data: ImageData, workers: int) -> None:
     config = replace(AUGMENTED, workers=workers)
     for loader in (train(data, config), eval_loader(data, config, mean=MEAN, std=STD)):
         before = set(multiprocessing.active_children())
@@ -109,7 +109,7 @@ def test_epochs_and_seeds_give_other_orders_and_other_augmentation(data: ImageDa
     assert sorted(index for _, index in sampler) == list(range(10))
 
 
-def test_loading_in_the_training_process_leaves_the_global_generators_alone(data: ImageData) -> None:
+def test_loading_in_the_training_process_leaves_the_global_generators_unchanged(data: ImageData) -> None:
     def drawn() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))
 

@@ -27,7 +27,7 @@ from tests.helpers.data_folders import (
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
-def test_a_folder_called_digits_is_not_taken_without_a_word(
+def test_a_folder_called_digits_gives_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -79,7 +79,7 @@ def test_webdataset_shards_are_found_with_labels_from_cls_or_json(tmp_path: Path
     assert "`label_column` is 'json'" not in error_text(replace(config, label_column="json.width"))
 
 
-def test_what_cannot_be_found_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_data_set_that_cannot_be_loaded_is_a_one_line_error(tmp_path: Path) -> None:
     assert "does not exist; give an existing folder" in error_text(DataConfig("./nowhere"))
     assert "does not exist" in error_text(DataConfig(str(tmp_path / "nowhere")))
     assert "check the id and the network" in error_text(DataConfig("nobody/nothing"))

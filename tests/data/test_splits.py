@@ -11,7 +11,7 @@ from ssia_zoo.data.splits import keep_one_of_each, split_in_name, split_of_name,
 
 
 @given(st.lists(st.integers(0, 8), min_size=2, max_size=60), st.floats(0.05, 0.95))
-def test_classes_keep_an_image_and_the_number_stays_if_it_can(labels: list[int], fraction: float) -> None:
+def test_each_class_keeps_a_row_and_the_number_of_rows_stays_if_possible(labels: list[int], fraction: float) -> None:
     held = stratified(labels, round(len(labels) * fraction))
     kept = keep_one_of_each(labels, ~held)
     assert {labels[row] for row in np.flatnonzero(kept)} == set(labels)
@@ -26,7 +26,7 @@ def test_words_for_splits(name: str) -> None:
     assert split_in_name(f"my_{name}_images") == split_of_name(name)
 
 
-def test_words_that_only_begin_like_those_of_splits_are_none() -> None:
+def test_other_words_are_not_splits() -> None:
     assert [split_in_name(name) for name in ("trainer", "contest", "value", "device", "train_or_test", "2021")] == [
         None
     ] * 6
