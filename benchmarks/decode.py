@@ -31,7 +31,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from ssia_zoo.data import DataConfig, eval_transform, load_image_data, train_loader, train_transform
 from ssia_zoo.data.decode import decode_rgb
-from ssia_zoo.data.samples import StoredRows
+from ssia_zoo.data.samples import RowReader
 
 RESULTS = Path(__file__).resolve().parent / "results" / "decode.jsonl"
 PHOTOS, ROUNDS, SIZE = 64, 15, 224
@@ -81,7 +81,7 @@ def parts(photos: list[bytes], config: DataConfig) -> dict[str, Callable[[], Any
     """The whole path, and each part of it, over all photographs."""
     data = load_image_data(config)
     loader = train_loader(data, config, mean=MEAN, std=STD, seed=0)
-    source = StoredRows(data.train, "image", "label")
+    source = RowReader(data.train, "image", "label")
     keys = [(0, index) for index in range(PHOTOS)]
     images = [PIL.Image.fromarray(pillow(photo)) for photo in photos]
     train, evaluation = train_transform(config, MEAN, STD), eval_transform(config, MEAN, STD)

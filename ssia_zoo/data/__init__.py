@@ -1,10 +1,9 @@
-"""From the name of a data set to reproducible loaders, by `datasets`, timm's transforms and torch's DataLoader."""
+"""From the name of a data set to reproducible loaders, with the library datasets, timm's transforms and DataLoader."""
 
 from __future__ import annotations
 
 from ssia_zoo.data.config import DataConfig
-from ssia_zoo.data.identity import data_identity
-from ssia_zoo.data.images import EvalData, ImageData, load_eval_data, load_image_data
+from ssia_zoo.data.images import EvalData, ImageData, data_identity, load_eval_data, load_image_data
 from ssia_zoo.data.loader import EpochSampler, eval_loader, train_loader
 from ssia_zoo.data.samples import NOT_COUNTED, UnreadableImageError
 from ssia_zoo.data.sources import digits

@@ -1,49 +1,47 @@
-"""Training images decoded once, kept on the training device, and cropped, flipped and normalized there by the batch."""
+"""Decode the training images once, keep them on the training device, and augment whole batches there."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ssia_zoo.data.decode import mix, reflected
-from ssia_zoo.data.samples import StoredRows, UnreadableImageError, decode_or_tell, neighbour
-from ssia_zoo.data.transforms import resize, side
+from ssia_zoo.data.config import DataConfig
+from ssia_zoo.data.randomness import derive_seed
+from ssia_zoo.data.samples import RowReader, decode_or_report, no_readable_image, replacement
+from ssia_zoo.data.transforms import input_side, reflected_indices, resize_transform
 from ssia_zoo.data.unreadable import UnreadableImages
 from ssia_zoo.errors import DataError
-
-if TYPE_CHECKING:
-    from ssia_zoo.data.config import DataConfig
 
 _log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor, Tensor]
+"""Images [B, 3, H, W], labels [B] and indices [B]."""
 
-_CHUNK = 1000  # images decoded between two reads
+_CHUNK = 1000  # images per read
 
 
-class CachedSamples(Dataset[Batch]):
-    """The images of a split, on one device as 8-bit RGB.
+class CachedDataset(Dataset[Batch]):
+    """All images of a split on one device as 8-bit RGB; an item is a whole batch.
 
-    What comes out is what `Samples` gives with `ReflectCrop`, a horizontal flip and normalization: each place of a
-    batch draws the same numbers, and its pixels go through the same arithmetic.
+    The batches equal those of `SampleDataset` with `ReflectCrop`, a horizontal flip and normalization: the same random
+    numbers at each place of a batch, and the same arithmetic on its pixels.
 
     Args:
-        source: Where the stored images are.
-        config: Size, padding, flips.
-        mean: Per channel, of pixels from 0 to 1.
+        reader: Reads the undecoded images.
+        config: Size, padding and probability of a flip.
+        mean: Per channel, for pixels from 0 to 1.
         std: Per channel.
-        sampler: Its seed is what augmentation depends on.
-        unreadable: Told of images that cannot be decoded.
-        device: Where the images are kept, 3 bytes a pixel; the CPU if None.
+        sampler: Its seed is that of the augmentation.
+        unreadable: Receives images that cannot be decoded.
+        device: Where to keep the images, 3 bytes a pixel; the CPU if None.
 
     Raises:
         DataError: An image is not square.
@@ -51,7 +49,7 @@ class CachedSamples(Dataset[Batch]):
 
     def __init__(
         self,
-        source: StoredRows,
+        reader: RowReader,
         config: DataConfig,
         mean: Sequence[float],
         std: Sequence[float],
@@ -59,44 +57,47 @@ class CachedSamples(Dataset[Batch]):
         unreadable: UnreadableImages,
         device: torch.device | None,
     ) -> None:
-        self.size = side(config)
+        self.size = input_side(config)
         self.hflip = config.hflip
         self.sampler = sampler
-        self.unreadable = unreadable
         self.offsets = 2 * config.crop_padding + 1
-        self.name_of_unreadable = ""
-        images, labels, self.whole = self._decode(source, resize(config))
+        self.unreadable_name = ""
+        images, labels, self.readable = self._decode(reader, config, unreadable)
         self.images, self.labels = images.to(device), labels.to(device)
-        self.reflected = torch.from_numpy(reflected(self.size, config.crop_padding)).to(device)
+        self.reflected = torch.from_numpy(reflected_indices(self.size, config.crop_padding)).to(device)
         self.places = torch.arange(self.size, device=device)
         self.mean, self.std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
 
-    def _decode(self, source: StoredRows, resized: Callable[[Image], Image]) -> tuple[Tensor, Tensor, list[bool]]:
-        """All images [N, size, size, 3] and labels [N]; and of which images there is more than a blank."""
-        count = len(source)
-        _log.info("decoding %d training images, to keep them as %.1f MB", count, count * 3 * self.size**2 / 1e6)
+    def _decode(
+        self, reader: RowReader, config: DataConfig, unreadable: UnreadableImages
+    ) -> tuple[Tensor, Tensor, list[bool]]:
+        """Return all images [N, H, W, 3] and labels [N], and which of the images could be decoded."""
+        count, resize = len(reader), resize_transform(config)
+        _log.info("decoding %d training images into %.1f MB of memory", count, count * 3 * self.size**2 / 1e6)
         images = torch.zeros(count, self.size, self.size, 3, dtype=torch.uint8)
         labels = torch.zeros(count, dtype=torch.int64)
-        whole = [True] * count
-        starts = range(0, count, _CHUNK)
-        for start in tqdm(starts, "decoding", unit="images", unit_scale=_CHUNK, leave=False, disable=_silent()):
-            for stored in source.read([(0, index) for index in range(start, min(count, start + _CHUNK))]):
-                labels[stored.index] = stored.label
-                image = decode_or_tell(stored, source, self.unreadable)
+        readable = [True] * count
+        hidden = None if PartialState().is_main_process else True  # None: hidden where stderr is not a terminal
+        for start in tqdm(
+            range(0, count, _CHUNK), "decoding", unit="images", unit_scale=_CHUNK, leave=False, disable=hidden
+        ):
+            for sample in reader.read([(0, index) for index in range(start, min(count, start + _CHUNK))]):
+                labels[sample.index] = sample.label
+                image = decode_or_report(sample, reader, unreadable)
                 if image is None:
-                    whole[stored.index] = False
-                    self.name_of_unreadable = source.name(stored)
+                    readable[sample.index] = False
+                    self.unreadable_name = reader.name(sample)
                     continue
                 if image.width != image.height:
                     raise DataError(
-                        f"{source.name(stored)} has {image.width}x{image.height} pixels, but --cache-images takes "
-                        "square images alone; leave it out"
+                        f"{reader.name(sample)} has {image.width}x{image.height} pixels, but `cache_images` needs "
+                        "square images; leave it out"
                     )
-                images[stored.index] = torch.from_numpy(np.asarray(resized(image)).copy())
-        return images, labels, whole
+                images[sample.index] = torch.from_numpy(np.asarray(resize(image)).copy())
+        return images, labels, readable
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells the sampler, as `Samples` does."""
+        """Pass the epoch to the sampler, as `SampleDataset` does."""
         self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
@@ -107,38 +108,33 @@ class CachedSamples(Dataset[Batch]):
         return images[0], labels[0], indices[0]
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
-        """A batch: images [B, 3, size, size], normalized float32, labels [B] and indices [B], on the device."""
+        """Return a batch on the device, its images normalized float32."""
         drawn = torch.tensor([self._draw(*key) for key in keys]).T
-        shown = torch.tensor(self._shown([index for _, index in keys]))
-        top, left, flipped, indices = torch.cat([drawn, shown[None]]).to(self.images.device, non_blocking=True)
+        sources = torch.tensor(self._replace_unreadable([index for _, index in keys]))
+        top, left, flipped, indices = torch.cat([drawn, sources[None]]).to(self.images.device, non_blocking=True)
         rows = self.reflected[top[:, None] + self.places]
-        across = torch.where(flipped[:, None] == 1, self.places.flip(0), self.places)
-        columns = self.reflected[left[:, None] + across]
+        places = torch.where(flipped[:, None] == 1, self.places.flip(0), self.places)
+        columns = self.reflected[left[:, None] + places]
         pixels = self.images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
         normalized = pixels.float().div_(255).sub_(self.mean).div_(self.std)
         return normalized.permute(0, 3, 1, 2).contiguous(), self.labels[indices], indices
 
     def _draw(self, epoch: int, index: int) -> tuple[int, int, int]:
-        """Row and column at which the crop begins, and whether it is flipped: what the transforms would draw."""
-        generator = torch.Generator().manual_seed(mix(self.sampler.seed, epoch, index) & 0xFFFFFFFF)
+        """Draw the crop's first row and column and whether to flip it, in the order of the transforms."""
+        generator = torch.Generator().manual_seed(derive_seed(self.sampler.seed, epoch, index) & 0xFFFFFFFF)
         top, left = (int(torch.randint(0, self.offsets, size=(1,), generator=generator)) for _ in range(2))
         return top, left, int(self.hflip > 0 and bool(torch.rand(1, generator=generator) < self.hflip))
 
-    def _shown(self, indices: list[int]) -> list[int]:
-        """Which image fills each place of a batch: its own, or a neighbour's if it cannot be decoded."""
-        whole = [place for place, index in enumerate(indices) if self.whole[index]]
-        if not whole:
-            raise UnreadableImageError(
-                f"no image of a batch can be read, such as {self.name_of_unreadable}; mend or remove them"
-            )
-        return [index if self.whole[index] else indices[neighbour(place, whole)] for place, index in enumerate(indices)]
+    def _replace_unreadable(self, indices: list[int]) -> list[int]:
+        readable = [place for place, index in enumerate(indices) if self.readable[index]]
+        if not readable:
+            raise no_readable_image(self.unreadable_name)
+        return [
+            index if self.readable[index] else indices[replacement(place, readable)]
+            for place, index in enumerate(indices)
+        ]
 
 
-def _silent() -> bool | None:
-    """Whether this process shows no progress: others than the main one never do, that on a terminal alone."""
-    return None if PartialState().is_main_process else True
-
-
-def whole_batch(batch: Any) -> Any:
-    """Collates what is a batch already."""
+def identity_collate(batch: Any) -> Any:
+    """Return a batch as it is."""
     return batch

@@ -1,4 +1,4 @@
-"""Images that are both trained and evaluated on: the same files are refused, the same contents warned of."""
+"""Find images that are in both the training and the evaluation split: the same files, or the same bytes."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from hashlib import sha256
 
 import datasets
 
-from ssia_zoo.data.scanning import printable
-from ssia_zoo.data.stored import StoredImages, selected_rows, stored_images
+from ssia_zoo.data.encoded import encoded_images, selected_rows
+from ssia_zoo.data.messages import printable
 from ssia_zoo.errors import DataError
 
-ALWAYS_LOOKED_AT = 10_000  # images of both splits
-File = tuple[str, str]  # its path, and the same with every link followed
-_ENDS = 4096  # bytes of the beginning and of the end, which tell most images apart
+ALWAYS_COMPARED = 10_000  # images of both splits
+File = tuple[str, str]
+"""A path, and the same path with links resolved."""
+_ENDS = 4096  # first and last bytes, which differ between most images
 
 
 def refuse_shared_files(train: Sequence[File], evaluation: Sequence[File], eval_name: str) -> None:
-    """Refuse files that are in both, by whatever links.
+    """Refuse files that are in both splits, also through links.
 
     Raises:
-        DataError: There is one.
+        DataError: There are such files.
     """
-    trained = {resolved: path for path, resolved in train}
-    shared = [(path, trained[resolved]) for path, resolved in evaluation if resolved in trained]
+    train_paths = {resolved: path for path, resolved in train}
+    shared = [(path, train_paths[resolved]) for path, resolved in evaluation if resolved in train_paths]
     if shared:
         first, same = (printable(path) for path in shared[0])
         raise DataError(
-            f"{len(shared)} images of {eval_name!r} are files that are trained on as well, such as {first} (the same "
-            f"as {same}); remove them from one of the splits"
+            f"{len(shared)} images of {eval_name!r} are also training images, such as {first} (the same file as "
+            f"{same}); remove them from one of the splits"
         )
 
 
 def resolved_files(rows: datasets.Dataset, column: str) -> list[File]:
-    """List the images that are files, with their links followed."""
+    """List the images that are files, and the paths with links resolved."""
     folders: dict[str, str] = {}
     files = []
-    for path in stored_images(rows, column).files():
+    for path in encoded_images(rows, column).files():
         folder, name = os.path.split(path)
         if "://" not in path and folder not in folders:
             folders[folder] = os.path.realpath(folder)
@@ -48,39 +49,42 @@ def resolved_files(rows: datasets.Dataset, column: str) -> list[File]:
 
 
 def count_shared_contents(train: datasets.Dataset, evaluation: datasets.Dataset, column: str) -> tuple[int, str]:
-    """Count the images to evaluate on whose bytes are those of an image to train on, and name the first.
+    """Count the evaluation images whose bytes equal those of a training image, and name the first.
 
-    Only images of equal size are read, first the two ends of them, then all.
+    Sizes are compared first, then the first and last bytes of images of equal size, then all bytes.
     """
-    parts = [_Images(train, column), _Images(evaluation, column)]
-    keys: tuple[Callable[[_Images, int], object], ...] = (_Images.size, _Images.ends, _Images.digest)
-    groups: Groups = {(): [list(range(len(part.sizes))) for part in parts]}
+    splits = [_Contents(train, column), _Contents(evaluation, column)]
+    keys: tuple[Callable[[_Contents, int], object], ...] = (_Contents.size, _Contents.ends, _Contents.digest)
+    groups: _Groups = {(): [list(range(len(split.sizes))) for split in splits]}
     for key in keys:
-        groups = _split(groups, parts, key)
+        groups = _subdivide(groups, splits, key)
     shared = sorted(row for _, rows in groups.values() for row in rows)
-    return len(shared), parts[1].name(shared[0]) if shared else ""
+    return len(shared), splits[1].name(shared[0]) if shared else ""
 
 
-Groups = dict[tuple[object, ...], list[list[int]]]
+_Groups = dict[tuple[object, ...], list[list[int]]]
+"""For each key, the rows of the training and of the evaluation split that share it."""
 
 
-def _split(groups: Groups, parts: list[_Images], key: Callable[[_Images, int], object]) -> Groups:
-    """Divide groups of images by a key, and drop those without an image of each split."""
-    divided: dict[tuple[object, ...], list[list[int]]] = defaultdict(lambda: [[], []])
+def _subdivide(groups: _Groups, splits: list[_Contents], key: Callable[[_Contents, int], object]) -> _Groups:
+    """Divide groups by another key; drop those without an image of each split."""
+    divided: _Groups = defaultdict(lambda: [[], []])
     for before, sides in groups.items():
         for side, rows in enumerate(sides):
             for row in rows:
-                value = key(parts[side], row)
+                value = key(splits[side], row)
                 if value is not None:
                     divided[(*before, value)][side].append(row)
     return {group: sides for group, sides in divided.items() if all(sides)}
 
 
-class _Images:
+class _Contents:
+    """Bytes of a split's images, by row."""
+
     def __init__(self, rows: datasets.Dataset, column: str) -> None:
-        self.images: StoredImages = stored_images(rows, column)
+        self.images = encoded_images(rows, column)
         self.sizes = self.images.sizes()
-        self._stored = rows.data.column(column)
+        self._column = rows.data.column(column)
         self._rows = selected_rows(rows)
 
     def size(self, row: int) -> int | None:
@@ -100,14 +104,14 @@ class _Images:
 
     def _read(self, row: int, ends: bool) -> bytes | None:
         if self.images.lengths[row] >= 0:
-            content: bytes = self._stored[int(self._rows[row])]["bytes"].as_py()
+            content: bytes = self._column[int(self._rows[row])]["bytes"].as_py()
             return content
         try:
             with open(self.images.paths[row] or "", "rb") as file:
                 if not ends or self.sizes[row] <= 2 * _ENDS:
                     return file.read()
-                begin = file.read(_ENDS)
+                first = file.read(_ENDS)
                 file.seek(-_ENDS, os.SEEK_END)
-                return begin + file.read()
+                return first + file.read()
         except OSError:
             return None

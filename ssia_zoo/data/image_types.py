@@ -1,16 +1,18 @@
-"""Which files are images: the one list that training, prediction and export go by."""
+"""Which files are images; training, prediction and export all use this list."""
 
 from __future__ import annotations
 
+import os
 from functools import cache
+from typing import IO
 
 import PIL.Image
 
-# Formats that Pillow registers but has no decoder of its own for (it needs another program or library).
+# Formats that Pillow registers but decodes only with another program or library.
 _WITHOUT_DECODER = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))
-# Formats that Pillow opens as another one, which it detects by the content.
+# Formats that Pillow opens under another name and recognizes by their content.
 _OPENED_AS_ANOTHER = frozenset(("MPO",))
-# Images that Pillow decodes only with a plugin, if at all.
+# Image formats that Pillow decodes only with a plugin, if at all.
 FOREIGN_SUFFIXES = frozenset(
     (".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".exr", ".hdr", ".svg", ".eps", ".npy")
 )
@@ -18,16 +20,27 @@ FOREIGN_SUFFIXES = frozenset(
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """List the suffixes, in lower case, of the files that Pillow can decode here, plugins included."""
-    readable = set(PIL.Image.registered_extensions().items())
+    """Return the file suffixes, in lower case, that Pillow and its installed plugins can decode."""
+    registered = set(PIL.Image.registered_extensions().items())
     return frozenset(
         suffix
-        for suffix, form in readable
+        for suffix, form in registered
         if (form in PIL.Image.OPEN and form not in _WITHOUT_DECODER) or form in _OPENED_AS_ANOTHER
     )
 
 
 def suffix_of(name: str) -> str:
-    """The last suffix of a file's name in lower case, such as ".jpg"; "" if it has none."""
+    """Return the last suffix of a file name in lower case, such as ".jpg"; "" if it has none."""
     stem, dot, suffix = name.rpartition(".")
     return f".{suffix.lower()}" if dot and stem else ""
+
+
+def is_image(file: str | IO[bytes]) -> bool:
+    """Return whether Pillow can open a regular file, or a stream of bytes."""
+    if isinstance(file, str) and not os.path.isfile(file):
+        return False
+    try:
+        with PIL.Image.open(file):
+            return True
+    except Exception:  # decoders raise any kind of error on other content
+        return False

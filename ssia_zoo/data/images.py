@@ -1,85 +1,71 @@
-"""Load the images to train and evaluate on: splits, columns and class names found, every label checked."""
+"""Load the training and evaluation images: find splits, columns and class names, and check every label."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import Any, Literal
 
 import datasets
 import numpy as np
 
-from ssia_zoo.data.duplicates import ALWAYS_LOOKED_AT, File, count_shared_contents, refuse_shared_files, resolved_files
-from ssia_zoo.data.scanning import few, printable
-from ssia_zoo.data.sources import FolderSource, Source, open_source
-from ssia_zoo.data.splits import (
-    Part,
-    Rows,
-    check_classes_are_trained,
-    find_image_column,
-    find_label_column,
-    find_split,
-    keep_one_of_each,
-    name_labels,
-    read_labels,
-    rename_labels,
-    select_columns,
-    stratified,
-    subset,
-)
+from ssia_zoo.data.columns import Part, Rows, find_image_column, find_label_column, select_columns
+from ssia_zoo.data.config import DataConfig
+from ssia_zoo.data.duplicates import ALWAYS_COMPARED, File, count_shared_contents, refuse_shared_files, resolved_files
+from ssia_zoo.data.encoded import split_digest
+from ssia_zoo.data.folders import FolderSource
+from ssia_zoo.data.labels import check_classes_are_trained, name_labels, read_labels, rename_labels
+from ssia_zoo.data.messages import abbreviate, is_main_process, printable
+from ssia_zoo.data.sources import Source, open_source
+from ssia_zoo.data.splits import find_split, keep_one_of_each, stratified, subset
 from ssia_zoo.data.streaming import ImageStream
 from ssia_zoo.data.unreadable import UnreadableImages
-from ssia_zoo.data.workers import is_main_process
 from ssia_zoo.errors import DataError
 
-if TYPE_CHECKING:
-    from ssia_zoo.data.config import DataConfig
-
 _log = logging.getLogger(__name__)
-
-EVAL_SPLITS = ("validation", "valid", "val", "dev", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalData:
-    """The images to evaluate on: two columns, an Image and a ClassLabel."""
+    """Images to evaluate on, in two columns: an Image and a ClassLabel."""
 
     eval: datasets.Dataset
     label_names: tuple[str, ...]
     image_column: str
     label_column: str
     eval_name: str
-    """What `eval` is, for reports: "test", "holdout 10% of train"."""
+    """Name of `eval` for reports: "test", "holdout 10% of train"."""
     unreadable_eval: UnreadableImages
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageData(EvalData):
-    """The images to train on as well; columns and class names are those of the images to evaluate on."""
+    """Images to train and evaluate on, with the same columns and class names."""
 
     train: datasets.Dataset | ImageStream
     unreadable_train: UnreadableImages
 
 
 def load_image_data(config: DataConfig) -> ImageData:
-    """Find splits, columns and class names, and check every label.
+    """Load the training and the evaluation split.
 
-    Logs what was found, and what was left out and why.
+    Logs the splits and classes that were found, and the files that are not used, with reasons.
 
     Raises:
-        DataError: The data set cannot be found or read, is ambiguous, has labels that cannot be trained on, or files
-            that are both trained and evaluated on.
+        DataError: The data set cannot be found or read, is ambiguous, has invalid labels, or has files that are in
+            both splits.
     """
     source = _open(config)
-    train_name = _find(source, config.train_split, ("train",), "--train-split")
+    train_name = _find(source, config.train_split, "train_split")
     parts: list[Part] = [(train_name, source.load(train_name, streaming=config.streaming))]
     eval_name = train_name
     if not config.holdout:
-        eval_name = _find(source, config.eval_split, EVAL_SPLITS, "--eval-split")
-        features = parts[0][1].features if config.streaming else None  # an image folder is not loaded for its names
+        eval_name = _find(source, config.eval_split, "eval_split")
+        features = parts[0][1].features if config.streaming else None  # else an image folder loads its own classes
         parts.append((eval_name, source.load(eval_name, features=features)))
-    image_column, label_column, labelled, label_names = _label(config, parts)
+    image_column, label_column, labelled, label_names = _with_named_labels(config, parts)
     train, evaluation = labelled[0], labelled[-1]
     if config.holdout:
         train, evaluation = _hold_out(train, config.holdout, label_column, label_names)
@@ -94,7 +80,7 @@ def load_image_data(config: DataConfig) -> ImageData:
     evaluation = subset(evaluation, config.max_eval_images)
     _check_classes(train, evaluation, label_column, label_names, (train_name, eval_name))
     unused = [name for name in source.splits() if name not in (train_name, eval_name)]
-    _tell(config, source, [(train_name, len(train)), (eval_name, len(evaluation))], label_names, unused)
+    _log_summary(config, source, [(train_name, len(train)), (eval_name, len(evaluation))], label_names, unused)
     if not config.streaming and eval_name != train_name:
         _warn_of_shared_contents(config, train, evaluation, image_column, eval_name)
     return ImageData(
@@ -110,30 +96,29 @@ def load_image_data(config: DataConfig) -> ImageData:
 
 
 def load_eval_data(config: DataConfig) -> EvalData:
-    """Find and load the images to evaluate on, and nothing of the training split.
+    """Load the evaluation split alone.
 
-    The class names are those that the evaluation split itself tells: its ClassLabel's, its sorted strings, or "0" to
-    the largest number (or to `num_classes`). They may be fewer than a model has, or in another order: match them by
-    name. Of a folder of images, the class folders of the training split are listed as well, without reading them, so
-    that the names are those that training on the folder would give. A data set of a single split is evaluated on it,
-    unless it is the one to train on. With `holdout`, the training split is loaded, of which the images to evaluate on
-    are a part.
+    The class names are those of the evaluation split: of its ClassLabel, its sorted strings, or "0" to the largest
+    number (or to `num_classes`). They may be fewer than a model's or in another order, so match them by name. For a
+    folder of images, the class folders of the training split are listed as well, which gives the names of training.
+    The only split of a data set is taken, unless it is called train. With `holdout`, the training split is loaded and
+    divided.
 
     Raises:
-        DataError: The data set cannot be found or read, is ambiguous, or has labels that cannot be evaluated on.
+        DataError: The data set cannot be found or read, is ambiguous, or has invalid labels.
     """
     if config.holdout:
         return load_image_data(config)
     source = _open(config)
-    eval_name = _find_alone(source, config)
+    eval_name = _find_eval_split(source, config)
     parts: list[Part] = [(eval_name, source.load(eval_name))]
-    image_column, label_column, (rows,), label_names = _label(config, parts)
+    image_column, label_column, (rows,), label_names = _with_named_labels(config, parts)
     train_name = source.find(config.train_split or "train")
     if isinstance(source, FolderSource) and source.has_splits and train_name in source.splits():
         rows, label_names = rename_labels(rows, label_column, source.class_names(train_name))
     rows = subset(rows, config.max_eval_images)
     unused = [name for name in source.splits() if name != eval_name]
-    _tell(config, source, [(eval_name, len(rows))], label_names, unused)
+    _log_summary(config, source, [(eval_name, len(rows))], label_names, unused)
     return EvalData(
         eval=rows,
         label_names=tuple(label_names),
@@ -144,37 +129,60 @@ def load_eval_data(config: DataConfig) -> EvalData:
     )
 
 
-# -- what is loaded
+def data_identity(data: ImageData) -> dict[str, Any]:
+    """Identify data sets by their numbers of images, class names and digests, without decoding an image.
+
+    A digest covers the names, byte sizes and labels of a split's images. It does not depend on the process, or on the
+    folder of the data set. For a stream, it covers the number of images alone.
+
+    Returns:
+        "train_images" and "eval_images", "label_names" (a list), "train_digest" and "eval_digest" (hexadecimal
+        digits), to be written as JSON.
+    """
+    columns = (data.image_column, data.label_column)
+    streamed = isinstance(data.train, ImageStream)
+    return {
+        "train_images": len(data.train),
+        "eval_images": len(data.eval),
+        "label_names": list(data.label_names),
+        "train_digest": sha256(f"stream of {len(data.train)}".encode()).hexdigest()
+        if streamed
+        else split_digest(data.train, *columns),
+        "eval_digest": split_digest(data.eval, *columns),
+    }
+
+
+# -- loading
 
 
 def _open(config: DataConfig) -> Source:
-    asked = [name for name in (config.train_split, config.eval_split) if name is not None]
-    return open_source(config.dataset, config.dataset_config, asked, config.image_column)
+    given = [name for name in (config.train_split, config.eval_split) if name is not None]
+    return open_source(config.dataset, config.dataset_config, given, config.image_column)
 
 
-def _find(source: Source, asked: str | None, usual: Sequence[str], flag: str) -> str:
-    return find_split(source.splits(), None if asked is None else source.find(asked), usual, flag)
+def _find(source: Source, given: str | None, setting: Literal["train_split", "eval_split"]) -> str:
+    return find_split(source.splits(), None if given is None else source.find(given), setting)
 
 
-def _find_alone(source: Source, config: DataConfig) -> str:
-    """The split to evaluate on, whether or not there is one to train on."""
+def _find_eval_split(source: Source, config: DataConfig) -> str:
+    """Return the split to evaluate on where no training split is needed."""
     splits = source.splits()
     unsplit = isinstance(source, FolderSource) and not source.has_splits
     if config.eval_split is None and len(splits) == 1 and (unsplit or splits[0] != "train"):
         return splits[0]
     if config.eval_split is None and splits == ["train"]:
         raise DataError(
-            f"{config.dataset!r} has a split to train on alone; evaluate on all of it by --eval-split train, or on the "
-            "part that training held out by --holdout"
+            f"{config.dataset!r} has only a training split; set `eval_split` to train to evaluate on all of it, or set "
+            "`holdout` to evaluate on the part that training held out"
         )
-    return _find(source, config.eval_split, EVAL_SPLITS, "--eval-split")
+    return _find(source, config.eval_split, "eval_split")
 
 
-def _label(config: DataConfig, parts: list[Part]) -> tuple[str, str, list[Rows], list[str]]:
-    """The columns of images and labels, the rows with these two alone, and the names of the classes."""
+def _with_named_labels(config: DataConfig, parts: list[Part]) -> tuple[str, str, list[Rows], list[str]]:
+    """Return the columns of images and labels, the rows with these columns alone, and the class names."""
     for name, rows in parts:
         if isinstance(rows, datasets.Dataset) and len(rows) == 0:
-            raise DataError(f"the split {name!r} of {config.dataset!r} is empty; choose another or fill it")
+            raise DataError(f"the split {name!r} of {config.dataset!r} is empty; choose another or add images")
     image_column = find_image_column(parts, config.image_column)
     label_column = find_label_column(parts, config.label_column)
     parts = [(name, select_columns(rows, image_column, label_column)) for name, rows in parts]
@@ -185,27 +193,31 @@ def _label(config: DataConfig, parts: list[Part]) -> tuple[str, str, list[Rows],
 def _hold_out(
     train: datasets.Dataset, fraction: float, column: str, names: Sequence[str]
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Divide the training split, of which each class keeps an image to train on."""
+    """Divide the training split so that each class keeps a training image."""
     labels, count = read_labels(train, column), round(len(train) * fraction)
     kept = keep_one_of_each(labels, ~stratified(labels, count))
     if kept.all() or not kept.any():
-        raise DataError(f"--holdout {fraction:g} of {len(train)} images leaves a side empty; choose another")
+        raise DataError(f"`holdout` {fraction:g} of {len(train)} images leaves one part empty; choose another")
     parts = train.select(np.flatnonzero(kept)), train.select(np.flatnonzero(~kept))
     if missing := sorted(set(labels) - set(read_labels(parts[1], column))):
         _log.warning(
-            "%d of %d classes have too few images for --holdout %g and are not evaluated: %s",
-            *(len(missing), len(names), fraction, few([names[label] for label in missing])),
+            "%d of %d classes have too few images for `holdout` %g and are not evaluated: %s",
+            *(len(missing), len(names), fraction, abbreviate([names[label] for label in missing])),
         )
     return parts
 
 
 def _limit(train: datasets.Dataset, limit: int | None, column: str) -> datasets.Dataset:
-    classes = len(set(read_labels(train, column)))
-    if limit is not None and limit < min(classes, len(train)):
+    if limit is None:
+        return train
+    labels = read_labels(train, column)
+    classes = len(set(labels))
+    if limit < min(classes, len(train)):
         raise DataError(
-            f"--max-train-images {limit} leaves some of {classes} classes without an image; give at least {classes}"
+            f"`max_train_images` is {limit}, which leaves some of {classes} classes without an image; give at least "
+            f"{classes}"
         )
-    return subset(train, limit, column)
+    return subset(train, limit, labels)
 
 
 def _stream(
@@ -217,19 +229,19 @@ def _stream(
     label_column: str,
     num_classes: int,
 ) -> ImageStream:
-    """Find out how many images an epoch has: the schedule and, in several processes, the number of steps need it."""
+    """Build the stream with the length of its epoch, on which the schedule and the number of steps depend."""
     known = source.count(split, rows)
     if known is None and config.max_train_images is None:
         raise DataError(
-            f"how many images the stream {split!r} of {config.dataset!r} has is not known before it is read; say how "
-            "many make an epoch by --max-train-images, or load it without --streaming"
+            f"the number of images in the stream {split!r} of {config.dataset!r} is unknown before it is read; set "
+            "`max_train_images` to the number per epoch, or leave out `streaming`"
         )
     length = min(number for number in (known, config.max_train_images) if number is not None)
     rows = rows.cast_column(image_column, datasets.Image(decode=False))
     return ImageStream(rows, image_column, label_column, num_classes, length, config.shuffle_buffer)
 
 
-# -- what is checked and told
+# -- checks and log
 
 
 def _check_classes(
@@ -237,12 +249,12 @@ def _check_classes(
 ) -> None:
     classes = set(range(len(names))) if isinstance(train, ImageStream) else set(read_labels(train, column))
     if len(classes) < 2:
-        raise DataError(f"all images to train on are of one class, {names[min(classes)]!r}; at least two are needed")
+        raise DataError(f"all training images are of one class, {names[min(classes)]!r}; at least two are needed")
     check_classes_are_trained(classes, set(read_labels(evaluation, column)), names, *parts)
 
 
 def _resolved(source: Source, name: str, rows: datasets.Dataset, column: str) -> list[File]:
-    if isinstance(source, FolderSource):  # which has followed the links
+    if isinstance(source, FolderSource):  # has resolved the links already
         files = source.files(name)
         return list(zip(files.paths, files.resolved, strict=True))
     return resolved_files(rows, column)
@@ -254,26 +266,25 @@ def _warn_of_shared_contents(
     if not is_main_process():
         return
     images = len(train) + len(evaluation)
-    if images > ALWAYS_LOOKED_AT and not config.check_duplicates:
-        _log.info("%d images are not compared between the splits; --check-duplicates looks for equal ones", images)
+    if images > ALWAYS_COMPARED and not config.check_duplicates:
+        _log.info("%d images are not compared between the splits; set `check_duplicates` to find equal ones", images)
         return
     count, first = count_shared_contents(train, evaluation, column)
     if count:
         _log.warning(
-            "%d of %d images of %r are trained on as well, byte for byte, such as %s; they raise the accuracy",
+            "%d of %d images of %r equal a training image byte for byte, such as %s; this raises the accuracy",
             *(count, len(evaluation), eval_name, printable(first)),
         )
 
 
-def _tell(
+def _log_summary(
     config: DataConfig, source: Source, splits: Sequence[tuple[str, int]], names: Sequence[str], unused: Sequence[str]
 ) -> None:
-    """Say what was found, and what of it is not used and why."""
     if not is_main_process():
         return
     found = ", ".join(f"{count} images of {split}" for split, count in splits)
     _log.info(
         "%s: %s, %d classes%s", config.dataset, found, len(names), f" (not used: {', '.join(unused)})" if unused else ""
     )
-    if isinstance(source, FolderSource) and (left_out := source.left_out()):
-        _log.warning("%s: left out %s", config.dataset, left_out)
+    if isinstance(source, FolderSource) and (skipped := source.skipped()):
+        _log.warning("%s: left out %s", config.dataset, skipped)

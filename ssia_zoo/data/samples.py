@@ -1,8 +1,8 @@
-"""What a worker does: it reads the images of a batch, decodes them, and augments each by randomness of its own."""
+"""Read, decode and augment the images of a batch, in a DataLoader's worker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol
@@ -13,22 +13,23 @@ import torch
 from torch.utils.data import Dataset
 
 from ssia_zoo.data.config import MAX_PIXELS
-from ssia_zoo.data.decode import decode_rgb, global_randomness_kept, mix, seed_everything
+from ssia_zoo.data.decode import decode_rgb
+from ssia_zoo.data.preprocessing import Transform
+from ssia_zoo.data.randomness import derive_seed, isolate_rng, seed_everything
 from ssia_zoo.data.unreadable import UnreadableImages
-from ssia_zoo.errors import DataError
+from ssia_zoo.errors import DataError, one_line
 
-Transform = Callable[[PIL.Image.Image], torch.Tensor]
 Sample = tuple[torch.Tensor, int, int]
-"""The image, its label and its index."""
+"""Image, label and index."""
 
 NOT_COUNTED = -1
-"""The label of an image to evaluate on that cannot be decoded."""
+"""Label of an evaluation image that cannot be decoded."""
 
 
 class UnreadableImageError(DataError):
     """No image of a batch can be decoded.
 
-    DataLoader raises a worker's exception again with the worker's traceback as its message; its last line is ours.
+    DataLoader raises a worker's exception again with the traceback as its message, of which this keeps the last line.
     """
 
     def __init__(self, message: str) -> None:
@@ -37,33 +38,34 @@ class UnreadableImageError(DataError):
 
 
 @dataclass(frozen=True)
-class Stored:
-    """An image as it is stored."""
+class EncodedSample:
+    """An undecoded image with its label."""
 
     epoch: int
     index: int
-    """Its row, or its place in the epoch of a stream."""
+    """Its row; in a stream, its place in the epoch."""
     value: dict[str, Any] | None
+    """The image as the library datasets stores it, with "bytes" or "path"."""
     label: int
 
 
-class Source(Protocol):
-    """Where the stored images are."""
+class Reader(Protocol):
+    """Reads undecoded images by the keys that a sampler yields."""
 
     max_pixels: int
-    """Most pixels to decode of an image."""
+    """Most pixels of an image to decode."""
 
     def __len__(self) -> int: ...
 
-    def read(self, keys: Sequence[Any]) -> list[Stored]:
-        """Reads what is stored of these keys of the sampler."""
+    def read(self, keys: Sequence[Any]) -> list[EncodedSample]:
+        """Read the samples of these keys."""
 
-    def name(self, image: Stored) -> str:
-        """What to call an image in a message; the same in each epoch."""
+    def name(self, sample: EncodedSample) -> str:
+        """Name an image for a message, the same in each epoch."""
 
 
-class StoredRows:
-    """A split that is at hand; its keys are (epoch, index) pairs."""
+class RowReader:
+    """Reads a split that has been loaded; keys are (epoch, index)."""
 
     def __init__(
         self, rows: datasets.Dataset, image_column: str, label_column: str, max_pixels: int = MAX_PIXELS
@@ -76,21 +78,22 @@ class StoredRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, keys: Sequence[tuple[int, int]]) -> list[Stored]:
-        """Reads what is stored of these keys of the sampler."""
+    def read(self, keys: Sequence[tuple[int, int]]) -> list[EncodedSample]:
+        """Read the rows of these keys."""
         batch = self.rows[[index for _, index in keys]]
         values, labels = batch[self.image_column], batch[self.label_column]
-        return [Stored(*key, value, label) for key, value, label in zip(keys, values, labels, strict=True)]
+        return [EncodedSample(*key, value, label) for key, value, label in zip(keys, values, labels, strict=True)]
 
-    def name(self, image: Stored) -> str:
-        """Names its row in the whole split, and its file if there is one."""
-        chosen = self.rows._indices  # of a selection, its rows in the whole
-        row = image.index if chosen is None else chosen.column(0)[image.index].as_py()
-        return f"row {row} of {str(self.rows.split or 'the data')!r}{f' ({_path(image)})' if _path(image) else ''}"
+    def name(self, sample: EncodedSample) -> str:
+        """Name an image by its row in the full split, and its file if there is one."""
+        selection = self.rows._indices
+        row = sample.index if selection is None else selection.column(0)[sample.index].as_py()
+        path = f" ({_path(sample)})" if _path(sample) else ""
+        return f"row {row} of {str(self.rows.split or 'the data')!r}{path}"
 
 
-class StreamedRows:
-    """A split that is streamed; its keys are (epoch, place, stored image and label)."""
+class StreamReader:
+    """Unpacks the keys of a stream: (epoch, place in the epoch, undecoded image and label)."""
 
     def __init__(self, length: int, max_pixels: int = MAX_PIXELS) -> None:
         self.length = length
@@ -99,89 +102,92 @@ class StreamedRows:
     def __len__(self) -> int:
         return self.length
 
-    def read(self, keys: Sequence[tuple[int, int, dict[str, Any]]]) -> list[Stored]:
-        """Takes what is stored out of these keys of the sampler."""
-        return [Stored(epoch, place, row["image"], row["label"]) for epoch, place, row in keys]
+    def read(self, keys: Sequence[tuple[int, int, dict[str, Any]]]) -> list[EncodedSample]:
+        """Unpack these keys."""
+        return [EncodedSample(epoch, place, row["image"], row["label"]) for epoch, place, row in keys]
 
-    def name(self, image: Stored) -> str:
-        """Names its file, or else its content: its place is another in each epoch."""
-        content = sha256((image.value or {}).get("bytes") or b"").hexdigest()[:16]
-        return f"{_path(image) or f'the image of sha256 {content}…'} of the stream"
+    def name(self, sample: EncodedSample) -> str:
+        """Name an image by its file, or else its content; its place differs between epochs."""
+        content = sha256((sample.value or {}).get("bytes") or b"").hexdigest()[:16]
+        return f"{_path(sample) or f'the image of sha256 {content}…'} of the stream"
 
 
-class Samples(Dataset[Sample]):
-    """The images of a split, a batch at once.
+class SampleDataset(Dataset[Sample]):
+    """Decoded and transformed images of a split, read by the batch.
 
-    An image that cannot be decoded is told to `unreadable`. In training its place is taken by the next image of the
-    batch that can be, augmented by the randomness of the place; in evaluation it is blank, and NOT_COUNTED its label.
+    An image that cannot be decoded is reported to `unreadable`. In training the next readable image of the batch
+    replaces it, augmented by the random numbers of the place; in evaluation it becomes zeros with the label
+    NOT_COUNTED.
     """
 
     def __init__(
-        self, source: Source, transform: Transform, sampler: Any, unreadable: UnreadableImages, *, training: bool
+        self, reader: Reader, transform: Transform, sampler: Any, unreadable: UnreadableImages, *, training: bool
     ) -> None:
-        self.source = source
+        self.reader = reader
         self.transform = transform
         self.sampler = sampler
         self.unreadable = unreadable
         self.training = training
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells the sampler: Accelerate 1.15's skip_first_batches on several processes hides it from set_epoch."""
+        """Pass the epoch to the sampler, which Accelerate 1.15's skip_first_batches hides in several processes."""
         self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.reader)
 
     def __getitem__(self, key: Any) -> Sample:
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Sample]:
-        stored = self.source.read(keys)
-        with global_randomness_kept():
-            samples = [self._sample(image, image) for image in stored]
-            return self._filled(samples, stored) if None in samples else samples  # type: ignore[return-value]
+        encoded = self.reader.read(keys)
+        with isolate_rng():
+            samples = [self._load(image, image) for image in encoded]
+            return self._replace_unreadable(samples, encoded) if None in samples else samples  # type: ignore[return-value]
 
-    def _filled(self, samples: list[Sample | None], stored: Sequence[Stored]) -> list[Sample]:
-        """Fills the places of images that cannot be decoded."""
+    def _replace_unreadable(self, samples: list[Sample | None], encoded: Sequence[EncodedSample]) -> list[Sample]:
         if not self.training:
             blank = torch.zeros_like(self.transform(PIL.Image.new("RGB", (8, 8))))
-            return [sample or (blank, NOT_COUNTED, image.index) for sample, image in zip(samples, stored, strict=True)]
-        whole = [place for place, sample in enumerate(samples) if sample is not None]
-        if not whole:
-            name = self.source.name(stored[0])
-            raise UnreadableImageError(f"no image of a batch can be read, such as {name}; mend or remove them")
-        filled = []
-        for place, sample in enumerate(samples):
-            filled.append(sample or self._sample(stored[neighbour(place, whole)], stored[place]))
-        return filled  # type: ignore[return-value]  # a neighbour can be decoded
+            return [sample or (blank, NOT_COUNTED, image.index) for sample, image in zip(samples, encoded, strict=True)]
+        readable = [place for place, sample in enumerate(samples) if sample is not None]
+        if not readable:
+            raise no_readable_image(self.reader.name(encoded[0]))
+        return [
+            sample or self._load(encoded[replacement(place, readable)], encoded[place])  # type: ignore[misc]
+            for place, sample in enumerate(samples)
+        ]
 
-    def _sample(self, image: Stored, place: Stored) -> Sample | None:
-        """An image, augmented by the randomness of a place in the batch; None if it cannot be decoded."""
-        decoded = decode_or_tell(image, self.source, self.unreadable)
+    def _load(self, image: EncodedSample, place: EncodedSample) -> Sample | None:
+        """Decode an image and augment it by the random numbers of a place in the batch; None if it is unreadable."""
+        decoded = decode_or_report(image, self.reader, self.unreadable)
         if decoded is None:
             return None
-        seed_everything(mix(self.sampler.seed, place.epoch, place.index))
+        seed_everything(derive_seed(self.sampler.seed, place.epoch, place.index))
         return self.transform(decoded), image.label, image.index
 
 
-def decode_or_tell(image: Stored, source: Source, unreadable: UnreadableImages) -> PIL.Image.Image | None:
-    """Decodes an image to 8-bit RGB; tells of one that cannot be, and gives None for it."""
+def decode_or_report(sample: EncodedSample, reader: Reader, unreadable: UnreadableImages) -> PIL.Image.Image | None:
+    """Decode an image to 8-bit RGB; report one that cannot be decoded and return None."""
     try:
-        if image.value is None:
+        if sample.value is None:
             raise ValueError("there is no image")
-        return decode_rgb(image.value, source.max_pixels)
+        return decode_rgb(sample.value, reader.max_pixels)
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever they like on damaged files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        unreadable.add(source.name(image), reason)
+    except Exception as error:  # decoders raise any kind of error on damaged files
+        unreadable.add(reader.name(sample), one_line(error, 200))
         return None
 
 
-def neighbour(place: int, whole: Sequence[int]) -> int:
-    """The place of the batch whose image fills this one: the next that is whole, or the first."""
-    return next((other for other in whole if other > place), whole[0])
+def replacement(place: int, readable: Sequence[int]) -> int:
+    """Return the place in the batch whose image replaces an unreadable one: the next readable, else the first."""
+    return next((other for other in readable if other > place), readable[0])
 
 
-def _path(image: Stored) -> str:
-    return (image.value or {}).get("path") or ""
+def no_readable_image(example: str) -> UnreadableImageError:
+    """Build the error for a batch without any readable image."""
+    return UnreadableImageError(f"no image of a batch can be read, such as {example}; repair or remove them")
+
+
+def _path(sample: EncodedSample) -> str:
+    return (sample.value or {}).get("path") or ""

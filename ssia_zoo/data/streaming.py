@@ -1,4 +1,4 @@
-"""Training images read as a stream, never all at hand: what each process gets, in which order, and how many."""
+"""Read training images as a stream: each process's share, its order and its length."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from accelerate.data_loader import prepare_data_loader
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, Sampler
 
-from ssia_zoo.errors import DataError
+from ssia_zoo.errors import DataError, one_line
 
 _log = logging.getLogger(__name__)
 _READ_AHEAD = 64  # images
 
-# Epoch, place in the epoch over all processes, and what is stored: the image and its label.
 StreamedSample = tuple[int, int, dict[str, Any]]
+"""Epoch, place in the epoch over all processes, and the undecoded image with its label."""
 
 
 @dataclass(frozen=True)
 class ImageStream:
-    """A training split that is read as it comes: its undecoded images and their labels, whole numbers."""
+    """A streamed training split of undecoded images with integer labels."""
 
     rows: datasets.IterableDataset
     image_column: str
     label_column: str
     num_classes: int
     length: int
-    """Images an epoch."""
+    """Images per epoch."""
     shuffle_buffer: int
     """Images among which the next one is drawn; 0 keeps the stream's order."""
 
@@ -45,21 +45,26 @@ class ImageStream:
 class StreamSampler(Sampler[StreamedSample]):
     """Reads this process's share of a stream, the same number of images in each process.
 
-    It runs in the training process: workers get stored images to decode, whichever is free, as they get the indices
-    of a data set at hand. So neither their number nor that of the files decides what is read or in which order, and
-    skipping batches reads on without decoding. What a process gets is decided by `datasets`: files of its own if they
-    can be shared out evenly, else one in so many images. A process whose files run out begins them again.
+    It runs in the training process and hands undecoded images to the workers. So the number of workers and of files
+    does not affect what is read or in which order, and batches are skipped without decoding. The library datasets
+    shares out the stream: by files if their number is a multiple of the processes', else every n-th image. A process
+    whose files end early begins them again.
+
+    Args:
+        stream: What to read.
+        seed: Of the order.
+        repeats: Views of each image, in a row, as for `EpochSampler`.
     """
 
     def __init__(self, stream: ImageStream, seed: int, repeats: int = 1) -> None:
         self.stream = stream
         self.seed = seed
-        self.repeats = repeats  # as those of EpochSampler
+        self.repeats = repeats
         self.epoch = 0
         self.process, self.processes = 0, 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of the iterations that begin from now on."""
+        """Set the epoch of later iterations."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -70,7 +75,7 @@ class StreamSampler(Sampler[StreamedSample]):
 
     def _views(self, epoch: int) -> Iterator[StreamedSample]:
         images = -(-len(self) // self.repeats)
-        with closing(_read_ahead(islice(self._rows(epoch), images))) as rows:
+        with closing(_prefetch(islice(self._rows(epoch), images))) as rows:
             for place, row in enumerate(rows):
                 for view in range(self.repeats):
                     yield epoch + (view << 32), place * self.processes + self.process, row
@@ -80,22 +85,22 @@ class StreamSampler(Sampler[StreamedSample]):
         if self.stream.shuffle_buffer:
             rows = rows.shuffle(seed=self.seed, buffer_size=self.stream.shuffle_buffer)
         rows = split_dataset_by_node(rows, self.process, self.processes)
-        rows.set_epoch(epoch)  # which shuffles the order of the files, too
+        rows.set_epoch(epoch)  # also shuffles the order of the files
         read = 0
         while True:
-            for row in _readable(rows):
-                yield self._checked(row, read)
+            for row in _translate_errors(rows):
+                yield self._check(row, read)
                 read += 1
             if not read:
                 raise DataError("the stream of training images is empty; choose another split or data set")
             _log.info("the stream of process %d ends after %d images and begins again", self.process, read)
 
-    def _checked(self, row: dict[str, Any], read: int) -> dict[str, Any]:
-        """The image as it is stored and its label, known to be one."""
+    def _check(self, row: dict[str, Any], read: int) -> dict[str, Any]:
+        """Return the image and its label, which is checked."""
         column, label = self.stream.label_column, row.get(self.stream.label_column)
-        if column not in row:  # a part of a column
-            column, part = column.split(".", 1)
-            label = (row[column] or {}).get(part)
+        if column not in row:  # "json.label" is the field "label" of the column "json"
+            column, field = column.split(".", 1)
+            label = (row[column] or {}).get(field)
         if label is None or not 0 <= int(label) < self.stream.num_classes:
             path = (row[self.stream.image_column] or {}).get("path")
             raise DataError(
@@ -105,30 +110,29 @@ class StreamSampler(Sampler[StreamedSample]):
         return {"image": row[self.stream.image_column], "label": int(label)}
 
 
-def _readable(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
+def _translate_errors(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
     try:
         yield from rows
-    except Exception as error:  # of the network, the disk, or any of the formats
-        reason = " ".join(str(error).split())[:300]
+    except Exception as error:  # network, disk and file formats raise any kind of error
         raise DataError(
-            f"the stream of training images broke off ({type(error).__name__}: {reason}); check the files and the "
-            "network; --resume auto continues from the last checkpoint"
+            f"the stream of training images broke off ({type(error).__name__}: {one_line(error, 300)}); check the "
+            "files and the network, then continue from the last checkpoint with `resume` auto"
         ) from error
 
 
-def _read_ahead(rows: Iterator[dict[str, Any]]) -> Generator[dict[str, Any]]:
-    """Reads the next rows in a thread while these are used, so that a slow disk or network holds up less."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(list, islice(rows, _READ_AHEAD))
-        while here := coming.result():
-            coming = reader.submit(list, islice(rows, _READ_AHEAD))
-            yield from here
+def _prefetch(rows: Iterator[dict[str, Any]]) -> Generator[dict[str, Any]]:
+    """Read the next rows in a thread while the current ones are used."""
+    with ThreadPoolExecutor(1) as executor:
+        following = executor.submit(list, islice(rows, _READ_AHEAD))
+        while current := following.result():
+            following = executor.submit(list, islice(rows, _READ_AHEAD))
+            yield from current
 
 
 def share_loader(loader: DataLoader[Any], accelerator: Accelerator) -> Any:
-    """Prepares a loader of training batches: each process gets its share of them, on its device.
+    """Prepare a training loader by Accelerate: each process gets its share of the batches, on its device.
 
-    Accelerate shares out the batches of a data set that is at hand; a stream has been shared out before.
+    A stream is shared out by its sampler, not by Accelerate.
     """
     if not isinstance(loader.sampler, StreamSampler):
         return accelerator.prepare(loader)

@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: named once, counted over workers and processes, and a limit that stops the run."""
+"""Collect the images that cannot be decoded from all workers and processes, and stop the run at a limit."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ _log = logging.getLogger(__name__)
 class UnreadableImages:
     """The images of one split that could not be decoded so far.
 
-    Each worker appends a line for an image to a temporary file that the process it works for reads: nobody waits for
-    anybody, and a worker that dies leaves nothing locked.
+    Lock-free: each worker appends a line an image to a temporary file that its process reads.
 
     Args:
-        of: What the images are, for messages: "the training images".
+        split: Name of the images, for messages: "the training images".
         images: Their number.
-        max_fraction: Fraction of them that may be unreadable; 0 stops at the first.
+        max_fraction: Fraction that may be unreadable; 0 stops at the first.
     """
 
-    def __init__(self, of: str, images: int, max_fraction: float) -> None:
-        self.of = of
+    def __init__(self, split: str, images: int, max_fraction: float) -> None:
+        self.split = split
         self.images = images
         self.max_fraction = max_fraction
         self._reasons: dict[str, str] = {}
@@ -41,23 +40,23 @@ class UnreadableImages:
         weakref.finalize(self, _remove, self._path, os.getpid())
 
     def __len__(self) -> int:
-        """Images named so far, of all processes that `collect` heard of."""
+        """Return the number of different images of all processes at the last `collect`."""
         return len(self._reasons)
 
     def add(self, name: str, reason: str) -> None:
-        """Tell of an image, from any worker."""
+        """Report an image, from any worker."""
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps([without_credentials(name), without_credentials(reason)]) + "\n")
 
     def collect(self) -> None:
-        """Take in what the workers of all processes told; every process must call it at the same point.
+        """Gather the reports of all processes; each must call it at the same point.
 
-        The main process warns of each image once.
+        The main process logs each image once.
 
         Raises:
-            DataError: There are more than the limit allows; in every process alike.
+            DataError: There are more than the limit allows; raised in every process.
         """
-        for name, reason in gather_object(self._told()):
+        for name, reason in gather_object(self._new_reports()):
             if name not in self._reasons:
                 self._reasons[name] = reason
                 if PartialState().is_main_process:
@@ -66,20 +65,20 @@ class UnreadableImages:
         if len(self) > allowed:
             name, reason = next(iter(self._reasons.items()))
             raise DataError(
-                f"{len(self)} of {self.images} images of {self.of} cannot be read, first {name} ({reason}); at most "
-                f"{allowed} may be (--max-corrupt {self.max_fraction:g}): mend or remove them, or raise --max-corrupt"
+                f"{len(self)} of {self.images} images of {self.split} cannot be read, first {name} ({reason}); "
+                f"`max_corrupt` {self.max_fraction:g} allows {allowed}: repair or remove them, or raise `max_corrupt`"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints, so that a resumed run counts on and repeats no warning."""
+        """Return the state for a checkpoint; a resumed run continues the count and repeats no warning."""
         return {"reasons": dict(self._reasons)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what was saved."""
+        """Load the state of a checkpoint."""
         self._reasons.update(state["reasons"])
 
-    def _told(self) -> list[tuple[str, str]]:
-        """New lines of the file; one that is still being written is left for the next time."""
+    def _new_reports(self) -> list[tuple[str, str]]:
+        """Read the new lines of the file; a line that is still being written is left for the next call."""
         with open(self._path, "rb") as file:
             file.seek(self._read)
             lines, _, _ = file.read().rpartition(b"\n")
@@ -90,5 +89,5 @@ class UnreadableImages:
 
 
 def _remove(path: str, owner: int) -> None:
-    if os.getpid() == owner and os.path.exists(path):  # a forked worker has the object too
+    if os.getpid() == owner and os.path.exists(path):  # a forked worker holds the object too
         os.unlink(path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from accelerate import Accelerator
 
 from ssia_zoo.data import DataConfig, eval_loader, load_eval_data
+from ssia_zoo.data.labels import read_labels
 from ssia_zoo.data.preprocessing import model_preprocessing
-from ssia_zoo.data.splits import read_labels
 from ssia_zoo.evaluation.metrics import evaluate
 from ssia_zoo.models.features import TimmModel, try_blank_image
 from ssia_zoo.models.label_names import match_model

@@ -8,7 +8,7 @@ from typing import cast
 from timm.data import Mixup
 from torch import Tensor
 
-from ssia_zoo.data.decode import global_randomness_kept, mix, seed_everything
+from ssia_zoo.data.randomness import derive_seed, isolate_rng, seed_everything
 from ssia_zoo.training.config import TrainConfig
 
 Batch = tuple[Tensor, Tensor]
@@ -43,8 +43,8 @@ def build_mixing(config: TrainConfig, num_classes: int, process: int) -> Mixing 
         images, labels = batch
         mixup.mixup_enabled = not config.mixup_off_epoch or epoch < config.mixup_off_epoch  # targets stay soft
         even = len(images) // 2 * 2  # timm's mixup pairs images
-        with global_randomness_kept():
-            seed_everything(mix(config.seed, index, process))
+        with isolate_rng():
+            seed_everything(derive_seed(config.seed, index, process))
             return cast(Batch, mixup(images[:even], labels[:even]))
 
     return apply

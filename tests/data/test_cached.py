@@ -1,4 +1,4 @@
-"""Images decoded once and kept: the batches of the ordinary loader, bit for bit."""
+"""Cached images: the same batches, bit for bit, as from the ordinary loader."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssia_zoo.data import DataConfig, load_image_data, train_loader
 from ssia_zoo.data.decode import decode_rgb
 from ssia_zoo.data.samples import UnreadableImageError
 from ssia_zoo.errors import ConfigError
-from tests.helpers.data_folders import AB, IMAGE, MEAN, STD, one_line, parquet, pictures, rows
+from tests.helpers.data_folders import AB, IMAGE, MEAN, STD, error_text, parquet, pictures, rows
 
 CONFIG = DataConfig("digits", image_size=12, batch_size=8, workers=0, crop_padding=3, max_train_images=44)
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 def epochs(config: DataConfig, **options: Any) -> list[tuple[Tensor, Tensor]]:
-    """All batches of epochs 0 and 3."""
+    """Return all batches of epochs 0 and 3."""
     data = load_image_data(config)
     loader = train_loader(data, config, mean=MEAN, std=STD, seed=5, **options)
     batches = []
@@ -64,7 +64,7 @@ def test_cached_images_are_decoded_once_and_others_each_time(
     assert count == decoded
 
 
-def test_what_was_drawn_before_plays_no_part_and_is_left_as_it_was() -> None:
+def test_cached_batches_do_not_depend_on_the_global_generator_or_change_it() -> None:
     config = replace(CONFIG, cache_images=True)
     expected = epochs(config)
     torch.manual_seed(7)
@@ -74,7 +74,7 @@ def test_what_was_drawn_before_plays_no_part_and_is_left_as_it_was() -> None:
     assert all(torch.equal(one, other) for (one, *_), (other, *_) in zip(expected, again, strict=True))
 
 
-def test_images_that_cannot_be_read_have_the_same_neighbours_in_their_places(tmp_path: Path) -> None:
+def test_unreadable_images_are_replaced_by_the_same_images_as_without_the_cache(tmp_path: Path) -> None:
     values: list[Any] = [*pictures(12)]
     values[2], values[7], values[11] = None, {"bytes": b"no image", "path": "7.png"}, None
     split = rows({"image": values, "label": [n % 2 for n in range(12)]}, image=IMAGE, label=AB)
@@ -91,7 +91,7 @@ def test_images_that_cannot_be_read_have_the_same_neighbours_in_their_places(tmp
     assert len(reasons) == 3
 
 
-def test_a_batch_without_a_readable_image_is_told(tmp_path: Path) -> None:
+def test_a_batch_without_a_readable_image_is_an_error(tmp_path: Path) -> None:
     split = rows({"image": [*pictures(2), None, None], "label": [0, 1, 0, 1]}, image=IMAGE, label=AB)
     config = parquet(tmp_path / "d", train=split, test=split)
     config = replace(config, batch_size=1, max_corrupt=1.0, crop_padding=2, cache_images=True)
@@ -103,7 +103,7 @@ def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
     oblong = [image.resize((10, 8)) for image in pictures(4)]
     split = rows({"image": oblong, "label": [0, 1, 0, 1]}, image=IMAGE, label=AB)
     config = replace(parquet(tmp_path / "d", train=split, test=split), batch_size=2, crop_padding=2, cache_images=True)
-    assert "row 0 of 'train' has 10x8 pixels, but --cache-images takes square images" in one_line(config, epochs)
+    assert "row 0 of 'train' has 10x8 pixels, but `cache_images` needs square images" in error_text(config, epochs)
 
 
 @pytest.mark.parametrize(

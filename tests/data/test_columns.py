@@ -1,24 +1,36 @@
-"""Data files as other tools write them: unmarked image columns, configurations, odd names, mixed shards, far labels."""
+"""Find the columns of images and labels, also image columns that are not marked."""
 
 from __future__ import annotations
 
-import io
-import logging
-import shutil
-import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ssia_zoo.data import DataConfig, eval_loader, load_eval_data, load_image_data, train_loader
-from tests.helpers.data_folders import INT, MEAN, STD, encoded, labelled, number_of, numbered, one_line, parquet, plain
+from ssia_zoo.data import (
+    DataConfig,
+    eval_loader,
+    load_image_data,
+    train_loader,
+)
+from tests.helpers.data_folders import (
+    AB,
+    IMAGE,
+    MEAN,
+    STD,
+    error_text,
+    labelled,
+    number_of,
+    parquet,
+    pictures,
+    plain,
+    rows,
+)
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 LARGE = pa.struct({"bytes": pa.large_binary(), "path": pa.large_string()})
@@ -42,7 +54,7 @@ COLUMNS: dict[str, Callable[[Iterable[int]], pa.Array]] = {
 
 
 def unmarked(root: Path, column: Callable[[Iterable[int]], pa.Array], name: str = "picture") -> DataConfig:
-    """Images 0 to 5 to train on, 6 to 9 to evaluate on, as other tools write them; those named by paths lie below."""
+    """Write training images 0 to 5 and evaluation images 6 to 9, as bytes or as files, without marking the column."""
     (root / "img").mkdir(parents=True)
     for number in range(10):
         (root / "img" / f"{number}.png").write_bytes(plain(number))
@@ -61,9 +73,9 @@ def numbers_of(config: DataConfig) -> tuple[list[tuple[int, int]], list[int]]:
     return sorted(trained), evaluated
 
 
-@pytest.mark.parametrize("streaming", [False, True], ids=["at hand", "streamed"])
+@pytest.mark.parametrize("streaming", [False, True], ids=["loaded", "streamed"])
 @pytest.mark.parametrize("kind", COLUMNS)
-def test_images_are_found_though_nothing_marks_them(tmp_path: Path, kind: str, streaming: bool) -> None:
+def test_unmarked_image_columns_are_found(tmp_path: Path, kind: str, streaming: bool) -> None:
     config = unmarked(tmp_path / "d", COLUMNS[kind])
     if streaming:
         config = replace(config, streaming=True, shuffle_buffer=0, num_classes=2)
@@ -72,147 +84,47 @@ def test_images_are_found_though_nothing_marks_them(tmp_path: Path, kind: str, s
     assert numbers_of(replace(config, image_column="picture")) == expected
 
 
-def test_a_column_that_holds_no_images_is_not_taken_for_one(tmp_path: Path) -> None:
+def test_a_column_without_images_is_not_an_image_column(tmp_path: Path) -> None:
     config = unmarked(tmp_path / "d", lambda numbers: pa.array([b"?" for _ in numbers]))
-    assert "no image column was found among picture, label, note; name it by --image-column" in one_line(config)
+    assert "there is no image column among picture, label, note; name it by `image_column`" in error_text(config)
     gone = unmarked(tmp_path / "e", lambda numbers: pa.array([f"elsewhere/{n}.png" for n in numbers]))
-    assert "names images that are not there, such as elsewhere/0.png" in one_line(gone)
+    assert "names images that do not exist, such as elsewhere/0.png" in error_text(gone)
 
 
-@pytest.mark.parametrize("name", ["photos [v2]", "a*b", "what?", "{x}"])
-def test_a_folder_of_data_files_may_have_any_name(tmp_path: Path, name: str) -> None:
-    config = parquet(tmp_path / name, train=numbered(0, 4), test=numbered(4, 2))
-    assert (len(load_image_data(config).train), len(load_image_data(config).eval)) == (4, 2)
-    streamed = load_image_data(replace(config, streaming=True))
-    assert len(streamed.train) == 4
-
-
-def test_splits_of_data_files_are_words_in_any_letters(tmp_path: Path) -> None:
-    config = parquet(tmp_path / "d", train=numbered(0, 4), test=numbered(4, 2))
-    for split in ("train", "test"):
-        (tmp_path / "d" / f"{split}-00000-of-00001.parquet").rename(tmp_path / "d" / f"{split.title()}.parquet")
-    data = load_image_data(config)
-    assert (len(data.train), len(data.eval), data.eval_name) == (4, 2, "test")
-
-
-def test_a_file_of_two_splits_is_refused(tmp_path: Path) -> None:
-    config = parquet(tmp_path / "d", train=numbered(0, 4), test=numbered(4, 2))
-    (tmp_path / "d" / "test-00000-of-00001.parquet").rename(tmp_path / "d" / "test-of-train.parquet")
-    (tmp_path / "d" / "train-00000-of-00001.parquet").rename(tmp_path / "d" / "train-0.parquet")
-    assert "is of the splits 'train' and 'test' at once" in one_line(config)
-
-
-@pytest.mark.covers("dataset_config")
-def test_one_of_several_configurations_is_chosen_by_the_flag(tmp_path: Path) -> None:
-    root = tmp_path / "d"
-    parquet(root / "small", train=numbered(0, 2), test=numbered(2, 2))
-    parquet(root / "large", train=numbered(0, 6), test=numbered(6, 2))
-    files = "\n".join(
-        f"- config_name: {name}\n  data_files:\n"
-        + "".join(f"  - {{split: {s}, path: {name}/{s}*}}\n" for s in ("train", "test"))
-        for name in ("small", "large")
-    )
-    (root / "README.md").write_text(f"---\nconfigs:\n{files}\n---\n")
-    config = DataConfig(str(root))
-    assert "has several configurations; choose one by --dataset-config: small, large" in one_line(config)
-    assert "has no 'huge'; choose one by --dataset-config: small, large" in one_line(
-        replace(config, dataset_config="huge")
-    )
-    for name, count in (("small", 2), ("large", 6)):
-        chosen = replace(config, dataset_config=name)
-        assert len(load_image_data(chosen).train) == count
-        assert len(load_image_data(replace(chosen, streaming=True)).train) == count
-        assert len(load_eval_data(chosen).eval) == 2
-
-
-@pytest.mark.parametrize("streaming", [False, True], ids=["at hand", "streamed"])
-@pytest.mark.parametrize("forms", [("png", "jpg", "jpeg"), ("jpg",) * 7 + ("png",), ("JPG", "webp")])
-def test_shards_may_mix_the_types_of_their_images(tmp_path: Path, forms: tuple[str, ...], streaming: bool) -> None:
-    for split, numbers in (("train", range(8)), ("test", range(8, 10))):
-        with tarfile.open(tmp_path / f"{split}-0.tar", "w") as tar:
-            for number in numbers:
-                suffix = forms[number % len(forms)]
-                picture = PIL.Image.new("RGB", (8, 8), (number * 25, 0, 128))
-                content = encoded(picture, {"png": "PNG", "webp": "WEBP"}.get(suffix, "JPEG"))
-                for extension, part in ((suffix, content), ("cls", str(number % 2).encode())):
-                    info = tarfile.TarInfo(f"image{number:05d}.{extension}")
-                    info.size = len(part)
-                    tar.addfile(info, io.BytesIO(part))
-    config = DataConfig(str(tmp_path), image_size=8, batch_size=2, workers=0, max_corrupt=0, hflip=0)
-    if streaming:
-        config = replace(config, streaming=True, num_classes=2, max_train_images=8)
-    data = load_image_data(config)
-    loader = train_loader(data, config, mean=MEAN, std=STD, seed=0)
-    red = [round(number_of(image) % 256 / 25) for images, *_ in loader for image in images]
-    assert sorted(red) == list(range(8))
-    data.unreadable_train.collect()
-
-
-def test_labels_that_leave_classes_empty_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    load_image_data(parquet(tmp_path / "d", train=labelled([0, 7, 255], INT), test=labelled([0], INT)))
-    assert "make 256 classes, 0 to 255, but 253 of them have no image" in caplog.text
-    caplog.clear()
-    load_image_data(parquet(tmp_path / "e", train=labelled([0, 1, 2], INT), test=labelled([0], INT)))
-    assert "have no image" not in caplog.text
-
-
-def test_a_local_folder_shows_no_bars_and_leaves_them_as_they_were(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    many = [numbered(start, 2) for start in range(0, 40, 2)]
-    config = parquet(tmp_path / "d", train=many, test=numbered(40, 2))
-    capfd.readouterr()
-    datasets.enable_progress_bars()
-    try:
-        load_image_data(config)
-        assert datasets.is_progress_bar_enabled()
-    finally:
-        datasets.disable_progress_bars()
-    assert "it/s" not in capfd.readouterr().err
-
-
-def test_a_split_at_hand_is_evaluated_without_the_other_files(tmp_path: Path) -> None:
-    config = parquet(tmp_path / "d", train=numbered(0, 4), test=numbered(4, 2))
-    (tmp_path / "d" / "train-00000-of-00001.parquet").write_bytes(b"damaged")
-    assert len(load_eval_data(config).eval) == 2
-    (tmp_path / "d" / "train-00000-of-00001.parquet").unlink()
-    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-    assert load_eval_data(config).eval_name == "test"
-
-
-def test_what_is_logged_of_data_files_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = parquet(tmp_path / "d", train=numbered(0, 4), validation=numbered(4, 2), test=numbered(6, 2))
-    with caplog.at_level(logging.INFO, "ssia_zoo"):
-        load_image_data(config)
-    assert caplog.messages == [
-        f"{config.dataset}: 4 images of train, 2 images of validation, 2 classes (not used: test)"
-    ]
-
-
-def test_paths_that_both_splits_name_are_refused(tmp_path: Path) -> None:
+def test_paths_that_are_in_both_splits_are_refused(tmp_path: Path) -> None:
     config = unmarked(tmp_path / "d", COLUMNS["paths"])
     (tmp_path / "d" / "img" / "9.png").unlink()
     (tmp_path / "d" / "img" / "9.png").symlink_to(tmp_path / "d" / "img" / "3.png")
-    assert "1 images of 'test' are files that are trained on as well, such as" in one_line(config)
+    assert "1 images of 'test' are also training images, such as" in error_text(config)
 
 
-def test_data_files_of_no_split_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = parquet(tmp_path / "d", train=numbered(0, 4), test=numbered(4, 2), extra=numbered(6, 2))
-    with caplog.at_level(logging.WARNING):
-        data = load_image_data(config)
-    assert (len(data.train), len(data.eval)) == (4, 2)
-    assert "of no split by their names (1): extra-00000-of-00001.parquet" in caplog.text
+@pytest.mark.covers("train_split", "eval_split", "image_column", "label_column")
+def test_splits_and_columns_can_be_named(tmp_path: Path) -> None:
+    columns = {"image": pictures(3), "mask": pictures(3), "fine": [0, 1, 1], "coarse": [1, 0, 1]}
+    table = rows(columns, image=IMAGE, mask=IMAGE, fine=AB, coarse=datasets.ClassLabel(names=["x", "y"]))
+    config = parquet(tmp_path / "two", train=table, validation=table, test=table.select([0, 1]))
+    assert "set `image_column` to one of: image, mask" in error_text(config)
+    config = replace(config, image_column="mask")
+    assert "set `label_column` to one of: fine, coarse" in error_text(config)
+    found = load_image_data(replace(config, label_column="coarse", train_split="test", eval_split="train"))
+    assert (found.image_column, found.label_names, found.eval_name) == ("mask", ("x", "y"), "train")
+    assert (len(found.train), len(found.eval)) == (2, 3)
+    assert found.train.column_names == ["mask", "coarse"]
 
 
-@pytest.mark.parametrize("other", ["Holdout", "extra-data"])
-def test_files_beside_those_of_a_split_are_not_trained_on(tmp_path: Path, other: str) -> None:
-    config = parquet(tmp_path / "d", train=numbered(0, 4), test=numbered(4, 2))
-    (tmp_path / "d" / "train-00000-of-00001.parquet").rename(tmp_path / "d" / "Train.parquet")
-    (tmp_path / "d" / "test-00000-of-00001.parquet").rename(tmp_path / "d" / f"{other}.parquet")
-    name = other.replace("-", "_")
-    message = one_line(config)
-    assert "--eval-split" in message
-    assert name in message
-    data = load_image_data(replace(config, eval_split=name))
-    assert (len(data.train), len(data.eval)) == (4, 2)
-    assert len(load_image_data(replace(config, holdout=0.5)).train) == 2
+def test_errors_on_missing_splits_and_columns_name_the_candidates_and_the_setting(tmp_path: Path) -> None:
+    config = parquet(tmp_path / "d", train=labelled([0, 1]))
+    assert "there is no evaluation split; set `holdout`, such as 0.1" in error_text(config)
+    assert "`train_split` can be one of: train" in error_text(replace(config, train_split="trains"))
+    config = replace(config, eval_split="train")
+    assert "`image_column` is 'label'; expected a column of images, one of: image" in error_text(
+        replace(config, image_column="label")
+    )
+    assert "`label_column` is 'kind'; expected" in error_text(replace(config, label_column="kind"))
+    assert "`label_column` is 'image'; expected a column of labels, one of: label" in error_text(
+        replace(config, label_column="image")
+    )
+    plain = rows({"x": [0, 1], "y": [0, 1]}, x=datasets.Value("int64"), y=datasets.Value("int64"))
+    assert "there is no image column among x, y; name it by `image_column`" in error_text(
+        parquet(tmp_path / "plain", train=plain, test=plain)
+    )

@@ -1,4 +1,4 @@
-"""Folders of images: each file once, in the split that the first level names and the class below it."""
+"""Folders of images: the first level names the split, the level below it the class."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ import PIL.Image
 import pytest
 
 from ssia_zoo.data import DataConfig, EvalData, ImageData, load_eval_data, load_image_data, train_loader
-from ssia_zoo.data.image_types import image_suffixes
-from ssia_zoo.data.split_words import split_kind, split_word
 from ssia_zoo.inference.classifier import find_images
-from tests.helpers.data_folders import MEAN, STD, one_line
+from tests.helpers.data_folders import MEAN, STD, error_text
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 _drawn = iter(range(10**6))
 
 
 def folder(root: Path, **counts: int) -> DataConfig:
-    """Images of which no two are equal, so many in each folder; "__" in a name stands for "/"."""
+    """Write folders with a number of images, all different; "__" in a name means "/"."""
     for place, count in counts.items():
         below = root / place.replace("__", "/")
         below.mkdir(parents=True, exist_ok=True)
@@ -38,7 +36,7 @@ def image(path: Path) -> None:
 
 
 def found(rows: Any, data: EvalData, root: Path) -> list[tuple[str, str]]:
-    """Path below the root and class of each image."""
+    """Return the relative path and the class of each image."""
     paths = [value["path"] for value in rows.data.column("image").to_pylist()]
     chosen = range(len(paths)) if rows._indices is None else rows._indices.column(0).to_pylist()
     labels = [data.label_names[label] for label in rows["label"]]
@@ -46,7 +44,7 @@ def found(rows: Any, data: EvalData, root: Path) -> list[tuple[str, str]]:
 
 
 def check(data: ImageData, root: Path, train: str, test: str, level: int = 1) -> None:
-    """Each image below two folders is used once, there alone, and its class is the level below."""
+    """Check that each image below two folders is used once, in its split, with the right class."""
     for rows, split in ((data.train, train), (data.eval, test)):
         expected = sorted(path.relative_to(root).as_posix() for path in (root / split).rglob("*.png"))
         got = found(rows, data, root)
@@ -72,7 +70,7 @@ def check(data: ImageData, root: Path, train: str, test: str, level: int = 1) ->
         ("TrainData", "ValidData", "validation"),
     ],
 )
-def test_the_first_level_is_the_split_whatever_stands_below_it(
+def test_the_first_level_is_the_split_whatever_the_classes_are_called(
     tmp_path: Path, train: str, test: str, name: str
 ) -> None:
     for split, count in ((train, 3), (test, 2)):
@@ -83,12 +81,12 @@ def test_the_first_level_is_the_split_whatever_stands_below_it(
     check(data, tmp_path, train, test)
 
 
-def test_without_a_level_of_splits_the_first_level_is_the_class(tmp_path: Path) -> None:
+def test_without_splits_the_first_level_is_the_class(tmp_path: Path) -> None:
     config = folder(tmp_path, bus=4, car=4, train=4, test_tube=4)
     data = load_image_data(replace(config, holdout=0.25))
     assert (len(data.train), len(data.eval)) == (12, 4)
     assert data.label_names == ("bus", "car", "test_tube", "train")
-    assert "hold out a part of it by --holdout" in one_line(config)
+    assert "set `holdout`, such as 0.1" in error_text(config)
 
 
 def test_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
@@ -98,7 +96,7 @@ def test_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
     check(data, tmp_path, "train", "test")
 
 
-def test_one_folder_around_the_splits_is_passed_through(tmp_path: Path) -> None:
+def test_a_single_folder_around_the_splits_is_skipped(tmp_path: Path) -> None:
     counts = {f"pets__{split}__{name}": 2 for split in ("train", "test") for name in ("cat", "dog")}
     check(load_image_data(folder(tmp_path, **counts)), tmp_path / "pets", "train", "test")
     doubled = {f"{s}__{s}__{c}": 2 for s in ("seg_train", "seg_test") for c in ("ice", "sea")}
@@ -106,31 +104,19 @@ def test_one_folder_around_the_splits_is_passed_through(tmp_path: Path) -> None:
     check(data, tmp_path / "doubled", "seg_train", "seg_test", level=2)
 
 
-def test_what_can_be_a_split_or_a_class_is_refused_until_it_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_can_be_a_split_or_a_class_is_refused_unless_a_setting_names_it(tmp_path: Path) -> None:
     config = folder(tmp_path, train__old=4, train__new=4, bus__old=4)
-    assert "train can be a split or a class beside bus; name the split by --train-split" in one_line(config)
+    assert "train can be a split or a class beside bus; name the split by `train_split`" in error_text(config)
     data = load_image_data(replace(config, train_split="train", eval_split="bus"))
     assert (len(data.train), len(data.eval), data.label_names) == (8, 4, ("new", "old"))
 
 
-def test_a_split_goes_by_its_folders_name_too(tmp_path: Path) -> None:
+def test_a_split_is_found_by_its_folders_name_too(tmp_path: Path) -> None:
     config = folder(tmp_path, Train__a=2, Train__b=2, val__a=1, Test__b=1)
     assert load_image_data(replace(config, eval_split="Test", train_split="Train")).eval_name == "test"
     assert load_image_data(replace(config, eval_split="val")).eval_name == "validation"
     twice = folder(tmp_path / "twice", train__a=1, train__b=1, Training__a=1, Training__b=1, test__a=1)
     assert load_image_data(replace(twice, train_split="Training")).train.num_rows == 2
-
-
-@pytest.mark.parametrize("name", ["train", "TRAINING", "Val", "dev", "test", "Testing"])
-def test_words_for_splits(name: str) -> None:
-    assert split_kind(name) == split_word(name) is not None
-    assert split_word(f"my_{name}_images") == split_kind(name)
-
-
-def test_words_that_only_begin_like_those_of_splits_are_none() -> None:
-    assert [split_word(name) for name in ("trainer", "contest", "value", "device", "train_or_test", "2021")] == [
-        None
-    ] * 6
 
 
 # -- classes
@@ -163,29 +149,24 @@ def test_a_class_of_one_unusual_type_of_files_is_used(tmp_path: Path, suffix: st
 
 
 @pytest.mark.parametrize("content", [("x.heic", b"?"), ("x.jxl", b"?"), ("x", None), ("x.dat", None)])
-def test_a_class_whose_images_cannot_be_found_is_refused_by_name(
-    tmp_path: Path, content: tuple[str, bytes | None]
-) -> None:
+def test_a_class_of_unsupported_images_is_refused_by_name(tmp_path: Path, content: tuple[str, bytes | None]) -> None:
     config = folder(tmp_path, train__a=2, train__b=2, train__c=1, test__a=1)
     name, data = content
     png = (tmp_path / "train" / "c" / "0.png").read_bytes()
     (tmp_path / "train" / "c" / "0.png").unlink()
     (tmp_path / "train" / "c" / name).write_bytes(data or png)
     assert (
-        f"the class folder train/c in {tmp_path} holds no image of a type that is read, but train/c/{name}"
-        in one_line(config)
+        f"the class folder train/c in {tmp_path} holds no image of a supported type, but train/c/{name}"
+        in error_text(config)
     )
 
 
-def test_the_suffixes_are_of_what_pillow_opens() -> None:
-    assert {".jpg", ".png", ".avif", ".jfif", ".jp2", ".webp", ".mpo", ".tif"} <= image_suffixes()
-    assert not {".pdf", ".eps", ".mpg", ".h5", ".txt", ""} & image_suffixes()
+# -- log
 
 
-# -- what is said
-
-
-def test_what_is_found_and_what_is_left_out_take_a_line_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_logs_what_was_found_and_one_what_was_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = folder(tmp_path, train__a=3, train__b=3, val__a=2, val__b=2, test__a=1, train=2)
     (tmp_path / "train" / "empty").mkdir()
     (tmp_path / "train" / ".NET").mkdir()
@@ -208,7 +189,7 @@ def test_what_is_found_and_what_is_left_out_take_a_line_each(tmp_path: Path, cap
         assert part in second
 
 
-def test_only_the_first_process_says_it(
+def test_only_the_main_process_logs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = folder(tmp_path, train__a=1, train__b=1, test__a=1)
@@ -218,7 +199,7 @@ def test_only_the_first_process_says_it(
     assert caplog.messages == []
 
 
-# -- links, and what cannot be read
+# -- links and unreadable folders
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
@@ -234,19 +215,19 @@ def test_links_are_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["again", "train/again", "train/a/again", "train/a/below/again"])
-def test_a_link_to_a_folder_that_it_is_in_is_refused(tmp_path: Path, place: str) -> None:
+def test_a_link_to_a_folder_that_contains_it_is_refused(tmp_path: Path, place: str) -> None:
     config = folder(tmp_path, train__a=1, train__b=1, test__a=1, train__a__below=1)
     (tmp_path / place).symlink_to((tmp_path / place).parent)
-    assert "is a link to a folder that it is in, which never ends" in one_line(config)
+    assert "is a link to a folder that contains it" in error_text(config)
 
 
 def test_a_file_that_links_lead_to_twice_is_used_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = folder(tmp_path, train__a__2021=2, train__b=2, test__a=1)
     (tmp_path / "train" / "a" / "latest").symlink_to(tmp_path / "train" / "a" / "2021")
     assert len(load_image_data(config).train) == 4
-    assert "links to images that are there already (2)" in caplog.text
+    assert "links to the same images (2)" in caplog.text
     (tmp_path / "train" / "b" / "wrong.png").symlink_to(tmp_path / "train" / "a" / "2021" / "0.png")
-    assert "are the same file in two classes" in one_line(config)
+    assert "are one file in two classes" in error_text(config)
 
 
 @pytest.mark.parametrize("of", ["split", "class", "file"])
@@ -260,19 +241,19 @@ def test_files_that_are_trained_and_evaluated_on_are_refused(tmp_path: Path, of:
     if of == "split":
         shutil.rmtree(tmp_path / "test")
     (tmp_path / link).symlink_to(tmp_path / target)
-    says = one_line(config)
-    assert f"{ {'split': 4, 'class': 2, 'file': 1}[of] } images of 'test' are files that are trained on as well" in says
+    message = error_text(config)
+    assert f"{ {'split': 4, 'class': 2, 'file': 1}[of] } images of 'test' are also training images" in message
     assert len(load_eval_data(config).eval) > 0
 
 
-def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_broken_link_is_an_unreadable_image_or_an_error(tmp_path: Path) -> None:
     config = folder(tmp_path, train__a=2, train__b=2, test__a=1)
     (tmp_path / "train" / "a" / "gone.png").symlink_to(tmp_path / "gone.png")
     data = load_image_data(replace(config, batch_size=5, max_corrupt=0.5))
     assert len(data.train) == 5, "it counts as an image that cannot be read"
     (tmp_path / "train" / "c").symlink_to(tmp_path / "nowhere")
-    assert "train/c in" in one_line(config)
-    assert "is a link that leads nowhere" in one_line(config)
+    assert "train/c in" in error_text(config)
+    assert "is a broken link" in error_text(config)
 
 
 @pytest.mark.parametrize("place", ["train", "train/a", "train/a/below"])
@@ -288,7 +269,7 @@ def test_a_folder_that_cannot_be_read_is_refused_by_name(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    assert f"{place} in {tmp_path} cannot be read (Permission denied); change its permissions" in one_line(config)
+    assert f"{place} in {tmp_path} cannot be read (Permission denied); change its permissions" in error_text(config)
 
 
 def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
@@ -297,15 +278,15 @@ def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
         shutil.copy(tmp_path / "train" / "a" / "0.png", os.fsencode(tmp_path / "train" / "a") + b"/\xff.png")
     except OSError:
         pytest.skip("the file system takes no such names")
-    assert "is not UTF-8; rename it" in one_line(config)
+    assert "is not UTF-8; rename it" in error_text(config)
 
 
 # -- evaluation alone
 
 
-def test_a_split_to_evaluate_on_needs_none_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_needs_no_training_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = folder(tmp_path / "d", test__a=2, test__c=1)
-    assert "name one of these by --train-split: test" in one_line(config)
+    assert "set `train_split` to one of: test" in error_text(config)
     data = load_eval_data(config)
     assert (len(data.eval), data.eval_name, data.label_names) == (3, "test", ("a", "c"))
     folder(tmp_path / "d", train__a=1, train__b=1, train__c=1)
@@ -316,16 +297,16 @@ def test_a_split_to_evaluate_on_needs_none_to_train_on(tmp_path: Path, monkeypat
     unsplit = folder(tmp_path / "e", a=2, b=1)
     assert (len(load_eval_data(unsplit).eval), load_eval_data(unsplit).label_names) == (3, ("a", "b"))
     only_train = folder(tmp_path / "f", train__a=2, train__b=1)
-    assert "evaluate on all of it by --eval-split train" in one_line(only_train, load_eval_data)
+    assert "set `eval_split` to train to evaluate on all of it" in error_text(only_train, load_eval_data)
     assert len(load_eval_data(replace(only_train, eval_split="train")).eval) == 3
 
 
 def test_a_configuration_of_a_folder_of_images_is_refused(tmp_path: Path) -> None:
     config = folder(tmp_path, train__a=1, train__b=1, test__a=1)
-    assert "--dataset-config is 'x', but" in one_line(replace(config, dataset_config="x"))
+    assert "`dataset_config` is 'x', but" in error_text(replace(config, dataset_config="x"))
 
 
-# -- what else lies there
+# -- other files
 
 
 def test_files_beside_the_images_do_not_change_what_the_folder_is(tmp_path: Path) -> None:
@@ -360,16 +341,16 @@ def test_each_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(listed) == len(set(listed)) == 1 + 2 + 2 * 3 * 2
 
 
-def test_a_split_whose_images_are_not_read_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_split_of_unsupported_images_is_refused_by_name(tmp_path: Path) -> None:
     config = folder(tmp_path, train__a=2, train__b=2, test__a=2, test__b=2)
     (tmp_path / "val" / "a").mkdir(parents=True)
     (tmp_path / "val" / "a" / "0.heic").write_bytes(b"heic")
     for use in (load_image_data, load_eval_data):
-        assert "the split val" in one_line(config, use)
-        assert "val/a/0.heic" in one_line(config, use)
+        assert "the split val" in error_text(config, use)
+        assert "val/a/0.heic" in error_text(config, use)
 
 
-def test_an_empty_folder_beside_the_splits_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_folder_beside_the_splits_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = folder(tmp_path, train__a=2, train__b=2, test__a=2, test__b=2)
     (tmp_path / "val" / "a").mkdir(parents=True)
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""One preprocessing: whatever a model's configuration names, every part prepares an image as timm itself does."""
+"""Every part of the package prepares an image as timm does, whatever a model's configuration."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_each_field_changes_the_pixels(field: str) -> None:
     assert not torch.equal(one.transform()(wide()), changed.transform()(wide()))
 
 
-def test_settings_that_are_given_replace_the_models_own() -> None:
+def test_settings_replace_the_models_preprocessing() -> None:
     model = model_of({"interpolation": "bilinear", "crop_mode": "squash", "crop_pct": 0.9, "input_size": (3, 24, 40)})
     own = model_preprocessing(model, DataConfig("digits"))
     assert own == model_preprocessing(model)
@@ -111,7 +111,7 @@ def test_settings_that_are_given_replace_the_models_own() -> None:
     assert sized == replace(own, input_size=(3, 48, 48))
 
 
-def test_what_is_not_given_has_the_defaults_of_training_from_scratch(wide_data: DataConfig) -> None:
+def test_unset_settings_get_the_defaults_of_training_from_scratch(wide_data: DataConfig) -> None:
     config = with_default_preprocessing(DataConfig("digits", crop_pct=0.9))
     assert (config.interpolation, config.crop_pct, config.crop_mode) == ("bicubic", 0.9, "center")
     assert with_default_preprocessing(config) is config
@@ -162,14 +162,14 @@ def test_an_input_that_the_model_cannot_take_is_refused_in_one_line(wide_data: D
         validate(model, replace(wide_data, image_size=24))
 
 
-def test_an_export_prepares_its_real_images_alike(tmp_path: Path) -> None:
+def test_export_prepares_its_images_as_timm_does(tmp_path: Path) -> None:
     wide().save(tmp_path / "wide.png")
     model = model_of({"interpolation": "bilinear", "crop_mode": "squash", "crop_pct": 0.9, "input_size": (3, 24, 40)})
     (pixels,) = parity_images(data_config(model, None), tmp_path, 1).pixels
     assert torch.equal(torch.from_numpy(pixels), as_timm_does(model, wide()))
 
 
-def test_every_kind_among_timms_classifiers_is_among_those_tried() -> None:
+def test_all_preprocessings_of_timms_classifiers_are_tested() -> None:
     cfgs = [timm.get_pretrained_cfg(name) for name in timm.list_pretrained()]
     kinds = {(cfg.interpolation, cfg.crop_mode) for cfg in cfgs if cfg.num_classes}
     assert ("bicubic", "squash") in kinds

@@ -27,7 +27,7 @@ def test_views_of_an_image_follow_one_another_and_an_epoch_keeps_its_length() ->
     assert len(set(indices)) == 3
 
 
-def test_without_repeats_keys_are_what_they_were() -> None:
+def test_without_repeats_all_keys_have_the_epoch_itself() -> None:
     sampler = EpochSampler(10, seed=0)
     sampler.set_epoch(3)
     keys = list(sampler)
@@ -36,7 +36,7 @@ def test_without_repeats_keys_are_what_they_were() -> None:
 
 
 @pytest.mark.covers("aug_repeats")
-def test_a_batch_holds_all_views_of_its_images_each_another_picture() -> None:
+def test_a_batch_holds_all_views_of_its_images_and_they_differ() -> None:
     for images, labels, _ in batches():
         assert labels.view(2, 4).eq(labels.view(2, 4)[:, :1]).all()
         for views in images.view(2, 4, -1):

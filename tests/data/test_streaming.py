@@ -1,4 +1,4 @@
-"""Streamed training images: each once an epoch, shared out evenly, in an order that only the seed decides."""
+"""Streamed training images: each once per epoch, shared out evenly, in an order that depends on the seed alone."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.helpers.data_folders import (
     INT,
     MEAN,
     STD,
+    error_text,
     image_folder,
     labelled,
     number_of,
     numbered,
-    one_line,
     parquet,
     shards,
 )
@@ -56,7 +56,7 @@ def flat(batches: list[list[int]]) -> list[int]:
 
 
 def processes(config: DataConfig, count: int, epoch: int = 0) -> list[list[list[int]]]:
-    """What each process gets, as Accelerate would tell it its place."""
+    """Return the images of each process."""
     shares = []
     for process in range(count):
         batches = loader(config)
@@ -66,7 +66,7 @@ def processes(config: DataConfig, count: int, epoch: int = 0) -> list[list[list[
     return shares
 
 
-# -- what is read
+# -- content
 
 
 @pytest.mark.covers("max_train_images", "num_classes")
@@ -110,7 +110,7 @@ def test_digits_can_be_streamed_too() -> None:
     assert len(load_image_data(DataConfig("digits", streaming=True)).train) == 1437
 
 
-# -- in which order
+# -- order
 
 
 @pytest.mark.covers("shuffle_buffer", "streaming")
@@ -118,7 +118,7 @@ def test_without_a_buffer_images_come_as_they_are_stored(twelve: DataConfig) -> 
     assert flat(epoch_of(loader(twelve))) == list(range(12))
 
 
-def test_a_buffer_gives_each_epoch_and_seed_an_order_of_its_own(twelve: DataConfig) -> None:
+def test_a_buffer_gives_each_epoch_and_seed_another_order(twelve: DataConfig) -> None:
     config = replace(twelve, shuffle_buffer=12)
     orders = [flat(epoch_of(loader(config, seed), epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     assert all(sorted(order) == list(range(12)) for order in orders)
@@ -156,7 +156,7 @@ def test_files_are_shared_out_if_they_can_be_evenly(twelve: DataConfig) -> None:
     assert [set(flat(share)) for share in shares] == [set(range(0, 4)), set(range(4, 8)), set(range(8, 12))]
 
 
-def test_else_every_process_takes_its_part_of_the_images(twelve: DataConfig) -> None:
+def test_otherwise_each_process_takes_every_nth_image(twelve: DataConfig) -> None:
     shares = processes(twelve, 2)
     assert [flat(share) for share in shares] == [list(range(0, 12, 2)), list(range(1, 12, 2))]
     assert [sorted(one + other) for one, other in zip(*shares, strict=True)] == epoch_of(
@@ -181,53 +181,58 @@ def test_accelerate_does_not_share_a_stream_out_again(twelve: DataConfig) -> Non
 # -- errors
 
 
-def test_a_stream_whose_size_nobody_knows_asks_for_it(tmp_path: Path) -> None:
+def test_a_stream_of_unknown_length_is_an_error(tmp_path: Path) -> None:
     config = replace(shards(tmp_path / "d", train=[[0, 1, 2]], test=[[0, 1]]), streaming=True, num_classes=2)
-    assert "is not known before it is read; say how many make an epoch by --max-train-images" in one_line(config)
+    assert "is unknown before it is read; set `max_train_images`" in error_text(config)
     assert len(load_image_data(replace(config, max_train_images=3)).train) == 3
 
 
 @pytest.mark.parametrize(
-    ("labels", "feature", "says"),
+    ("labels", "feature", "message"),
     [
-        ([0, 1], INT, "holds whole numbers without names; say how many classes there are by --num-classes"),
-        (["a", "b"], datasets.Value("string"), "holds strings, whose classes are known only when all is read"),
-        ([0.5, 1.5], datasets.Value("float32"), "holds float32"),
-        ([0, 0], datasets.ClassLabel(names=["a"]), "all images to train on are of one class, 'a'"),
+        ([0, 1], INT, "holds integers without names; set `num_classes`"),
+        (["a", "b"], datasets.Value("string"), "holds strings, whose classes are unknown before all is read"),
+        ([0.5, 1.5], datasets.Value("float32"), "has the type float32"),
+        ([0, 0], datasets.ClassLabel(names=["a"]), "all training images are of one class, 'a'"),
     ],
 )
-def test_labels_that_a_stream_cannot_have_are_told(tmp_path: Path, labels: list[Any], feature: Any, says: str) -> None:
+def test_labels_that_a_stream_does_not_support_are_refused(
+    tmp_path: Path, labels: list[Any], feature: Any, message: str
+) -> None:
     split = labelled(labels, feature)
-    assert says in one_line(replace(parquet(tmp_path / "d", train=split, test=split), streaming=True))
+    assert message in error_text(replace(parquet(tmp_path / "d", train=split, test=split), streaming=True))
 
 
 @pytest.mark.parametrize("label", [None, -1, 2])
-def test_a_label_out_of_range_stops_the_stream_where_it_is_met(tmp_path: Path, label: int | None) -> None:
+def test_an_invalid_label_stops_the_stream(tmp_path: Path, label: int | None) -> None:
     config = parquet(tmp_path / "d", train=labelled([0, 1, label, 0], INT), test=labelled([0, 1], INT))
     config = replace(config, streaming=True, shuffle_buffer=0, num_classes=2)
-    says = one_line(config, lambda c: list(loader(c)))
-    assert f"training image 2 of the stream has the label {label}; expected 0 to 1: label or remove it" in says
+    message = error_text(config, lambda c: list(loader(c)))
+    assert f"training image 2 of the stream has the label {label}; expected 0 to 1: label or remove it" in message
 
 
-def test_a_stream_that_breaks_off_says_how_to_go_on(twelve: DataConfig) -> None:
+def test_the_error_of_a_broken_stream_names_resume(twelve: DataConfig) -> None:
     batches = iter(loader(replace(twelve, workers=1)))
     last = Path(twelve.dataset) / "train-00002-of-00003.parquet"
     broken = loader(twelve)
     last.write_bytes(b"gone")
-    with pytest.raises(DataError, match=r"the stream of training images broke off \(.*--resume auto continues"):
+    with pytest.raises(
+        DataError,
+        match=r"the stream of training images broke off \(.*continue from the last checkpoint with `resume` auto",
+    ):
         list(broken)
     del batches
 
 
-def test_a_stream_below_one_batch_is_refused(twelve: DataConfig) -> None:
-    says = one_line(replace(twelve, batch_size=13), loader)
-    assert says == "12 images to train on do not fill a batch of 13; lower --batch-size"
+def test_a_stream_smaller_than_a_batch_is_refused(twelve: DataConfig) -> None:
+    message = error_text(replace(twelve, batch_size=13), loader)
+    assert message == "12 training images do not fill a batch of 13; lower `batch_size`"
 
 
-def test_names_of_classes_are_checked_before_a_stream_begins(tmp_path: Path) -> None:
+def test_class_names_are_checked_before_the_stream_is_read(tmp_path: Path) -> None:
     other = labelled([0, 1], datasets.ClassLabel(names=["b", "c"]))
     config = replace(parquet(tmp_path / "d", train=labelled([0, 1], AB), test=other), streaming=True)
-    assert "'test' has images of 1 class: c" in one_line(config)
+    assert "'test' has images of 1 class: c" in error_text(config)
 
 
 def test_repeated_augmentation_gives_views_of_an_image_side_by_side(twelve: DataConfig) -> None:

@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: named, skipped, counted, and a limit that stops the run."""
+"""Images that cannot be decoded are named, skipped and counted, up to a limit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STREAMED = {"streaming": True, "shuffle_buffer": 0}
 
 
 def split(*images: bytes | None, paths: bool = False) -> datasets.Dataset:
-    """Images with labels that alternate, and file names if asked."""
+    """Return images with alternating labels, and file names if `paths`."""
     stored = [{"bytes": image, "path": f"{n}.jpg" if paths else None} for n, image in enumerate(images)]
     values = [None if image is None else value for image, value in zip(images, stored, strict=True)]
     return rows({"image": values, "label": [n % 2 for n in range(len(images))]}, image=IMAGE, label=AB)
@@ -39,7 +39,7 @@ def split(*images: bytes | None, paths: bool = False) -> datasets.Dataset:
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> DataConfig:
-    """Images 0 to 7, of which 2 is truncated, 3 is missing and 7 is no image."""
+    """Images 0 to 7, where 2 is truncated, 3 is missing and 7 is not an image."""
     good = [plain(n) for n in range(8)]
     images = split(*good[:2], TRUNCATED, None, *good[4:7], b"no image", paths=True)
     config = parquet(tmp_path / "damaged", train=images, test=images)
@@ -52,8 +52,10 @@ def train_batches(config: DataConfig) -> tuple[Any, UnreadableImages]:
     return list(loader), data.unreadable_train
 
 
-@pytest.mark.parametrize("options", [{}, STREAMED], ids=["at hand", "streamed"])
-def test_in_training_the_next_image_of_the_batch_takes_the_place(damaged: DataConfig, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{}, STREAMED], ids=["loaded", "streamed"])
+def test_in_training_the_next_readable_image_of_the_batch_replaces_it(
+    damaged: DataConfig, options: dict[str, Any]
+) -> None:
     config = replace(damaged, **options)
     (first, second), unreadable = train_batches(config)
     for images, labels, _ in (first, second):
@@ -66,8 +68,8 @@ def test_in_training_the_next_image_of_the_batch_takes_the_place(damaged: DataCo
         assert [number_of(image) for image in second[0]] == [4, 5, 6, 4]
 
 
-@pytest.mark.parametrize("options", [{}, STREAMED], ids=["at hand", "streamed"])
-def test_what_takes_the_place_depends_on_no_worker(damaged: DataConfig, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{}, STREAMED], ids=["loaded", "streamed"])
+def test_the_replacement_does_not_depend_on_workers(damaged: DataConfig, options: dict[str, Any]) -> None:
     config = replace(damaged, **options, auto_augment="rand-m9-mstd0.5")
     expected, _ = train_batches(config)
     for workers in (1, 2):
@@ -85,15 +87,15 @@ def test_each_is_named_once_with_row_file_and_reason(damaged: DataConfig, caplog
             loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
             list(loader)
             data.unreadable_train.collect()
-    said = sorted(message for message in caplog.messages if message.startswith("row "))
-    assert len(said) == 3
-    assert said[0].startswith("row 2 of 'train' (2.jpg) cannot be read (")
-    assert "truncated" in said[0]
-    assert said[1] == "row 3 of 'train' cannot be read (there is no image); skipped"
-    assert said[2].startswith("row 7 of 'train' (7.jpg) cannot be read (cannot identify image file")
+    messages = sorted(message for message in caplog.messages if message.startswith("row "))
+    assert len(messages) == 3
+    assert messages[0].startswith("row 2 of 'train' (2.jpg) cannot be read (")
+    assert "truncated" in messages[0]
+    assert messages[1] == "row 3 of 'train' cannot be read (there is no image); skipped"
+    assert messages[2].startswith("row 7 of 'train' (7.jpg) cannot be read (cannot identify image file")
 
 
-def test_of_a_selection_the_row_in_the_whole_is_named(damaged: DataConfig) -> None:
+def test_the_row_in_the_full_split_is_named(damaged: DataConfig) -> None:
     config = replace(damaged, max_eval_images=6)
     data = load_image_data(config)
     kept = sorted(set(data.eval._indices.column(0).to_pylist()) & {2, 3, 7})
@@ -117,7 +119,7 @@ def test_a_streamed_image_without_a_name_is_counted_once(tmp_path: Path, shuffle
     assert name.startswith("the image of sha256 ")
 
 
-def test_in_evaluation_they_are_left_out_of_the_metrics(damaged: DataConfig) -> None:
+def test_in_evaluation_unreadable_images_do_not_count_in_the_metrics(damaged: DataConfig) -> None:
     data = load_image_data(damaged)
     accelerator = accelerate.Accelerator(cpu=True)
     batches = accelerator.prepare(eval_loader(data, damaged, mean=MEAN, std=STD))
@@ -134,7 +136,7 @@ def test_in_evaluation_they_are_left_out_of_the_metrics(damaged: DataConfig) -> 
 
 
 @pytest.mark.covers("max_corrupt")
-def test_more_than_the_limit_stop_the_run_in_one_line(damaged: DataConfig) -> None:
+def test_more_unreadable_images_than_the_limit_stop_the_run(damaged: DataConfig) -> None:
     for fraction, stops in ((0.375, False), (0.374, True), (0.0, True)):
         config = replace(damaged, max_corrupt=fraction)
         _, unreadable = train_batches(config)
@@ -156,7 +158,7 @@ def test_a_batch_without_any_readable_image_stops_the_run(tmp_path: Path, worker
     assert (images_.shape, labels.tolist()) == ((2, 3, 8, 8), [NOT_COUNTED, NOT_COUNTED])
 
 
-def test_what_was_counted_is_part_of_a_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_count_is_part_of_a_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
     before = UnreadableImages("x", 10, 0.5)
     before.add("row 1", "damaged")
     before.collect()
@@ -168,7 +170,7 @@ def test_what_was_counted_is_part_of_a_checkpoint(caplog: pytest.LogCaptureFixtu
     assert (len(after), caplog.records) == (1, [])
 
 
-def test_the_temporary_file_is_gone_with_its_owner() -> None:
+def test_the_temporary_file_is_deleted_with_its_object() -> None:
     unreadable = UnreadableImages("x", 10, 0.5)
     path = Path(unreadable._path)
     assert path.exists()

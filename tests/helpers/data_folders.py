@@ -1,4 +1,4 @@
-"""Small data sets on disk, in the forms that people keep theirs in."""
+"""Write small data sets in the formats that are supported."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def encoded(image: PIL.Image.Image, form: str = "PNG") -> bytes:
 
 
 def plain(number: int) -> bytes:
-    """A PNG of one colour that says which image it is."""
+    """Return a PNG of one colour that encodes a number."""
     return encoded(PIL.Image.new("RGB", (8, 8), (number % 256, number // 256, 128)))
 
 
 def number_of(image: Any) -> int:
-    """What number a plain image of an evaluation loader (of statistics MEAN, STD) has."""
+    """Return the number of a plain image, normalized by MEAN and STD."""
     red, green, _ = ((image[:, 4, 4] * 0.25 + 0.5) * 255).round().int().tolist()
     return int(red + 256 * green)
 
@@ -54,13 +54,13 @@ def labelled(labels: list[Any], feature: Any = AB) -> datasets.Dataset:
 
 
 def numbered(start: int, count: int, feature: Any = AB) -> datasets.Dataset:
-    """Plain images of these numbers; their labels alternate."""
+    """Return plain images of these numbers with alternating labels."""
     numbers = range(start, start + count)
     return rows({"image": [plain(n) for n in numbers], "label": [n % 2 for n in numbers]}, image=IMAGE, label=feature)
 
 
 def parquet(folder: Path, **splits: datasets.Dataset | list[datasets.Dataset]) -> DataConfig:
-    """A folder of parquet files, one a split or one for each data set of a list."""
+    """Write a folder of parquet files, one per data set."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, parts in splits.items():
         parts = parts if isinstance(parts, list) else [parts]
@@ -70,7 +70,7 @@ def parquet(folder: Path, **splits: datasets.Dataset | list[datasets.Dataset]) -
 
 
 def image_folder(folder: Path, **splits: dict[str, int]) -> DataConfig:
-    """A folder of images: for each split, how many there are of each class."""
+    """Write a folder of images, with a number of images for each class of each split."""
     for split, classes in splits.items():
         for name, count in classes.items():
             (folder / split / name).mkdir(parents=True)
@@ -80,7 +80,7 @@ def image_folder(folder: Path, **splits: dict[str, int]) -> DataConfig:
 
 
 def shards(folder: Path, label: str = "cls", **splits: list[list[int]]) -> DataConfig:
-    """A folder of webdataset shards: for each split, the numbers of the plain images in each shard."""
+    """Write a folder of webdataset shards of plain images, by their numbers for each shard of each split."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, parts in splits.items():
         for part, numbers in enumerate(parts):
@@ -94,7 +94,8 @@ def shards(folder: Path, label: str = "cls", **splits: list[list[int]]) -> DataC
     return DataConfig(str(folder), image_size=8, batch_size=2, workers=0)
 
 
-def one_line(config: DataConfig, use: Callable[[DataConfig], Any] = load_image_data) -> str:
+def error_text(config: DataConfig, use: Callable[[DataConfig], Any] = load_image_data) -> str:
+    """Return the one-line error of loading a data set."""
     with pytest.raises(DataError) as caught:
         use(config)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What each setting of resizing and augmentation does to a picture whose pixels say where they come from."""
+"""The effect of each setting of resizing and augmentation on an image whose pixels encode their position."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 from torch import Tensor
+from torchvision import transforms
 
-from ssia_zoo.data import DataConfig, eval_transform, train_transform
-from tests.helpers.data_folders import pictures
+from ssia_zoo.data import (
+    DataConfig,
+    eval_transform,
+    train_transform,
+)
+from ssia_zoo.data.transforms import ReflectCrop
+from ssia_zoo.errors import ConfigError
+from tests.helpers.data_folders import (
+    MEAN,
+    STD,
+    pictures,
+)
 
 SIDE = 64
 STEP = 4  # of a pixel's value from one row or column to the next
@@ -21,7 +33,7 @@ RAW = ((0.0,) * 3, (1.0,) * 3)  # mean and std
 
 
 def places() -> PIL.Image.Image:
-    """Red says the column of a pixel, green its row."""
+    """Return an image whose red channel is the column of a pixel, and green its row."""
     rows, columns = np.mgrid[:SIDE, :SIDE]
     return PIL.Image.fromarray(np.stack([STEP * columns, STEP * rows, 0 * rows], axis=2).astype(np.uint8))
 
@@ -31,7 +43,7 @@ def config_of(settings: dict[str, Any], size: int) -> DataConfig:
 
 
 def augmented(image: PIL.Image.Image | None = None, size: int = SIDE, seed: int = 0, **settings: Any) -> Tensor:
-    """Pixels from 0 to 255 of a training image."""
+    """Return an augmented image, with pixels from 0 to 255."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -43,19 +55,19 @@ def evaluated(image: PIL.Image.Image, size: int, **settings: Any) -> Tensor:
 
 
 def shown(pixels: Tensor) -> tuple[int, int]:
-    """Width and height of the part of `places` that is seen."""
+    """Return the width and height of the part of `places` in a crop."""
     columns, rows = ((channel.max() - channel.min()) / STEP + 1 for channel in pixels[:2])
     return round(float(columns)), round(float(rows))
 
 
-def test_a_picture_that_nothing_is_done_to_stays_as_it_is() -> None:
+def test_without_augmentation_an_image_is_unchanged() -> None:
     expected = torch.from_numpy(np.array(places())).permute(2, 0, 1).float()
     torch.testing.assert_close(augmented(), expected)
 
 
 @pytest.mark.covers("hflip", "vflip")
 @pytest.mark.parametrize(("setting", "axis"), [("hflip", 2), ("vflip", 1)])
-def test_flips_come_as_often_as_asked_for(setting: str, axis: int) -> None:
+def test_flips_have_the_given_probability(setting: str, axis: int) -> None:
     flipped = augmented().flip(axis)
     for seed in range(8):
         torch.testing.assert_close(augmented(seed=seed, **{setting: 1.0}), flipped)
@@ -68,9 +80,7 @@ def test_flips_come_as_often_as_asked_for(setting: str, axis: int) -> None:
 @pytest.mark.parametrize(
     ("scale", "ratio", "part"), [(0.25, 1.0, (32, 32)), (0.0625, 1.0, (16, 16)), (0.25, 4.0, (64, 16))]
 )
-def test_the_crop_has_the_area_and_the_aspect_ratio_asked_for(
-    scale: float, ratio: float, part: tuple[int, int]
-) -> None:
+def test_the_crop_has_the_given_area_and_aspect_ratio(scale: float, ratio: float, part: tuple[int, int]) -> None:
     crops = [augmented(size=64, seed=seed, scale=(scale, scale), ratio=(ratio, ratio)) for seed in range(6)]
     assert {shown(crop) for crop in crops} == {part}
     assert len({tuple(crop.flatten().tolist()) for crop in crops}) > 1, "at a random place"
@@ -88,7 +98,7 @@ def test_colour_jitter_changes_the_brightness_by_up_to_its_strength() -> None:
 
 @pytest.mark.covers("auto_augment")
 @pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "augmix-m3-w3", "original"])
-def test_an_augmentation_policy_changes_pictures_each_in_its_way(policy: str) -> None:
+def test_an_augmentation_policy_changes_images_at_random(policy: str) -> None:
     (image,) = pictures(1, SIDE)
     plain = augmented(image)
     views = [augmented(image, seed=seed, auto_augment=policy) for seed in range(8)]
@@ -98,7 +108,7 @@ def test_an_augmentation_policy_changes_pictures_each_in_its_way(policy: str) ->
 
 @pytest.mark.covers("interpolation")
 @pytest.mark.parametrize("use", ["train", "train with --crop-padding", "evaluation"])
-def test_pictures_are_resized_by_the_interpolation_asked_for(use: str) -> None:
+def test_images_are_resized_by_the_given_interpolation(use: str) -> None:
     image = pictures(1, 16)[0].convert("L").point(lambda level: 255 * (level > 127)).convert("RGB")  # black or white
 
     def levels(interpolation: str) -> int:
@@ -113,13 +123,42 @@ def test_pictures_are_resized_by_the_interpolation_asked_for(use: str) -> None:
 
 
 @pytest.mark.covers("crop_pct")
-def test_evaluation_keeps_the_centre_of_the_size_asked_for() -> None:
+def test_evaluation_keeps_a_centre_of_the_given_size() -> None:
     assert shown(evaluated(places(), 32, crop_pct=1.0))[0] > 60
     centre = evaluated(places(), 32, crop_pct=0.5)
     torch.testing.assert_close(centre, augmented()[:, 16:48, 16:48])
 
 
 @pytest.mark.covers("image_size")
-def test_pictures_get_the_size_asked_for() -> None:
+def test_images_get_the_given_size() -> None:
     for size in (24, 40):
         assert augmented(size=size).shape == evaluated(places(), size).shape == (3, size, size)
+
+
+def test_an_unknown_augmentation_policy_is_refused() -> None:
+    with pytest.raises(ConfigError, match="`auto_augment` is 'bogus'"):
+        train_transform(DataConfig("digits", image_size=8, auto_augment="bogus"), MEAN, STD)
+    with pytest.raises(ConfigError, match="`image_size` is not set"):
+        eval_transform(DataConfig("digits"), MEAN, STD)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (11, 8)])
+def test_the_reflected_crop_is_that_of_torchvision(size: tuple[int, int]) -> None:
+    image = pictures(1, 16)[0].resize(size)
+    theirs = transforms.RandomCrop(8, padding=3, padding_mode="reflect")
+    for seed in range(5):
+        torch.manual_seed(seed)
+        expected = np.asarray(theirs(image))
+        torch.manual_seed(seed)
+        assert np.array_equal(np.asarray(ReflectCrop(8, 3)(image)), expected)
+
+
+@pytest.mark.covers("crop_padding")
+def test_crop_padding_resizes_only_what_has_another_size() -> None:
+    config = DataConfig("digits", image_size=8, crop_padding=2, hflip=0.0)
+    transform = train_transform(config, MEAN, STD)
+    small, large = pictures(1, 8)[0], pictures(1, 20)[0]
+    assert transform(large).shape == (3, 8, 8)
+    values = set(np.asarray(small).reshape(-1, 3).astype(np.float32).ravel())
+    restored = ((transform(small) * 0.25 + 0.5) * 255).round()
+    assert set(restored.ravel().tolist()) <= values

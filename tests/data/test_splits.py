@@ -1,0 +1,32 @@
+"""Names of splits, and choices of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssia_zoo.data.splits import keep_one_of_each, split_in_name, split_of_name, stratified
+
+
+@given(st.lists(st.integers(0, 8), min_size=2, max_size=60), st.floats(0.05, 0.95))
+def test_each_class_keeps_a_row_and_the_number_of_rows_stays_if_possible(labels: list[int], fraction: float) -> None:
+    held = stratified(labels, round(len(labels) * fraction))
+    kept = keep_one_of_each(labels, ~held)
+    assert {labels[row] for row in np.flatnonzero(kept)} == set(labels)
+    assert kept.sum() == max((~held).sum(), len(set(labels)))
+    if {labels[row] for row in np.flatnonzero(~held)} == set(labels):
+        assert (kept == ~held).all()
+
+
+@pytest.mark.parametrize("name", ["train", "TRAINING", "Val", "dev", "test", "Testing"])
+def test_words_for_splits(name: str) -> None:
+    assert split_of_name(name) == split_in_name(name) is not None
+    assert split_in_name(f"my_{name}_images") == split_of_name(name)
+
+
+def test_other_words_are_not_splits() -> None:
+    assert [split_in_name(name) for name in ("trainer", "contest", "value", "device", "train_or_test", "2021")] == [
+        None
+    ] * 6
