@@ -139,7 +139,7 @@ def training_card(
     Args:
         architecture: Vanilla timm architecture.
         method: Training objective.
-        settings: The run's settings, `TrainConfig.experiment()`.
+        settings: The run's settings, `TrainConfig.decisive_settings()`.
         metrics: "top1" and "top5" in percent and "loss", on the evaluation split.
         eval_name: What it was evaluated on.
         counts: "images" that it was evaluated on; "unreadable_train" and "unreadable_eval", left out.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -273,24 +272,6 @@ def test_a_number_of_classes_that_the_data_contradicts_is_refused(tmp_path: Path
     numbers = parquet(tmp_path / "n", train=labelled([0, 2], INT), test=labelled([0], INT))
     assert "row 1 of 'train' has the label 2; expected 0 to 1" in one_line(replace(numbers, num_classes=2))
     assert load_image_data(replace(numbers, num_classes=5)).label_names == ("0", "1", "2", "3", "4")
-
-
-@pytest.mark.parametrize(
-    ("setting", "says"),
-    [
-        ({"holdout": 1.0}, "--holdout is 1.0; expected"),
-        ({"batch_size": 0}, "--batch-size is 0; expected at least 1 image"),
-        ({"scale": (0.5, 0.1)}, "--scale is"),
-        ({"interpolation": "cubic"}, "--interpolation is 'cubic'; expected one of nearest"),
-        ({"max_corrupt": 2}, "--max-corrupt is 2; expected a fraction"),
-        ({"num_classes": 1}, "--num-classes is 1; expected at least 2 classes"),
-        ({"streaming": True, "holdout": 0.1}, "--holdout needs the training split at hand"),
-        ({"crop_padding": 8, "image_size": 8}, "--crop-padding is 8"),
-    ],
-)
-def test_settings_out_of_range_name_the_flag(setting: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(says)):
-        DataConfig("digits", **setting)
 
 
 def test_augmentation_that_timm_cannot_make_names_the_flag() -> None:
