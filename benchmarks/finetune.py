@@ -83,7 +83,10 @@ def run(arguments: Run) -> None:
                     record = {**dict(zip(KEY, values, strict=True)), **score(settings, arguments)}
                     append_record(
                         RESULTS,
-                        {**record, "settings": {**settings.experiment(), "dataset": dataset, "model": folder.name}},
+                        {
+                            **record,
+                            "settings": {**settings.decisive_settings(), "dataset": dataset, "model": folder.name},
+                        },
                     )
                     print(*values, record["top1"], flush=True)
 

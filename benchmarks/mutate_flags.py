@@ -34,7 +34,7 @@ from _recording import append_record
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "mutate_flags.jsonl"
 PACKAGE = ROOT / "ssia_zoo"
-RECORDS_OR_CHECKS = (PACKAGE / "training" / "config.py", PACKAGE / "training" / "checks.py")
+RECORDS_OR_CHECKS = (PACKAGE / "training" / "config.py", PACKAGE / "training" / "arguments.py")
 SET_BY_THE_PACKAGE = "_set_by_the_package"
 SECONDS = 200  # for a test; one that runs away because a setting is ignored counts as failed
 

@@ -207,7 +207,7 @@ class SSIATask(AuxiliaryTask):
         self, model: TimmModel, config: SSIAConfig | None = None, *, images: int | None = None, **kwargs: Any
     ) -> None:
         config = config or SSIAConfig()
-        super().__init__(model, partial(SSIALoss, config=config), config.weight_at, **kwargs)
+        super().__init__(model, partial(SSIALoss, config=config), config.lambda_at, **kwargs)
         self.config = config
         self.memory: PredictionMemory | None = None
         if config.supervisor == "memory":

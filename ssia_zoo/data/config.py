@@ -1,139 +1,125 @@
-"""Settings of a data set: which images to train and evaluate on, how they are augmented and batched."""
+"""Settings of a data set: which images to train and evaluate on, and how they are augmented and batched."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field as Range
+from pydantic.dataclasses import dataclass
 
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.timm_names import CROP_MODES, INTERPOLATIONS
+from ssia_zoo.validation import STRICT, Fraction, FractionAbove0, FractionBelow1, one_line_errors, one_of
 
 MAX_PIXELS = 178_956_970
-"""Most pixels of an image, if nothing else is said: as many as Pillow takes."""
+"""Default of `max_pixels`: Pillow's limit."""
 
 
-@dataclass(frozen=True)
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("two numbers in ascending order")
+    return pair
+
+
+@one_line_errors()
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
     """Which images to train and evaluate on, and how they are augmented and batched.
 
     Raises:
-        ConfigError: A value is outside its range.
+        ConfigError: A value is out of range, or settings contradict each other.
     """
 
     dataset: str
-    """Hub id, folder of parquet files, of images (one folder a class) or of webdataset shards, or "digits"."""
+    """Hub id, folder of parquet files, of images (one folder per class) or of webdataset shards, or "digits"."""
     dataset_config: str | None = None
-    """Configuration, of a data set that has several."""
+    """Configuration of a data set that has several."""
     streaming: bool = False
-    """Read the training split as it comes, without having it at hand; the evaluation split is loaded whole."""
-    shuffle_buffer: int = 1000
-    """With streaming: images among which the next one is drawn; 0 keeps the stream's order."""
+    """Stream the training split instead of loading it; the evaluation split is loaded."""
+    shuffle_buffer: NonNegativeInt = 1000
+    """Size of the shuffle buffer for streaming, images; 0 keeps the order of the stream."""
     train_split: str | None = None
-    """Split to train on; "train" if not given."""
+    """Split to train on; if None, train."""
     eval_split: str | None = None
-    """Split to evaluate on; if not given, the first of validation, valid, val, dev, test."""
+    """Split to evaluate on; if None, the first that exists of validation, valid, val, dev, test."""
     image_column: str | None = None
-    """Column with the images; if not given, the only one that holds images."""
+    """Column with the images; if None, the only column of images."""
     label_column: str | None = None
-    """Column with the classes; if not given, the only one of class labels, else "label" or "labels"."""
-    num_classes: int | None = None
-    """Number of classes, where labels are numbers without names; must be given only with streaming."""
-    holdout: float = 0.0
-    """Evaluate on this fraction of the training split (stratified) and leave the evaluation split untouched."""
-    image_size: int | None = None
-    """Height and width of the model's input, pixels; the model's own if not given."""
-    batch_size: int = 128
+    """Column with the classes; if None, the only column of class labels, else label or labels."""
+    num_classes: Annotated[int, Range(ge=2)] | None = None
+    """Number of classes, for labels that are numbers without names; required only for streaming."""
+    holdout: FractionBelow1 = 0.0
+    """Evaluate on this fraction of the training split (stratified) instead of the evaluation split."""
+    image_size: PositiveInt | None = None
+    """Height and width of the model's input, pixels; if None, that of the model."""
+    batch_size: PositiveInt = 128
     """Images per process and step."""
-    eval_batch_size: int | None = None
-    """Images per process and step of evaluation; the batch size if not given."""
-    workers: int = 2
-    """Processes that load images, per process and loader; 0 loads in the training process."""
-    scale: tuple[float, float] = (0.08, 1.0)
-    """Area of the random resized crop, as a fraction of the image's."""
-    ratio: tuple[float, float] = (0.75, 4 / 3)
-    """Aspect ratio of the random resized crop."""
-    hflip: float = 0.5
+    eval_batch_size: PositiveInt | None = None
+    """Images per process and evaluation step; if None, the batch size."""
+    workers: NonNegativeInt = 2
+    """Data loading processes per process and loader; 0 loads in the main process."""
+    scale: Annotated[tuple[FractionAbove0, FractionAbove0], AfterValidator(_ascending)] = (0.08, 1.0)
+    """Area range of the random resized crop, as fractions of the image."""
+    ratio: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)] = (0.75, 4 / 3)
+    """Aspect ratio range of the random resized crop."""
+    hflip: Fraction = 0.5
     """Probability of a horizontal flip."""
-    vflip: float = 0.0
+    vflip: Fraction = 0.0
     """Probability of a vertical flip."""
-    color_jitter: float = 0.0
-    """Strength of random brightness, contrast and saturation; 0 is off."""
+    color_jitter: NonNegativeFloat = 0.0
+    """Strength of random brightness, contrast and saturation; 0 disables it."""
     auto_augment: str | None = None
-    """timm's policy, such as "rand-m9-mstd0.5-inc1" or "augmix-m3-w3"; it replaces colour jitter."""
-    random_erase: float = 0.0
-    """Probability that a random rectangle is erased."""
+    """timm's AutoAugment policy, such as "rand-m9-mstd0.5-inc1" or "augmix-m3-w3"; replaces colour jitter."""
+    random_erase: Fraction = 0.0
+    """Probability of random erasing."""
     random_erase_mode: Literal["const", "rand", "pixel"] = "const"
-    """What erased pixels become: the mean colour, one random colour, or a random colour each."""
-    random_erase_count: int = 1
-    """Most rectangles an image, of which a random number is erased; their area is shared out."""
-    aug_repeats: int = 1
-    """Views of each image in its batch, augmented apart; an epoch keeps its length and sees fewer images."""
-    crop_padding: int = 0
-    """Pad by this many pixels (reflected) and crop at random, as is usual for CIFAR, not a random resized crop."""
+    """Content of erased pixels: const: the mean colour; rand: one random colour; pixel: a random colour each."""
+    random_erase_count: PositiveInt = 1
+    """Maximum number of erased rectangles per image, which share the erased area."""
+    aug_repeats: PositiveInt = 1
+    """Augmented views of each image in a batch; an epoch keeps its length and sees fewer images."""
+    crop_padding: NonNegativeInt = 0
+    """Pad by this many pixels (reflection) and crop at random, as usual for CIFAR, instead of a random resized crop."""
     cache_images: bool = False
-    """Decode the training images once and crop and flip them on the training device, which keeps all of them: the same
-    batches, sooner. For small square images, with --crop-padding and no augmentation but that and --hflip."""
-    interpolation: str | None = None
-    """How images are resized: nearest, bilinear, bicubic, box, hamming or lanczos; if not given, as the pretrained
-    model wants it, from scratch bicubic."""
-    crop_pct: float | None = None
-    """Fraction of the resized image's shorter side that evaluation keeps; the pretrained model's, from scratch 1."""
-    crop_mode: str | None = None
-    """What evaluation does with images of other proportions: center crops, squash distorts, border pads; if not given,
-    as the pretrained model wants it, from scratch center."""
-    max_train_images: int | None = None
-    """Train on this many images, chosen at random once and for all; with streaming, the images of an epoch."""
-    max_eval_images: int | None = None
-    """Evaluate on this many images, chosen at random once and for all."""
-    max_corrupt: float = 0.001
-    """Fraction of a split's images that may be unreadable; they are skipped and counted, more of them stop the run."""
+    """Decode the training images once, keep them on the training device, and crop and flip them there: the same
+    batches, faster. For small square images, with crop padding and no augmentation but crops and flips."""
+    interpolation: Annotated[str, one_of(INTERPOLATIONS)] | None = None
+    """Interpolation of the resize: nearest, bilinear, bicubic, box, hamming or lanczos; if None, that of the pretrained
+    model, or bicubic from scratch."""
+    crop_pct: FractionAbove0 | None = None
+    """Fraction of the resized image that the evaluation crop keeps; if None, that of the pretrained model, or 1 from
+    scratch."""
+    crop_mode: Annotated[str, one_of(CROP_MODES)] | None = None
+    """Evaluation of images that are not square: center (crop), squash (distort) or border (pad); if None, that of the
+    pretrained model, or center from scratch."""
+    max_train_images: PositiveInt | None = None
+    """Train on a fixed random subset of this size; with streaming, the number of images per epoch."""
+    max_eval_images: PositiveInt | None = None
+    """Evaluate on a fixed random subset of this size."""
+    max_corrupt: Fraction = 0.001
+    """Maximum fraction of unreadable images in a split; they are skipped and counted, and more of them stop the run."""
 
-    max_pixels: int = MAX_PIXELS
-    """Most pixels of an image; a larger JPEG is decoded at a half, a quarter or an eighth of its size, a larger image
-    of any other kind counts as unreadable."""
+    max_pixels: PositiveInt = MAX_PIXELS
+    """Maximum size of an image, pixels. A larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size; other larger images
+    count as unreadable."""
     check_duplicates: bool = False
-    """Look for images of equal bytes in the training and the evaluation split, however many there are; up to 10,000
-    images are looked at in any case."""
+    """Search the training and evaluation splits for identical images, whatever their number; up to 10,000 images are
+    always searched."""
 
     def __post_init__(self) -> None:
-        rules: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-            ("shuffle_buffer", lambda v: v >= 0, "0 or more images"),
-            ("num_classes", lambda v: v is None or v >= 2, "at least 2 classes"),
-            ("holdout", lambda v: 0 <= v < 1, "a fraction from 0 to below 1"),
-            ("max_corrupt", lambda v: 0 <= v <= 1, "a fraction from 0 to 1"),
-            ("max_pixels", lambda v: v >= 1, "at least 1 pixel"),
-            ("image_size", lambda v: v is None or v >= 1, "at least 1 pixel"),
-            ("batch_size", lambda v: v >= 1, "at least 1 image"),
-            ("eval_batch_size", lambda v: v is None or v >= 1, "at least 1 image"),
-            ("workers", lambda v: v >= 0, "0 or more processes"),
-            ("scale", lambda v: 0 < v[0] <= v[1] <= 1, "two rising fractions above 0 and up to 1"),
-            ("ratio", lambda v: 0 < v[0] <= v[1], "two rising ratios above 0"),
-            ("hflip", lambda v: 0 <= v <= 1, "a probability"),
-            ("vflip", lambda v: 0 <= v <= 1, "a probability"),
-            ("color_jitter", lambda v: v >= 0, "0 or more"),
-            ("random_erase", lambda v: 0 <= v <= 1, "a probability"),
-            ("random_erase_count", lambda v: v >= 1, "at least 1 rectangle"),
-            ("aug_repeats", lambda v: v >= 1 and self.batch_size % v == 0, "a number that divides --batch-size"),
-            ("crop_padding", lambda v: 0 <= v < (self.image_size or v + 1), "0 or more, less than the image size"),
-            ("interpolation", lambda v: v is None or v in INTERPOLATIONS, "one of " + ", ".join(INTERPOLATIONS)),
-            ("crop_pct", lambda v: v is None or 0 < v <= 1, "a fraction above 0 and up to 1"),
-            ("crop_mode", lambda v: v is None or v in CROP_MODES, "one of " + ", ".join(CROP_MODES)),
-            ("max_train_images", lambda v: v is None or v >= 1, "at least 1 image"),
-            ("max_eval_images", lambda v: v is None or v >= 1, "at least 1 image"),
-        )
-        for name, holds, expected in rules:
-            value = getattr(self, name)
-            if not holds(value):
-                raise ConfigError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}")
+        if self.batch_size % self.aug_repeats:
+            raise ConfigError(
+                f"`aug_repeats` is {self.aug_repeats}; expected a divisor of `batch_size` {self.batch_size}"
+            )
+        if self.image_size is not None and self.crop_padding >= self.image_size:
+            raise ConfigError(
+                f"`crop_padding` is {self.crop_padding}; expected less than `image_size` {self.image_size}"
+            )
         if self.streaming and self.holdout:
-            raise ConfigError("--holdout needs the training split at hand; leave out --streaming, or name --eval-split")
+            raise ConfigError("`holdout` cannot split a stream; leave out `streaming`, or set `eval_split` instead")
         if self.cache_images and not self.crop_padding:
-            raise ConfigError(
-                "--cache-images takes no random resized crop; set --crop-padding (such as 4), or leave it out"
-            )
+            raise ConfigError("`cache_images` requires `crop_padding`, such as 4; set it, or leave out `cache_images`")
         others = ("streaming", "vflip", "color_jitter", "auto_augment", "random_erase")
-        if self.cache_images and (given := [f"--{n.replace('_', '-')}" for n in others if getattr(self, n)]):
-            raise ConfigError(
-                f"--cache-images does not go together with {', '.join(given)}; leave out one or the other"
-            )
+        if self.cache_images and (given := [f"`{name}`" for name in others if getattr(self, name)]):
+            raise ConfigError(f"`cache_images` cannot be combined with {', '.join(given)}; leave out one or the other")

@@ -1,28 +1,31 @@
-"""Training-only losses on the stages of a network: SSIA, and the rivals it is measured against, one file each."""
+"""Training-only losses on the feature maps of a network's stages: SSIA and its rivals, one file each."""
+
+from __future__ import annotations
 
 from ssia_zoo.loss.at import ATLoss
-from ssia_zoo.loss.base import AuxiliaryLoss
-from ssia_zoo.loss.byot import BYOTLoss, BYOTSettings
-from ssia_zoo.loss.dks import DKSLoss, DKSSettings
-from ssia_zoo.loss.dsn import DSNLoss, DSNSettings
+from ssia_zoo.loss.base import AuxiliaryLoss, LabelLoss, StageShape
+from ssia_zoo.loss.byot import BYOTLoss
+from ssia_zoo.loss.dks import DKSLoss
+from ssia_zoo.loss.dsn import DSNLoss
 from ssia_zoo.loss.memory import PredictionMemory
 from ssia_zoo.loss.rival import RivalConfig, RivalLoss
 from ssia_zoo.loss.sad import SADLoss
-from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss
+from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss, channel_signal, spatial_attention
 
 __all__ = [
     "ATLoss",
     "AuxiliaryLoss",
     "BYOTLoss",
-    "BYOTSettings",
     "DKSLoss",
-    "DKSSettings",
     "DSNLoss",
-    "DSNSettings",
+    "LabelLoss",
     "PredictionMemory",
     "RivalConfig",
     "RivalLoss",
     "SADLoss",
     "SSIAConfig",
     "SSIALoss",
+    "StageShape",
+    "channel_signal",
+    "spatial_attention",
 ]

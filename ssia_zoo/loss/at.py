@@ -1,11 +1,11 @@
 """AT: Zagoruyko & Komodakis, "Paying More Attention to Attention", ICLR 2017 (arXiv 1612.03928).
 
-Lower stages imitate where a teacher is active; here the teacher is the model's own deepest map:
-L = CE(z_K, y) + lambda * sum_{i<K} mean over positions of (q(F_i) - q(sg F_K))^2, q(F) = mean_c F^2 as a vector over
-positions, divided by its L2 norm. The normalisation, the mean and lambda = 1000 are those of the authors' code.
+Lower stages match the spatial activity of a teacher; here the teacher is the model's own deepest feature map:
+L = CE(z_K, y) + lambda * sum_{i<K} mean over positions of (q(F_i) - q(sg F_K))^2, where q(F) is mean_c F^2 as a vector
+over positions, divided by its L2 norm. The normalization, the mean and lambda = 1000 follow the authors' code.
 
-Adapted: from a second network as teacher to the model's own top, so that maps differ in size: the larger map of
-mean_c F^2 is average-pooled to the smaller. A target with a single position has no signal.
+Adapted: the teacher is not a second network, so that feature maps differ in size: the larger map of mean_c F^2 is
+average-pooled to the size of the smaller. A target with one position gives no signal.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ssia_zoo.loss.rival import RivalLoss, spatial_pairs
 
 
 class ATLoss(RivalLoss):
-    """Attention transfer within one network: lower stages' activity maps, taught by the deepest; no heads, no labels.
+    """Attention transfer within one network, from the deepest stage to the lower ones; without heads or labels.
 
     Args:
-        shapes: Channels, height, width of each stage's map, lowest stage first; K >= 2 stages.
+        shapes: Channels, height, width of each stage's feature map, lowest first; at least 2.
         num_classes: Width of the logits.
 
     Raises:
-        ConfigError: If there are fewer than two stages, a shape or the class count is not positive, or the deepest
-            map has a single position.
+        ConfigError: There are fewer than 2 stages, a shape or `num_classes` is not positive, or the deepest feature map
+            has one position.
     """
 
     name = "at"
@@ -42,10 +42,10 @@ class ATLoss(RivalLoss):
         self.pairs = spatial_pairs("AT", self.shapes, [(low, deepest) for low in range(deepest)])
 
     def forward(self, features: Sequence[Tensor], logits: Tensor) -> dict[str, Tensor]:
-        """Compute the objective; gradients reach the lower stages, never the deepest.
+        """Compute the objective; gradients reach the lower stages, not the deepest.
 
         Args:
-            features: The stages' maps [B, C, H, W], lowest first.
+            features: Feature maps [B, C, H, W], lowest first.
             logits: Final logits [B, num_classes]; not used.
 
         Returns:

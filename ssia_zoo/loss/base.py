@@ -1,42 +1,42 @@
-"""What every auxiliary objective shares, SSIA and its rivals alike: its interface, and lambda over training."""
+"""The interface of an auxiliary objective, and the schedule of lambda."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from torch import Tensor, bfloat16, float16, nn
 
 from ssia_zoo.errors import ConfigError
 
 StageShape = tuple[int, int, int]
-"""Channels, height and width of one stage's feature map."""
+"""Channels, height and width of a stage's feature map."""
 
 LabelLoss = Callable[[Tensor], Tensor]
-"""The task's criterion on a batch's targets: logits [B, num_classes] to a scalar."""
+"""The task's criterion with a batch's targets bound: maps logits [B, num_classes] to a scalar."""
 
 Schedule = Literal["constant", "warmup", "cosine"]
 
 
 class AuxiliaryLoss(nn.Module):
-    """A training-only objective on the stages of one network, beside the task loss; holds its training-only heads.
+    """Base class for training-only objectives on the stages of a network; holds their training-only heads.
 
-    `forward(features, logits)` takes the stages' maps [B, C, H, W], lowest first, and the final logits
-    [B, num_classes], and gives scalars in at least float32: "<name>" is the objective without lambda, the others are
-    its parts. An objective with `uses_labels` takes a `LabelLoss` as third argument, so that smoothing, mixup or
-    binary cross-entropy apply to its heads as they do to the final logits; any other never sees a label.
+    `forward(features, logits)` takes the stages' feature maps [B, C, H, W], lowest first, and the final logits
+    [B, num_classes]. It returns scalars in at least float32: the objective under its `name`, without lambda, and its
+    parts. If `uses_labels`, it takes a `LabelLoss` as third argument, so that label smoothing, mixup or binary
+    cross-entropy apply to the heads as to the final logits; otherwise it never sees a label.
 
-    No objective uses statistics across images, so each is the same under gradient accumulation and data parallelism.
-    Building one leaves the global random state as it was, so that a network trained with lambda 0 is the network
-    trained without it.
+    No objective uses statistics across images, so gradient accumulation and data parallelism do not change it.
+    Construction does not advance the global random state, so that training with lambda 0 equals training without the
+    objective.
 
     Args:
-        shapes: Channels, height, width of each stage's map at the training size, lowest stage first; K >= 2 stages.
+        shapes: Channels, height, width of each stage's feature map at the training size, lowest first; at least 2.
         num_classes: Width of the logits.
 
     Raises:
-        ConfigError: If there are fewer than two stages, or a shape or the class count is not positive.
+        ConfigError: There are fewer than 2 stages, or a shape or `num_classes` is not positive.
     """
 
     name: ClassVar[str]
@@ -47,49 +47,34 @@ class AuxiliaryLoss(nn.Module):
         self.shapes = [_checked_shape(i, shape) for i, shape in enumerate(shapes)]
         self.num_classes = num_classes
         if len(self.shapes) < 2:
-            name = self.name.upper()
-            raise ConfigError(f"{name} needs at least 2 stages, a lower and a higher one; got {len(self.shapes)}")
+            raise ConfigError(f"{self.name.upper()} needs at least 2 stages; got {len(self.shapes)}")
         if num_classes < 1:
             raise ConfigError(f"{self.name.upper()} needs a classifier; got num_classes={num_classes}")
 
     def set_progress(self, progress: float) -> None:
-        """Tell the share of optimizer steps done, from 0 to 1, to an objective that changes over training."""
+        """Set the fraction of optimizer steps done, from 0 to 1; objectives that change over training use it."""
 
 
-def scheduled(weight: float, schedule: Schedule, warmup: float, progress: float) -> float:
-    """Lambda at a point of training.
+def scheduled(peak: float, schedule: Schedule, warmup: float, progress: float) -> float:
+    """Return lambda at a point of training.
 
     Args:
-        weight: Its peak.
-        schedule: constant; warmup: rises linearly, then stays; cosine: after the warm-up, falls to 0.
-        warmup: Share of training over which it rises from 0.
-        progress: Share of optimizer steps done, from 0 to 1.
+        peak: Largest value.
+        schedule: "constant", "warmup" (linear increase, then constant) or "cosine" (decay to 0 after the warm-up).
+        warmup: Fraction of training over which lambda increases from 0.
+        progress: Fraction of optimizer steps done, from 0 to 1.
     """
-    rise = min(1.0, progress / warmup) if warmup > 0 else 1.0
+    increase = min(1.0, progress / warmup) if warmup > 0 else 1.0
     if schedule == "constant":
-        return weight
+        return peak
     if schedule == "warmup":
-        return weight * rise
-    fall = (progress - warmup) / (1 - warmup) if warmup < 1 else 0.0
-    return weight * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, fall))))
-
-
-def check_schedule(group: str, weight: float, schedule: str, warmup: float) -> None:
-    """Check what `scheduled` will be given.
-
-    Raises:
-        ConfigError: Names the setting as group.setting, its value and what was expected.
-    """
-    if schedule not in get_args(Schedule):
-        raise ConfigError(f"{group}.schedule is {schedule!r}; expected one of {', '.join(get_args(Schedule))}")
-    if not (math.isfinite(weight) and weight >= 0):
-        raise ConfigError(f"{group}.weight is {weight}; expected a finite number >= 0")
-    if not 0 <= warmup <= 1:
-        raise ConfigError(f"{group}.warmup is {warmup}; expected a share of training from 0 to 1")
+        return peak * increase
+    decay = (progress - warmup) / (1 - warmup) if warmup < 1 else 0.0
+    return peak * increase * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, decay))))
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """The tensor itself, or its float32 copy if it is of half precision."""
+    """Convert half precision to float32; return any other tensor as it is."""
     return x.float() if x.dtype in (float16, bfloat16) else x
 
 

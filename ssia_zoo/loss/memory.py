@@ -1,9 +1,9 @@
-"""A network's earlier predictions for each training image, to be learned from besides the labels.
+"""A memory of a network's earlier predictions for each training image, as an additional training target.
 
-The exponential average over epochs is that of temporal ensembling (Laine & Aila, arXiv 1610.02242), without its bias
-correction: the first prediction is taken as it is. Learning from one's own earlier predictions is PS-KD (Kim et al.,
-arXiv 2006.12000), learning from their average where labels may be wrong is ELR (Liu et al., arXiv 2007.00151); both do
-so at the top alone. No forward pass is added.
+The exponential average over epochs is that of temporal ensembling (Laine & Aila, arXiv 1610.02242), without bias
+correction: the average starts with the first prediction. PS-KD (Kim et al., arXiv 2006.12000) trains on the network's
+own earlier predictions, ELR (Liu et al., arXiv 2007.00151) on their average to resist wrong labels; both do so at the
+final logits only. No forward pass is added.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from torch import Tensor
 
 
 class PredictionMemory:
-    """The average of earlier class distributions by image index, the same in every process.
+    """Average of earlier class distributions by image index; identical in all processes.
 
     Args:
         images: Number N of training images.
         num_classes: Width C of the logits.
-        momentum: How much of the average stays when a prediction comes in, from 0 (the last prediction alone) to
-            below 1.
-        device: Where the table [N, C] is kept, in float16: 2 * N * C bytes.
+        momentum: Weight of the old average in an update, from 0 (keep only the last prediction) to below 1.
+        device: Device of the table [N, C], which is float16: 2 * N * C bytes.
     """
 
     def __init__(self, images: int, num_classes: int, momentum: float, device: torch.device | None = None) -> None:
@@ -31,73 +30,73 @@ class PredictionMemory:
         self.table = torch.zeros(images, num_classes, dtype=torch.float16, device=device)
 
     def read(self, indices: Tensor) -> Tensor:
-        """The averages of these images.
+        """Return the averages of a batch.
 
         Args:
             indices: Rows of the training images [B].
 
         Returns:
-            Class distributions [B, C], float32; a row of zeros for an image that has not been seen yet.
+            Class distributions [B, C], float32; a row of zeros for an image without an earlier prediction.
         """
         rows = self.table[indices.to(self.table.device)].float()
         total = rows.sum(dim=1, keepdim=True)
         return rows / torch.where(total > 0, total, 1.0)
 
     def update(self, indices: Tensor, logits: Tensor) -> None:
-        """Take in the present predictions of all processes; those that are not finite are left out.
+        """Update the averages with the current predictions of all processes; skip those that are not finite.
 
         Args:
-            indices: Rows of the training images [B]. Of a row that comes twice, as an image does that fills the place
-                of an unreadable one, only one prediction is taken in.
+            indices: Rows of the training images [B]. A row may occur twice, as an image that replaces an unreadable one
+                does; then one of its predictions is used.
             logits: Final logits [B, C].
         """
-        present = torch.softmax(logits.detach().float(), dim=1).to(self.table.dtype)
-        indices, present = _gathered(indices.to(self.table.device)), _gathered(present)
+        current = torch.softmax(logits.detach().float(), dim=1).to(self.table.dtype)
+        indices, current = _all_gather(indices.to(self.table.device)), _all_gather(current)
         before = self.table[indices].float()
         seen = before.sum(dim=1, keepdim=True) > 0
-        mixed = torch.where(seen, self.momentum * before + (1 - self.momentum) * present, present.float())
-        finite = mixed.isfinite().all(dim=1, keepdim=True)
-        self.table[indices] = torch.where(finite, mixed, before).to(self.table.dtype)
+        average = torch.where(seen, self.momentum * before + (1 - self.momentum) * current, current.float())
+        finite = average.isfinite().all(dim=1, keepdim=True)
+        self.table[indices] = torch.where(finite, average, before).to(self.table.dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Return the state to save in a checkpoint."""
         return {"table": self.table}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what `state_dict` gave.
+        """Load the result of `state_dict`.
 
         Raises:
-            ValueError: The table is of another number of images or classes.
+            ValueError: The table has another number of images or classes.
         """
         if state["table"].shape != self.table.shape:
             raise ValueError(
-                f"the memory of predictions is of {tuple(state['table'].shape)} images and classes; expected "
+                f"the memory of predictions has {tuple(state['table'].shape)} images and classes; expected "
                 f"{tuple(self.table.shape)}"
             )
         self.table.copy_(state["table"])
 
 
 def or_present(remembered: Tensor, logits: Tensor) -> Tensor:
-    """Fill the rows of images without a memory with the present predictions.
+    """Use the current predictions for images without an earlier one.
 
     Args:
-        remembered: As `PredictionMemory.read` gives it, [B, C].
-        logits: Final logits [B, C]; no gradient goes into them.
+        remembered: Result of `PredictionMemory.read`, [B, C].
+        logits: Final logits [B, C]; no gradient reaches them.
 
     Returns:
         Class distributions [B, C], float32.
     """
-    present = torch.softmax(logits.detach().float(), dim=1)
-    return torch.where(remembered.sum(dim=1, keepdim=True) > 0, remembered, present)
+    current = torch.softmax(logits.detach().float(), dim=1)
+    return torch.where(remembered.sum(dim=1, keepdim=True) > 0, remembered, current)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy of logits [B, C] against class distributions [B, C]."""
+    """Return the mean cross-entropy of logits [B, C] against class distributions [B, C]."""
     return -(target * torch.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
 
 
-def _gathered(tensor: Tensor) -> Tensor:
-    """The rows of all processes, in the order of their ranks."""
+def _all_gather(tensor: Tensor) -> Tensor:
+    """Concatenate the rows of all processes, in the order of their ranks."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]

@@ -1,79 +1,69 @@
-"""What all rivals share: the settings that a user tunes, and what an objective says of its source."""
+"""The base class and the settings of the rivals: published objectives that SSIA is compared with."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import ClassVar
 
+from pydantic import NonNegativeFloat
+from pydantic.dataclasses import dataclass
+
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.loss.base import AuxiliaryLoss, Schedule, StageShape, check_schedule, scheduled
+from ssia_zoo.loss.base import AuxiliaryLoss, Schedule, StageShape, scheduled
+from ssia_zoo.validation import STRICT, Fraction, one_line_errors
 
 
-@dataclass(frozen=True)
+@one_line_errors("rival")
+@dataclass(frozen=True, config=STRICT)
 class RivalConfig:
-    """What is tuned of a rival objective.
+    """Settings of a rival objective: lambda and its schedule; the rest is fixed by the source.
 
     Raises:
-        ConfigError: If a value is out of range, on construction.
+        ConfigError: A value is out of range.
     """
 
-    weight: float | None = None
-    """lambda, the weight of a rival's objective beside the task loss; its source's own if not given"""
+    weight: NonNegativeFloat | None = None
+    """Lambda, the weight of the rival objective in the loss; if None, that of its source."""
     schedule: Schedule = "constant"
-    """lambda over training: constant; warmup: rises linearly, then stays; cosine: after a warm-up, falls to 0"""
-    warmup: float = 0.1
-    """share of training over which lambda rises linearly from 0, for the schedules warmup and cosine"""
+    """Lambda over training: constant; warmup: linear increase, then constant; cosine: decay to 0 after a warm-up."""
+    warmup: Fraction = 0.1
+    """Fraction of training over which lambda increases from 0, for the schedules warmup and cosine."""
 
-    def __post_init__(self) -> None:
-        check_schedule("rival", self.weight or 0.0, self.schedule, self.warmup)
-
-    def weight_at(self, progress: float, default: float) -> float:
-        """Lambda at a point of training.
+    def lambda_at(self, progress: float, default: float) -> float:
+        """Return lambda at a point of training.
 
         Args:
-            progress: Share of optimizer steps done, from 0 to 1.
-            default: Lambda's peak if none is set.
+            progress: Fraction of optimizer steps done, from 0 to 1.
+            default: Peak of lambda where `weight` is None.
         """
-        weight = default if self.weight is None else self.weight
-        return scheduled(weight, self.schedule, self.warmup, progress)
+        peak = default if self.weight is None else self.weight
+        return scheduled(peak, self.schedule, self.warmup, progress)
 
 
 class RivalLoss(AuxiliaryLoss):
-    """An auxiliary objective of other people's."""
+    """Base class for the objectives of other papers."""
 
     source: ClassVar[str]
-    """Title and arXiv id of its paper, for model cards."""
+    """Title and arXiv id of the paper, for model cards."""
     default_weight: ClassVar[float]
-    """Lambda if none is set: its source's own."""
-
-
-@dataclass(frozen=True)
-class RivalSettings:
-    """What a rival's source fixes beside lambda.
-
-    Raises:
-        ConfigError: If a value is not above 0, on construction.
-    """
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{type(self).__name__}.{field.name} is {value}; expected a finite number > 0")
+    """Lambda of the source, used where none is set."""
 
 
 def spatial_pairs(name: str, shapes: Sequence[StageShape], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Keep the pairs (lower, higher stage) whose maps both say where: those with more than one position.
+    """Return the pairs (lower stage, higher stage) in which both feature maps have more than one position.
+
+    Args:
+        name: Name of the objective, for the error.
+        shapes: Channels, height, width of each stage's feature map.
+        pairs: Candidates, as indices of stages.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: There is no such pair.
     """
     kept = [pair for pair in pairs if all(shapes[stage][1] * shapes[stage][2] > 1 for stage in pair)]
     if not kept:
         raise ConfigError(
             f"{name} has no signal: every supervising stage has one position (shapes {list(shapes)}); use larger "
-            "images or another --method"
+            "images or another `method`"
         )
     return kept

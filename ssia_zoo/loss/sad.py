@@ -1,12 +1,12 @@
 """SAD: Hou et al., "Learning Lightweight Lane Detection CNNs by Self Attention Distillation" (arXiv 1908.00821).
 
-Each stage imitates where the stage above it is active:
-L = CE(z_K, y) + lambda * sum_{i<K} ||A(F_i) - A(up(sg F_{i+1}))||^2, A(F) = softmax over positions of mean_c F^2,
-up = bilinear upsampling to the size of F_i. Lambda is that of the paper.
+Each stage matches the spatial activity of the next higher stage:
+L = CE(z_K, y) + lambda * sum_{i<K} ||A(F_i) - A(up(sg F_{i+1}))||^2, where A(F) is the softmax over positions of
+mean_c F^2 and up is bilinear upsampling to the size of F_i. Lambda is that of the paper.
 
-Adapted: from lane detection to any classifier, from the start of training on (the schedule can delay it). The squares
-are summed over positions: their mean, which public code takes, is near zero, as a map's values are about 1 / (H * W).
-A pair whose target has a single position has no signal and is skipped.
+Adapted: from lane detection to any classifier, and active from the start of training (a schedule can delay it). Squares
+are summed over positions: their mean, as in public code, is near zero, as A's values are about 1 / (H * W). Pairs whose
+target has one position give no signal and are skipped.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from ssia_zoo.loss.rival import RivalLoss, spatial_pairs
 
 
 class SADLoss(RivalLoss):
-    """Self attention distillation: each stage's activity map, taught by the next stage's; no heads, no labels.
+    """Self attention distillation: each stage learns the spatial activity of the next; without heads or labels.
 
     Args:
-        shapes: Channels, height, width of each stage's map, lowest stage first; K >= 2 stages.
+        shapes: Channels, height, width of each stage's feature map, lowest first; at least 2.
         num_classes: Width of the logits.
 
     Raises:
-        ConfigError: If there are fewer than two stages, a shape or the class count is not positive, or no pair has a
-            signal.
+        ConfigError: There are fewer than 2 stages, a shape or `num_classes` is not positive, or no pair has a signal.
     """
 
     name = "sad"
@@ -45,7 +44,7 @@ class SADLoss(RivalLoss):
         """Compute the objective; gradients reach the lower stage of each pair.
 
         Args:
-            features: The stages' maps [B, C, H, W], lowest first.
+            features: Feature maps [B, C, H, W], lowest first.
             logits: Final logits [B, num_classes]; not used.
 
         Returns:

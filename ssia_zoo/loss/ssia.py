@@ -1,157 +1,130 @@
-"""The SSIA loss: signals of a network's own higher layers guide its lower layers, in training only.
+"""The SSIA loss: signals from a network's higher layers guide its lower layers, in training only.
 
 This is a **reconstruction from the abstract** of "Self-Supervised Implicit Attention: Guided Attention by The Model
 Itself" (arXiv 2206.07434): "supervisory signals are generated from higher layers and guide lower layers' parameter
-updates". The paper's formulas were not available; the forms below are ours, and what they gain is measured.
+updates". The paper's formulas were not available; those below are this project's, and their effect is measured.
 
-Notation: F_1..F_K are the last maps (NCHW) of a network's stages, z_K its logits, sg the stop-gradient. A pair
-(l, h) lets stage h supervise stage l through a small training-only head on F_l:
+Notation: F_1..F_K are the last feature maps (NCHW) of a network's stages, z_K its logits, sg the stop-gradient. In a
+pair (l, h), stage h supervises stage l through a small training-only head on F_l:
 
-- semantic: the class distribution softmax(sg z_K / T), predicted by softmax(head_l(F_l) / T); T^2 * KL divergence, the
-  form and scale of Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), eq. 4;
-- channel: GAP(sg F_h), normalised per image over channels (LayerNorm without affine); mean squared error;
-- spatial: softmax over positions of the standardised energy mean_c (sg F_h)^2; KL divergence. The energy map is the
-  activation attention of Zagoruyko & Komodakis, "Paying More Attention to Attention" (arXiv 1612.03928), section 3.1.
+- semantic: the class distribution softmax(sg z_K / T) is predicted by softmax(head_l(F_l) / T). The loss is T^2 * KL
+  divergence, the form and scale of Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531),
+  eq. 4.
+- channel: GAP(sg F_h), normalized per image over channels (LayerNorm without affine), with mean squared error.
+- spatial: softmax over positions of the standardized energy mean_c (sg F_h)^2, with KL divergence. The energy map is
+  the activation attention of Zagoruyko & Komodakis, "Paying More Attention to Attention" (arXiv 1612.03928), sec. 3.1.
 
-No signal or head uses statistics across images, so the loss is the same under gradient accumulation and data
-parallelism. The loss is self-supervised: it never sees a label, unless `labels` lets the semantic heads learn them too.
-That is no longer SSIA but SSIA + DSN (Lee et al., arXiv 1409.5185), near BYOT (Zhang et al., arXiv 1905.08094) without
-its hint, and is called so.
+Neither signals nor heads use statistics across images, so gradient accumulation and data parallelism do not change the
+loss. The loss is self-supervised: it never sees a label unless the semantic heads also learn the labels (`labels` above
+0). That variant is SSIA + DSN (Lee et al., arXiv 1409.5185), close to BYOT (Zhang et al., arXiv 1905.08094) without its
+hint.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.loss.base import (
-    AuxiliaryLoss,
-    LabelLoss,
-    Schedule,
-    StageShape,
-    at_least_float32,
-    check_schedule,
-    scheduled,
-)
+from ssia_zoo.loss.base import AuxiliaryLoss, LabelLoss, Schedule, StageShape, at_least_float32, scheduled
 from ssia_zoo.loss.heads import Head, even_grid
 from ssia_zoo.loss.memory import or_present
+from ssia_zoo.validation import STRICT, Fraction, FractionAbove0, FractionBelow1, one_line_errors
 
 _EPS = 1e-6
 
 
-@dataclass(frozen=True)
+@one_line_errors("ssia")
+@dataclass(frozen=True, config=STRICT)
 class SSIAConfig:
-    """Every choice of the SSIA loss.
+    """Settings of the SSIA loss.
 
     Raises:
-        ConfigError: If a value is out of range, on construction.
+        ConfigError: A value is out of range, or settings contradict each other.
     """
 
     pairs: Literal["deepest", "adjacent", "upper"] = "deepest"
-    """who supervises whom: the deepest stage all; each stage the one below it (adjacent); the deepest stage the one
-    below it alone (upper)"""
-    semantic: float = 1.0
-    """weight of the semantic signal (class distribution of the final logits); 0 turns it off"""
-    channel: float = 0.0
-    """weight of the channel signal (pooled features of the higher stage); 0 turns it off"""
-    spatial: float = 0.0
-    """weight of the spatial signal (attention map of the higher stage); 0 turns it off"""
-    labels: float = 0.0
-    """weight of the task's own loss on the semantic heads: above 0 this is SSIA + DSN, no longer self-supervised"""
+    """Which stage supervises which: deepest: the deepest stage supervises all others; adjacent: each stage supervises
+    the one below it; upper: the deepest stage supervises only the one below it."""
+    semantic: NonNegativeFloat = 1.0
+    """Weight of the semantic signal (class distribution of the final logits); 0 disables it."""
+    channel: NonNegativeFloat = 0.0
+    """Weight of the channel signal (pooled features of the higher stage); 0 disables it."""
+    spatial: NonNegativeFloat = 0.0
+    """Weight of the spatial signal (attention map of the higher stage); 0 disables it."""
+    labels: NonNegativeFloat = 0.0
+    """Weight of the task loss on the semantic heads. Above 0, this is SSIA + DSN and no longer self-supervised."""
     handover: bool = False
-    """whether the labels give way to the network's own signal over training: with t the share of it done, the labels
-    count (1 - share * t) times, the semantic signal share * t times"""
-    share: float = 1.0
-    """with handover or top: what the network's own signal counts at the end of training, above 0 and up to 1"""
+    """Replace the labels by the semantic signal over training: after a fraction t of it, the heads' labels are weighted
+    by 1 - share * t and the semantic signal by share * t. Requires labels."""
+    share: FractionAbove0 = 1.0
+    """Weight of the network's own signal at the end of training, with handover or top."""
     supervisor: Literal["now", "memory"] = "now"
-    """which predictions of the network the semantic heads learn from: those of the present step (now), or the average
-    of its earlier ones for the same image (memory), which costs 2 bytes an image and class and no forward pass"""
-    momentum: float = 0.7
-    """with supervisor memory: how much of the average stays when a new prediction comes in, from 0 to below 1"""
+    """Predictions that the semantic heads learn: now: those of the current step; memory: the average of earlier
+    predictions for the same image, which takes 2 bytes per image and class and no forward pass."""
+    momentum: FractionBelow1 = 0.7
+    """Weight of the old average when the memory is updated; 0 keeps only the last prediction."""
     top: bool = False
-    """with supervisor memory: whether the final logits learn from it too; with t the share of training done, the task
-    loss counts (1 - share * t) times, the cross-entropy to the memory share * t times"""
-    temperature: float = 3.0
-    """temperature T of the semantic signal"""
+    """Train the final logits on the memory too: after a fraction t of training, the task loss is weighted by
+    1 - share * t and the cross-entropy to the memory by share * t. Requires supervisor memory."""
+    temperature: PositiveFloat = 3.0
+    """Temperature T of the semantic signal."""
     pooling: Literal["average", "attention", "none"] = "average"
-    """how the semantic head pools positions: evenly, by the higher stage's spatial attention, or not at all (none), so
-    that each cell of its grid, at most 2x2, predicts by itself"""
-    hidden: int = 256
-    """width of the training-only heads, in channels"""
-    weight: float = 1.0
-    """lambda, the weight of the whole SSIA loss beside the task loss"""
+    """How the semantic head pools positions: average; attention: weighted by the higher stage's spatial attention;
+    none: each cell of a grid of at most 2x2 predicts separately."""
+    hidden: PositiveInt = 256
+    """Width of the training-only heads, in channels."""
+    weight: NonNegativeFloat = 1.0
+    """Lambda, the weight of the SSIA loss beside the task loss."""
     schedule: Schedule = "constant"
-    """lambda over training: constant; warmup: rises linearly, then stays; cosine: after a warm-up, falls to 0"""
-    warmup: float = 0.1
-    """share of training over which lambda rises linearly from 0, for the schedules warmup and cosine"""
+    """Lambda over training: constant; warmup: linear increase, then constant; cosine: decay to 0 after a warm-up."""
+    warmup: Fraction = 0.1
+    """Fraction of training over which lambda increases from 0, for the schedules warmup and cosine."""
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"ssia.{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
-        check_schedule("ssia", self.weight, self.schedule, self.warmup)
-        for name in ("semantic", "channel", "spatial", "labels"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"ssia.{name} is {value}; expected a finite number >= 0")
         if self.semantic + self.channel + self.spatial == 0:
             raise ConfigError(
-                "ssia has no signal: set at least one of ssia.semantic, ssia.channel, ssia.spatial above 0"
+                "no signal is set; set at least one of `ssia.semantic`, `ssia.channel`, `ssia.spatial` above 0"
             )
         if self.labels > 0 and (self.semantic == 0 or self.pooling == "none"):
             raise ConfigError(
-                f"ssia.labels is {self.labels}, but it is the pooled semantic heads that learn labels; set "
-                "ssia.semantic above 0 and ssia.pooling to average or attention"
+                f"`ssia.labels` is {self.labels}, but only pooled semantic heads learn labels; set `ssia.semantic` "
+                "above 0 and `ssia.pooling` to average or attention"
             )
         if self.handover and self.labels == 0:
             raise ConfigError(
-                "ssia.handover is set, but ssia.labels is 0; set ssia.labels above 0, such as 1, or leave it out"
+                "`ssia.handover` is set, but `ssia.labels` is 0; set `ssia.labels` above 0, such as 1, or leave out "
+                "`ssia.handover`"
             )
         if self.top and self.supervisor == "now":
             raise ConfigError(
-                "ssia.top is set, but ssia.supervisor is now, from which the top learns nothing; set "
-                "ssia.supervisor=memory, or leave out ssia.top"
+                "`ssia.top` requires a memory, but `ssia.supervisor` is now; set `ssia.supervisor` to memory, or leave "
+                "out `ssia.top`"
             )
-        if not 0 < self.share <= 1:
-            raise ConfigError(f"ssia.share is {self.share}; expected a share above 0 and up to 1")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"ssia.momentum is {self.momentum}; expected 0 or more and below 1")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(f"ssia.temperature is {self.temperature}; expected a finite number > 0")
-        if self.hidden < 1:
-            raise ConfigError(f"ssia.hidden is {self.hidden}; expected at least 1 channel")
 
-    def weight_at(self, progress: float) -> float:
-        """Lambda at a point of training.
+    def lambda_at(self, progress: float) -> float:
+        """Return lambda at a point of training.
 
         Args:
-            progress: Share of optimizer steps done, from 0 to 1.
+            progress: Fraction of optimizer steps done, from 0 to 1.
         """
         return scheduled(self.weight, self.schedule, self.warmup, progress)
 
 
-_CHOICES = {
-    "pairs": ("deepest", "adjacent", "upper"),
-    "pooling": ("average", "attention", "none"),
-    "supervisor": ("now", "memory"),
-}
-
-
 def spatial_attention(feature: Tensor) -> Tensor:
-    """Where a feature map is active: softmax over positions of the standardised energy mean_c F^2.
+    """Return the softmax over positions of the standardized energy mean_c F^2 of a feature map.
 
     Args:
         feature: Feature map [B, C, H, W].
 
     Returns:
-        Attention [B, H * W] in at least float32; each row sums to 1. Uniform where the energy is.
+        Attention [B, H * W] in at least float32; each row sums to 1 and is uniform if the energy is constant.
     """
     energy = at_least_float32(feature).square().mean(dim=1).flatten(1)
     centred = energy - energy.mean(dim=1, keepdim=True)
@@ -160,31 +133,30 @@ def spatial_attention(feature: Tensor) -> Tensor:
 
 
 def channel_signal(feature: Tensor) -> Tensor:
-    """What a feature map sees: its average over positions, normalised per image over channels.
+    """Return a feature map's average over positions, normalized per image over channels.
 
     Args:
         feature: Feature map [B, C, H, W].
 
     Returns:
-        Signal [B, C] in at least float32, of mean 0 and variance 1 per image.
+        Signal [B, C] in at least float32, with mean 0 and variance 1 per image.
     """
     pooled = at_least_float32(feature).mean(dim=(2, 3))
     return F.layer_norm(pooled, pooled.shape[1:], eps=_EPS)
 
 
 class SSIALoss(AuxiliaryLoss):
-    """The SSIA loss over the stages of one network; holds the training-only heads.
+    """The SSIA loss on the stages of a network; holds the training-only heads.
 
-    A pair whose higher stage has a single position has no spatial signal and skips it.
+    A pair whose higher stage has one position has no spatial signal and skips it.
 
     Args:
-        shapes: Channels, height, width of each stage's map at the training size, lowest stage first; K >= 2 stages.
+        shapes: Channels, height, width of each stage's feature map at the training size, lowest first; at least 2.
         num_classes: Width of the logits.
-        config: Choices.
+        config: Settings.
 
     Raises:
-        ConfigError: If there are fewer than two stages, a shape or class count is not positive, or no pair has a
-            signal.
+        ConfigError: There are fewer than 2 stages, a shape or `num_classes` is not positive, or no pair has a signal.
 
     Examples:
         >>> import torch
@@ -211,21 +183,21 @@ class SSIALoss(AuxiliaryLoss):
             self.semantic = nn.ModuleList(self._head(low, num_classes) for low, _ in self._active("semantic"))
             self.channel = nn.ModuleList(self._head(low, self.shapes[high][0]) for low, high in self._active("channel"))
             self.spatial = nn.ModuleList(self._head(low, 1, bias=False) for low, _ in self._active("spatial"))
-        if self.config.handover:  # a tensor, so that torch.compile does not compile each step anew
+        if self.config.handover:  # a tensor, so that torch.compile does not recompile each step
             self.register_buffer("progress", torch.zeros(()), persistent=False)
         if not (self.semantic or self.channel or self.spatial):
             raise ConfigError(
                 f"no pair has a spatial signal: every supervising stage has one position (shapes {self.shapes}); "
-                "use larger images, ssia.pairs=adjacent, or another signal"
+                "use larger images, set `ssia.pairs` to adjacent, or use another signal"
             )
 
     def set_progress(self, progress: float) -> None:
-        """Tell how far the labels have given way; only `handover` asks."""
+        """Set the fraction of optimizer steps done, from 0 to 1, which decides the weights with `handover`."""
         if self.config.handover:
             self.progress.fill_(progress)
 
     def _active(self, signal: str) -> list[tuple[int, int]]:
-        """Pairs that carry a signal, at the sizes known on construction."""
+        """Return the pairs that have a signal at the sizes given on construction."""
         if getattr(self.config, signal) == 0:
             return []
         if signal == "spatial":
@@ -245,15 +217,15 @@ class SSIALoss(AuxiliaryLoss):
         """Compute the loss; gradients reach the lower stages and the heads, never the supervising features.
 
         Args:
-            features: The stages' maps [B, C, H, W], lowest first, with the channels given on construction.
+            features: Feature maps [B, C, H, W], lowest first, with the channels given on construction.
             logits: Final logits [B, num_classes].
-            label_loss: The task's criterion on this batch's targets; only with `labels` above 0.
-            remembered: The images' average earlier predictions [B, num_classes], rows of zeros where there are none
-                yet; only with supervisor memory. Without it, and in rows of zeros, the present ones stand in.
+            label_loss: The task's criterion with this batch's targets; only for `labels` above 0.
+            remembered: Averages of the images' earlier predictions [B, num_classes], with rows of zeros for images
+                without one; only for supervisor memory. Current predictions are used in their place if missing.
 
         Returns:
-            Scalars in at least float32: each active signal's mean over its pairs, and "ssia", their weighted sum
-            (without lambda).
+            Scalars in at least float32: the mean of each signal over its pairs, and "ssia", their weighted sum without
+            lambda.
         """
         with torch.autocast(logits.device.type, enabled=False):
             terms: dict[str, Tensor] = {}
@@ -262,7 +234,7 @@ class SSIALoss(AuxiliaryLoss):
                 terms["semantic"] = self._semantic(predictions, self._target(logits.detach(), remembered))
                 if self.uses_labels:
                     if label_loss is None:
-                        raise ConfigError("ssia.labels is above 0, but the loss was called without a label_loss")
+                        raise ConfigError("`ssia.labels` is above 0, but the loss was called without label_loss")
                     terms["labels"] = torch.stack([label_loss(prediction) for prediction in predictions]).mean()
             if self.channel:
                 terms["channel"] = self._channel(features)
@@ -270,14 +242,14 @@ class SSIALoss(AuxiliaryLoss):
                 terms["spatial"] = self._spatial(features)
             weights = {name: getattr(self.config, name) for name in terms}
             if self.config.handover:
-                given = self.config.share * self.progress
-                weights["semantic"] *= given
-                weights["labels"] *= 1 - given
+                own = self.config.share * self.progress
+                weights["semantic"] *= own
+                weights["labels"] *= 1 - own
             terms["ssia"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return terms
 
     def _predict_classes(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Each semantic head's logits: [B, num_classes], or [B, positions, num_classes] without pooling."""
+        """Return the logits of each semantic head: [B, num_classes], or [B, positions, num_classes] without pooling."""
         predictions = []
         for head, (low, high) in zip(self.semantic, self._active("semantic"), strict=True):
             if self.config.pooling == "attention":
@@ -288,7 +260,7 @@ class SSIALoss(AuxiliaryLoss):
         return predictions
 
     def _target(self, logits: Tensor, remembered: Tensor | None) -> Tensor:
-        """Log-probabilities [B, num_classes] that the semantic heads learn, at the temperature."""
+        """Return the log-probabilities [B, num_classes] that the semantic heads learn, at the temperature."""
         if remembered is None:
             source = at_least_float32(logits)
         else:

@@ -132,7 +132,7 @@ def training_card(
     Args:
         architecture: Vanilla timm architecture.
         method: Training objective.
-        settings: The run's settings.
+        settings: `TrainConfig.decisive_settings()`.
         metrics: "top1" and "top5" in percent and "loss", on the evaluation data.
         eval_name: Name of the evaluation data.
         counts: "images", the number of evaluation images; "unreadable_train" and "unreadable_eval", images left out.

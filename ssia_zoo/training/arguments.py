@@ -1,98 +1,180 @@
-"""Read the settings of a training run: defaults, then a file, then command line flags."""
+"""Read the settings of a training run from defaults, a file and command line flags, and check them."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import io
+import json
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import dacite
 import tyro
 import yaml
 
-from ssia_zoo.errors import ConfigError, SSIAZooError
+from ssia_zoo.errors import ConfigError, SSIAZooError, one_line
+from ssia_zoo.hub.files import are_arguments
 from ssia_zoo.models.registry import published_weight
 from ssia_zoo.resources import resource_dir
-from ssia_zoo.training.checks import check_config
 from ssia_zoo.training.config import TrainConfig
 
 _log = logging.getLogger(__name__)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that takes 1e-3 for a number, as JSON and everybody else does; PyYAML wants 1.0e-3."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
-)
 
 
 def read_config(source: str) -> TrainConfig:
     """Read settings from a file.
 
     Args:
-        source: A YAML or JSON file of settings, a JSON of hub_configs/ (its training settings are taken), or the name
-            of a published weight, such as "mobilenetv3_small_050_ssia.digits_r32"; "./NAME" is the file.
+        source: A YAML or JSON file of settings, a JSON file of hub_configs/ (its training settings are used), or the
+            name of a published weight, such as "mobilenetv3_small_050_ssia.digits_r32"; "./NAME" is always a file.
 
     Raises:
-        ConfigError: If it cannot be read or holds an unknown or wrong setting; names the file and the field.
+        ConfigError: The file cannot be read, or a setting is unknown or invalid.
     """
     path = Path(source)
     if (published := published_weight(source)) is not None:
         if path.exists():
-            _log.warning("--config %s means the published weight; the file of this name here is ./%s", source, source)
+            _log.warning("--config %s is the published weight; for the file of this name, write ./%s", source, source)
         path = resource_dir("hub_configs") / f"{published.name}.json"
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # JSON is YAML, but for its floats
+        data = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             f"--config {source}: cannot be read ({error.strerror}); expected a YAML or JSON file"
         ) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"--config {source}: is not valid YAML or JSON: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"--config {source}: is not valid YAML or JSON: {one_line(error)}") from error
     if isinstance(data, dict) and "sha256" in data and isinstance(data.get("training"), dict):
-        data = data["training"]  # a published weight's description
+        data = data["training"]  # a published weight's file
     if not isinstance(data, dict):
         raise ConfigError(f"--config {source}: expected settings by name, got {type(data).__name__}")
     try:
-        return dacite.from_dict(TrainConfig, data, dacite.Config(strict=True, cast=[tuple]))
-    except (dacite.DaciteError, TypeError, ValueError) as error:
+        return TrainConfig(**{str(name): value for name, value in data.items()})
+    except ConfigError as error:
         raise ConfigError(f"--config {source}: {error}") from error
 
 
+def _parse(text: str) -> Any:
+    """Parse JSON or YAML; PyYAML alone would take the number 1e-3 of a JSON file for a string."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
 def parse_config(args: Sequence[str]) -> TrainConfig:
-    """Settings from command line flags over those of `--config FILE`.
+    """Read settings from command line flags, which override those of `--config FILE`.
 
     Raises:
-        ConfigError: If a setting is missing or makes no sense.
-        SystemExit: After `--help`, or for a flag that does not exist.
+        ConfigError: A setting is missing or invalid, or settings contradict each other.
+        SystemExit: After `--help`, or for an unknown flag.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     known, rest = first.parse_known_args(args)
     default = read_config(known.config) if known.config else TrainConfig()
-    description = f"{TrainConfig.__doc__}\n--config FILE takes settings from YAML or JSON; flags override them."
-    drawn = io.StringIO()
+    description = f"{TrainConfig.__doc__}\n--config FILE reads settings from YAML or JSON; flags override them."
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(drawn):
+        with contextlib.redirect_stderr(printed):
             config = tyro.cli(TrainConfig, args=rest, default=default, prog="train_hf.py", description=description)
     except SystemExit as stop:
-        if (refused := _refusal(stop)) is not None:  # tyro draws a box around what a settings class refuses
+        if (refused := _find_cause(stop)) is not None:  # tyro prints a box around errors of a settings class
             raise ConfigError(str(refused)) from refused
-        sys.stderr.write(drawn.getvalue())
+        sys.stderr.write(printed.getvalue())
         raise
     check_config(config)
     return config
 
 
-def _refusal(error: BaseException | None) -> SSIAZooError | None:
-    """The error of this package that another one came of."""
+def _find_cause(error: BaseException | None) -> SSIAZooError | None:
+    """Return the error of this package that caused another error, if any."""
     while error is not None and not isinstance(error, SSIAZooError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def check_config(config: TrainConfig) -> None:
+    """Check that required settings are given and that settings do not contradict each other.
+
+    Raises:
+        ConfigError: Names the settings and what was expected.
+    """
+    required = {"model": "a timm model", "dataset": "a Hub id, a folder, or digits", "output_dir": "a folder"}
+    for name, meaning in required.items():
+        if not getattr(config, name):
+            raise ConfigError(f"`{name}` is missing; expected {meaning}")
+    _check_model_kwargs(config.model_kwargs)
+    if config.lr_base is None and config.min_lr > config.lr:
+        raise ConfigError(f"`min_lr` is {config.min_lr}; expected at most `lr` {config.lr}")
+    if config.schedule == "multistep" and not config.decay_milestones:
+        raise ConfigError("`schedule` is multistep, which requires `decay_milestones`, such as 30 60")
+    if not config.bce_loss and (config.bce_sum or config.bce_target_thresh is not None):
+        raise ConfigError("`bce_sum` and `bce_target_thresh` require `bce_loss`")
+    if (config.mixup or config.cutmix) and config.batch_size % 2:
+        raise ConfigError(f"`batch_size` is {config.batch_size}; expected an even number with `mixup` or `cutmix`")
+    if config.warmup_epochs and config.warmup_epochs >= config.epochs:
+        raise ConfigError(f"`warmup_epochs` is {config.warmup_epochs}; expected less than `epochs` {config.epochs}")
+    if config.push_to_hub and not config.hub_model_id:
+        raise ConfigError("`push_to_hub` requires `hub_model_id` org/name")
+    if not config.push_to_hub and (config.hub_model_id or config.push_every or config.hub_private):
+        raise ConfigError("`hub_model_id`, `hub_private` and `push_every` require `push_to_hub`")
+    if config.mixup_off_epoch and not (config.mixup or config.cutmix):
+        raise ConfigError("`mixup_off_epoch` requires `mixup` or `cutmix`")
+    if config.clip_mode != "norm" and config.clip_grad is None:
+        raise ConfigError(f"`clip_mode` {config.clip_mode} requires `clip_grad`")
+    if config.eval_split == (config.train_split or "train") and not (config.holdout or config.eval_only):
+        raise ConfigError(f"`eval_split` is {config.eval_split}, the training split; set another one, or `holdout` 0.1")
+    if config.push_every and not config.val_interval:
+        raise ConfigError("`push_every` publishes a score with each push; leave it out with `val_interval` 0")
+    if config.method == "ssia" and config.ssia.supervisor == "memory":
+        _check_memory(config)
+
+
+def _check_memory(config: TrainConfig) -> None:
+    """Refuse what a memory cannot store: it holds one prediction per row of the training split, of unmixed images."""
+    if config.streaming:
+        raise ConfigError(
+            "`ssia.supervisor` memory requires images with fixed rows; leave out `streaming`, or set `ssia.supervisor` "
+            "now"
+        )
+    if config.mixup or config.cutmix:
+        raise ConfigError(
+            "`ssia.supervisor` memory does not support mixed images; leave out `mixup` and `cutmix`, or set "
+            "`ssia.supervisor` now"
+        )
+    if config.aug_repeats > 1:
+        raise ConfigError(
+            f"`aug_repeats` is {config.aug_repeats}; `ssia.supervisor` memory supports one view per image: expected 1, "
+            "or `ssia.supervisor` now"
+        )
+    if config.ssia.top and config.bce_loss:
+        raise ConfigError("`ssia.top` adds a softmax cross-entropy to the task loss; leave out it or `bce_loss`")
+
+
+def _check_model_kwargs(kwargs: dict[str, Any]) -> None:
+    elsewhere = {
+        "num_classes": "the number of classes comes from the data set",
+        "in_chans": "images are RGB",
+        "img_size": "use `image_size`",
+        "drop_rate": "use `drop_rate`",
+        "drop_path_rate": "use `drop_path_rate`",
+    }
+    for name, value in kwargs.items():
+        if name in elsewhere:
+            raise ConfigError(f"`model_kwargs` {name}={value}: {elsewhere[name]}; leave it out")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"`model_kwargs` {name}={value!r}: cannot be saved in config.json ({error}); expected numbers, "
+                "strings, true or false, and lists or mappings of them"
+            ) from error
+        if not are_arguments({name: value}):
+            raise ConfigError(
+                f"`model_kwargs` {name}={value!r}: is not an argument of an architecture, or holds a number out of "
+                "range; leave it out"
+            )

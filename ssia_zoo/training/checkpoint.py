@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ssia_zoo.errors import TrainingError, one_line
-from ssia_zoo.training.config import complete
+from ssia_zoo.training.config import with_defaults
 from ssia_zoo.training.faults import is_dead_worker, is_lost_process
 from ssia_zoo.training.resuming import PREPROCESSING
 
@@ -245,7 +245,7 @@ def check_checkpoint(
     Raises:
         TrainingError: If not; names what differs.
     """
-    before, processes_before = complete(manifest["experiment"]), manifest["processes"]
+    before, processes_before = with_defaults(manifest["experiment"]), manifest["processes"]
     # These change nothing; to raise max_corrupt is what a stopped run is told to do.
     free = ["workers", "max_corrupt", "check_duplicates"]
     # What is the model's own where it is not given is compared once the model is there.

@@ -93,7 +93,7 @@ class RunFolder:
             self._check_content()
             found = find_checkpoint(self.config.resume, self.checkpoints) if self.config.resume else None
             if found is not None:
-                check_checkpoint(found[1], self.config.experiment(), processes, self._facts()["environment"])
+                check_checkpoint(found[1], self.config.decisive_settings(), processes, self._facts()["environment"])
             self._connect()
         except BaseException:
             self.release()
@@ -140,7 +140,7 @@ class RunFolder:
         self.config = replace(self.config, **own)
         self._identity = data_identity(data)
         if self._manifest is not None:
-            check_resumed(self._manifest, self.config.experiment(), self._identity)
+            check_resumed(self._manifest, self.config.decisive_settings(), self._identity)
 
     def image_counts(self) -> dict[str, int]:
         """How many images the metrics are of, and how many could not be read, so far."""
@@ -167,7 +167,7 @@ class RunFolder:
     def _facts(self) -> dict[str, Any]:
         """What a checkpoint states of its run."""
         environment = {**self._environment, "threads": str(torch.get_num_threads())}
-        return {"experiment": self.config.experiment(), "environment": environment}
+        return {"experiment": self.config.decisive_settings(), "environment": environment}
 
     def record(self, kind: str, **values: Any) -> None:
         """Write one line of metrics; curves.png follows each evaluation, and once a minute."""
@@ -185,7 +185,7 @@ class RunFolder:
         config, data = self.config, self._data
         rival = RIVALS.get(config.method)
         unused = {"ssia", "rival"} - {"rival" if rival else config.method}
-        settings = {name: value for name, value in config.experiment().items() if name not in unused}
+        settings = {name: value for name, value in config.decisive_settings().items() if name not in unused}
         settings |= {"dataset": public_name(config.dataset), "model": public_model(config.model)}
         architecture = vanilla_architecture(str(student.pretrained_cfg["architecture"]))
         counts = self.image_counts()

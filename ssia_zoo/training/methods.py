@@ -1,15 +1,14 @@
-"""Training objectives by name; each makes a timm training task from a model and the run's settings."""
+"""Training objectives by name; each builds a timm training task from a model and the settings of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
 from timm.task import ClassificationTask, TrainingTask
 
-from ssia_zoo.errors import ConfigError
+from ssia_zoo.errors import ConfigError, did_you_mean
 from ssia_zoo.loss import ATLoss, BYOTLoss, DKSLoss, DSNLoss, RivalLoss, SADLoss
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.task import AuxiliaryTask, SSIATask
@@ -22,7 +21,7 @@ Method = Callable[[TimmModel, TrainConfig, InputSize, dict[str, Any], int | None
 def _vanilla(
     model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any], images: int | None
 ) -> TrainingTask:
-    """The control: timm's own task, with no part of ours in it."""
+    """Build the control: timm's own task, without any code of this package."""
     return ClassificationTask(model, criterion_kwargs=criterion, verbose=False)
 
 
@@ -36,8 +35,8 @@ def _rival(loss: type[RivalLoss]) -> Method:
     def method(
         model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any], images: int | None
     ) -> TrainingTask:
-        weight_at = partial(config.rival.weight_at, default=loss.default_weight)
-        return AuxiliaryTask(model, loss, weight_at, input_size=input_size, criterion_kwargs=criterion)
+        lambda_at = partial(config.rival.lambda_at, default=loss.default_weight)
+        return AuxiliaryTask(model, loss, lambda_at, input_size=input_size, criterion_kwargs=criterion)
 
     return method
 
@@ -53,22 +52,21 @@ METHODS: dict[str, Method] = {
 def create_task(
     model: TimmModel, config: TrainConfig, input_size: InputSize, images: int | None = None
 ) -> TrainingTask:
-    """Make the training task that `config.method` names.
+    """Build the training task of `config.method`.
 
     Args:
         model: A timm classifier.
         config: Settings of the run.
         input_size: Channels, height, width of the training images.
-        images: Number of training images, which a memory of predictions needs.
+        images: Number of training images; required for supervisor memory.
 
     Raises:
-        ConfigError: If there is no such method, or it cannot be applied to this model.
+        ConfigError: There is no such method, or it does not support this model.
     """
     if config.method not in METHODS:
-        near = get_close_matches(config.method, METHODS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"--method is {config.method!r}; expected one of {', '.join(METHODS)}{hint}")
-    soft_targets = config.mixup > 0 or config.cutmix > 0  # timm's Mixup smooths the labels itself
+        hint = did_you_mean(config.method, METHODS, "choose one of them", most=1)
+        raise ConfigError(f"`method` is {config.method!r}; expected one of {', '.join(METHODS)}; {hint}")
+    soft_targets = config.mixup > 0 or config.cutmix > 0  # timm's Mixup applies label smoothing itself
     criterion: dict[str, Any] = {"smoothing": config.smoothing, "soft_targets": soft_targets}
     if config.bce_loss:
         criterion |= {"loss_type": "bce", "bce_sum": config.bce_sum, "bce_target_thresh": config.bce_target_thresh}

@@ -1,24 +1,27 @@
-"""Optimizer, learning rate and its schedule, all timm's."""
+"""timm's optimizers and learning rate schedules, from the settings of a run."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 
-from ssia_zoo.errors import ConfigError
+from ssia_zoo.errors import ConfigError, did_you_mean, one_line
 from ssia_zoo.training.config import TrainConfig
 
 _log = logging.getLogger(__name__)
 
 
 def with_scaled_lr(config: TrainConfig, processes: int) -> TrainConfig:
-    """Compute `lr` from `lr_base` and the global batch, as timm's train.py does; as it is, if there is no `lr_base`."""
+    """Set `lr` from `lr_base` and the global batch size, as timm's train.py does; without `lr_base`, change nothing.
+
+    Raises:
+        ConfigError: The learning rate is below `min_lr`.
+    """
     if config.lr_base is None:
         return config
     ratio = config.batch_size * config.batches_per_step * processes / config.lr_base_size
@@ -26,20 +29,20 @@ def with_scaled_lr(config: TrainConfig, processes: int) -> TrainConfig:
     scale = config.lr_base_scale or ("sqrt" if "ada" in name or "lamb" in name else "linear")
     config = replace(config, lr=config.lr_base * (ratio**0.5 if scale == "sqrt" else ratio))
     if config.min_lr > config.lr:
-        raise ConfigError(f"--min-lr is {config.min_lr}; expected at most the --lr {config.lr:g} made of --lr-base")
+        raise ConfigError(f"`min_lr` is {config.min_lr}; expected at most {config.lr:g}, `lr` as scaled from `lr_base`")
     _log.info("learning rate %g: %g for a batch of %d, %s", config.lr, config.lr_base, config.lr_base_size, scale)
     return config
 
 
 def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim.Optimizer:
-    """Make timm's optimizer over student and heads, without weight decay where timm and the model want none.
+    """Build timm's optimizer for student and heads, without weight decay where timm or the model exclude it.
 
     Raises:
-        ConfigError: If timm has no such optimizer, or it does not take these settings.
+        ConfigError: timm has no such optimizer, or it does not support these settings.
     """
     if config.optimizer not in list_optimizers():
-        near = get_close_matches(config.optimizer, list_optimizers(), n=3)
-        raise ConfigError(f"--optimizer is {config.optimizer!r}; did you mean {', '.join(near) or 'adamw or sgd'}?")
+        hint = did_you_mean(config.optimizer, list_optimizers(), "expected a timm optimizer, such as adamw or sgd")
+        raise ConfigError(f"`optimizer` is {config.optimizer!r}; {hint}")
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             module,
@@ -50,15 +53,17 @@ def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim
             layer_decay=config.layer_decay,
         )
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"--optimizer {config.optimizer} does not take these settings: {error}") from error
+        raise ConfigError(
+            f"`optimizer` {config.optimizer} does not support these settings: {one_line(error)}"
+        ) from error
     return optimizer
 
 
 def build_scheduler(config: TrainConfig, optimizer: Any, steps_per_epoch: int) -> Any:
-    """Make timm's learning rate schedule, which moves after every optimizer step.
+    """Build timm's learning rate scheduler, to be updated after every optimizer step.
 
     Raises:
-        ConfigError: If timm cannot make it for so few steps.
+        ConfigError: timm rejects the schedule for this number of steps.
     """
     warmup = min(1.0, config.epochs / 2) if config.warmup_epochs is None else config.warmup_epochs
     try:
@@ -76,5 +81,5 @@ def build_scheduler(config: TrainConfig, optimizer: Any, steps_per_epoch: int) -
             updates_per_epoch=steps_per_epoch,
         )
     except ValueError as error:
-        raise ConfigError(f"--schedule {config.schedule} cannot be made: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"`schedule` {config.schedule} cannot be built: {one_line(error)}") from error
     return scheduler

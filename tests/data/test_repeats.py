@@ -51,5 +51,5 @@ def test_views_do_not_depend_on_workers_and_differ_between_epochs() -> None:
 
 
 def test_repeats_that_a_batch_cannot_hold_are_refused() -> None:
-    with pytest.raises(ConfigError, match="--aug-repeats is 3"):
+    with pytest.raises(ConfigError, match="`aug_repeats` is 3"):
         DataConfig("digits", batch_size=8, aug_repeats=3)

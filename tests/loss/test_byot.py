@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssia_zoo.loss import BYOTLoss, BYOTSettings
+from ssia_zoo.loss import BYOTLoss
 from tests.helpers.numpy_model import CLASSES, SHAPES, array, cross_entropy, head, inputs, softmax
 
 
@@ -37,14 +37,3 @@ def test_the_hint_is_the_sources_at_its_batch_of_equal_images() -> None:
     deepest = features[-1].mean(dim=(2, 3))
     source = sum(torch.dist(hint(x), deepest) for hint, x in zip(loss.hints, seen, strict=True))
     torch.testing.assert_close(terms["hint"], source)
-
-
-def test_its_settings_weigh_its_parts() -> None:
-    features, logits, labels = inputs()
-    loss = BYOTLoss(SHAPES, CLASSES, BYOTSettings(labels=2.0, distillation=3.0, hint=5.0, temperature=1.5))
-    terms = loss(features, logits, lambda z: F.cross_entropy(z, labels))
-    expected = 2 * terms["labels"] + 3 * terms["distillation"] + 5 * terms["hint"]
-    torch.testing.assert_close(terms["byot"], expected)
-    soft = softmax(array(logits) / 1.5)
-    z = [head(module, feature)[0] for module, feature in zip(loss.classifiers.heads, features[:-1], strict=True)]
-    assert terms["distillation"].item() == pytest.approx(sum(cross_entropy(x / 1.5, soft) for x in z), rel=1e-5)

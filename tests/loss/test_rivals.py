@@ -1,4 +1,4 @@
-"""What holds for every rival: who gets gradients, and that its numbers depend on nothing else."""
+"""Properties of every rival: where gradients go, and what the result does not depend on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.loss import BYOTSettings, DSNSettings, RivalConfig, RivalLoss
+from ssia_zoo.loss import DSNLoss, RivalConfig, RivalLoss
 from ssia_zoo.training.methods import RIVALS
 from tests.helpers.numpy_model import CLASSES, SHAPES, inputs
 
@@ -102,7 +102,7 @@ def test_building_one_takes_no_random_numbers(rival: type[RivalLoss]) -> None:
 @pytest.mark.parametrize(
     ("shapes", "classes", "expected"),
     [
-        ([(4, 2, 2)], 3, "{} needs at least 2 stages, .* got 1"),
+        ([(4, 2, 2)], 3, "{} needs at least 2 stages; got 1"),
         ([(4, 2, 2), (4, 2, 2)], 0, "{} needs a classifier; got num_classes=0"),
         ([(4, 2, 2), (4, 0, 1)], 3, r"stage 1 is \(4, 0, 1\)"),
     ],
@@ -128,28 +128,26 @@ def test_only_at_needs_its_deepest_map_to_have_positions() -> None:
 
 
 def test_lambda_is_the_sources_own_unless_set_and_follows_its_schedule() -> None:
-    assert RivalConfig().weight_at(0.5, default=7.0) == 7.0
-    assert RivalConfig(weight=0.0).weight_at(0.5, default=7.0) == 0.0
+    assert RivalConfig().lambda_at(0.5, default=7.0) == 7.0
+    assert RivalConfig(weight=0.0).lambda_at(0.5, default=7.0) == 0.0
     config = RivalConfig(weight=2.0, schedule="cosine", warmup=0.5)
-    assert [config.weight_at(t, default=7.0) for t in (0, 0.25, 0.5, 0.75, 1)] == pytest.approx([0, 1, 2, 1, 0])
+    assert [config.lambda_at(t, default=7.0) for t in (0, 0.25, 0.5, 0.75, 1)] == pytest.approx([0, 1, 2, 1, 0])
 
 
 @pytest.mark.parametrize(
     ("choices", "expected"),
     [
-        ({"weight": -1.0}, r"rival\.weight is -1\.0"),
-        ({"weight": math.nan}, r"rival\.weight is nan"),
-        ({"schedule": "linear"}, r"rival\.schedule is 'linear'; expected one of constant, warmup, cosine"),
-        ({"warmup": 2.0}, r"rival\.warmup is 2\.0"),
+        ({"weight": -1.0}, "`rival.weight` is -1.0"),
+        ({"weight": math.nan}, "`rival.weight` is nan"),
+        ({"schedule": "linear"}, "`rival.schedule` is 'linear'; expected 'constant', 'warmup' or 'cosine'"),
+        ({"warmup": 2.0}, "`rival.warmup` is 2.0"),
     ],
 )
-def test_a_choice_out_of_range_is_named(choices: dict[str, Any], expected: str) -> None:
+def test_a_setting_out_of_range_is_named(choices: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         RivalConfig(**choices)
 
 
-def test_a_setting_of_its_source_out_of_range_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"BYOTSettings\.temperature is 0\.0; expected a finite number > 0"):
-        BYOTSettings(temperature=0.0)
-    with pytest.raises(ConfigError, match=r"DSNSettings\.hidden is 0"):
-        DSNSettings(hidden=0)
+def test_heads_without_width_are_refused() -> None:
+    with pytest.raises(ConfigError, match="width of a head is 0; expected at least 1 channel"):
+        DSNLoss(SHAPES, CLASSES, hidden=0)

@@ -284,7 +284,7 @@ def test_with_labels_the_semantic_heads_learn_the_tasks_own_loss_too() -> None:
     expected = -(math.log(1 / 4) + math.log(3 / 4) + math.log(1 / 10) + math.log(9 / 10)) / 4
     assert terms["labels"].item() == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(terms["ssia"], terms["semantic"] + 0.5 * terms["labels"])
-    with pytest.raises(ConfigError, match=r"ssia\.labels is above 0, .*label_loss"):
+    with pytest.raises(ConfigError, match=r"`ssia\.labels` is above 0, .*label_loss"):
         loss(features, torch.zeros(2, 2))
 
 

@@ -12,7 +12,7 @@ from ssia_zoo.errors import ConfigError
 from ssia_zoo.models.weight import read_published_weight, read_published_weights
 from ssia_zoo.resources import resource_dir
 from ssia_zoo.training.arguments import read_config
-from ssia_zoo.training.config import complete
+from ssia_zoo.training.config import with_defaults
 
 NAME = "mobilenetv3_small_050_ssia.digits_r32"
 
@@ -33,7 +33,7 @@ def test_every_shipped_description_is_valid_and_its_training_settings_are_accept
     assert configs
     for config in configs:
         settings = read_config(config.name)
-        assert settings.experiment() == complete(config.training)
+        assert settings.decisive_settings() == with_defaults(config.training)
         assert settings.method == "ssia"
         assert settings.seed == config.metrics.seed
 

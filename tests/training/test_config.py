@@ -1,8 +1,9 @@
-"""Settings: defaults, files, flags, and what each fault says."""
+"""Settings from defaults, files and flags, and the error for each fault."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 import timm
 
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.training.arguments import parse_config, read_config
-from ssia_zoo.training.checks import check_config
+from ssia_zoo.training.arguments import check_config, parse_config, read_config
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.main import main
 from tests.helpers.runs import ROOT
 
 REQUIRED = ["--model", "resnet18", "--dataset", "digits", "--output-dir", "runs/x"]
@@ -47,11 +48,17 @@ def test_a_published_weight_is_a_config_by_name_and_by_file() -> None:
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("lr: fast", "lr"),
-        ("learning_rate: 0.1", "learning_rate"),
-        ("ssia: {lambda: 1}", "lambda"),
-        ("ssia: {temperature: -1}", "temperature"),
-        ("batch_size: 0", "batch-size"),
+        ("lr: fast", "`lr` is 'fast'; expected a valid number"),
+        ("learning_rate: 0.1", "'learning_rate' is not a setting; did you mean"),
+        ("warmup_epoch: 0.1", "'warmup_epoch' is not a setting; did you mean warmup_epochs"),
+        ("ssia: {lambda: 1}", "'ssia.lambda' is not a setting; leave it out"),
+        ("ssia: {temperatur: 1}", "'ssia.temperatur' is not a setting; did you mean temperature?"),
+        ("ssia: {temperature: -1}", "`ssia.temperature` is -1; expected a number greater than 0"),
+        ("ssia: 1", "`ssia` is 1; expected a dictionary"),
+        ("scale: [0.5]", "`scale` is [0.5]; expected"),
+        ("batch_size: 0", "`batch_size` is 0; expected a number greater than 0"),
+        ("mixed_precision: no", "`mixed_precision` is False; expected 'no', 'bf16' or 'fp16'"),
+        ("1: 2", "'1' is not a setting"),
         ("- a list", "expected settings by name"),
         ("lr: [", "not valid YAML"),
     ],
@@ -59,7 +66,7 @@ def test_a_published_weight_is_a_config_by_name_and_by_file() -> None:
 def test_a_fault_in_a_file_names_file_and_field(tmp_path: Path, content: str, named: str) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(content)
-    with pytest.raises(ConfigError, match=named) as caught:
+    with pytest.raises(ConfigError, match=re.escape(named)) as caught:
         parse_config(["--config", str(file), *REQUIRED])
     assert "settings.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -72,7 +79,13 @@ def test_small_numbers_are_numbers_in_yaml_and_json(tmp_path: Path, text: str) -
     assert read_config(str(file)).lr == pytest.approx(1e-5)
 
 
-def test_one_epoch_needs_no_word_about_warm_up() -> None:
+def test_a_small_number_among_the_arguments_of_a_model_is_a_number_in_json(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"model_kwargs": {"eps": 1e-5}}))
+    assert read_config(str(file)).model_kwargs == {"eps": 1e-5}
+
+
+def test_one_epoch_needs_no_warm_up_setting() -> None:
     assert parse_config([*REQUIRED, "--epochs", "1"]).warmup_epochs is None
 
 
@@ -91,11 +104,11 @@ def test_arguments_of_the_architecture_come_as_pairs_or_from_a_file(tmp_path: Pa
     ("word", "said"),
     [
         ("num_classes=10", "classes"),
-        ("img_size=64", "--image-size"),
-        ("norm_layer=b'x'", "config.json cannot hold it"),
-        ("scale=1e400", "config.json cannot hold it"),
-        ("checkpoint_path=x.pt", "no argument of an architecture"),
-        ("pretrained_cfg_overlay={'file':'x'}", "no argument of an architecture"),
+        ("img_size=64", "use `image_size`"),
+        ("norm_layer=b'x'", "cannot be saved in config.json"),
+        ("scale=1e400", "cannot be saved in config.json"),
+        ("checkpoint_path=x.pt", "not an argument of an architecture"),
+        ("pretrained_cfg_overlay={'file':'x'}", "not an argument of an architecture"),
     ],
 )
 def test_an_argument_that_cannot_be_recorded_or_is_set_elsewhere_is_refused(word: str, said: str) -> None:
@@ -116,10 +129,10 @@ def test_a_missing_file_is_named() -> None:
         parse_config(["--config", "nowhere.yaml"])
 
 
-@pytest.mark.parametrize("missing", ["--model", "--dataset", "--output-dir"])
-def test_what_is_required_is_named(missing: str) -> None:
-    at = REQUIRED.index(missing)
-    with pytest.raises(ConfigError, match=missing):
+@pytest.mark.parametrize("missing", ["model", "dataset", "output_dir"])
+def test_a_missing_setting_is_named(missing: str) -> None:
+    at = REQUIRED.index("--" + missing.replace("_", "-"))
+    with pytest.raises(ConfigError, match=f"`{missing}` is missing"):
         parse_config(REQUIRED[:at] + REQUIRED[at + 2 :])
 
 
@@ -152,12 +165,18 @@ def test_what_is_required_is_named(missing: str) -> None:
         ["--rival.weight", "-1"],
     ],
 )
-def test_a_setting_out_of_range_is_one_line_that_names_its_flag(
-    wrong: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(ConfigError, match=wrong[0].removeprefix("--")):
+def test_a_setting_out_of_range_is_one_line_that_names_it(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=f"`{wrong[0].removeprefix('--').replace('-', '_')}`") as caught:
         parse_config([*REQUIRED, *wrong])
+    assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_command_line_names_flags_and_python_names_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*REQUIRED, "--batch-size", "0"]) == 1
+    assert capsys.readouterr().err == "error: --batch-size is 0; expected a number greater than 0\n"
+    with pytest.raises(ConfigError, match=r"^`batch_size` is 0; expected a number greater than 0$"):
+        TrainConfig(batch_size=0)
 
 
 def test_an_unknown_flag_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,11 +195,11 @@ def test_help_names_config_and_every_group(capsys: pytest.CaptureFixture[str]) -
         assert flag in text
 
 
-def test_the_experiment_is_all_but_where_it_goes() -> None:
+def test_decisive_settings_leave_out_those_of_output() -> None:
     one = parse_config(REQUIRED)
     other = parse_config([*REQUIRED[:-1], "elsewhere", "--checkpoint-every", "5"])
-    assert one.experiment() == other.experiment()
-    assert parse_config([*REQUIRED, "--seed", "1"]).experiment() != one.experiment()
+    assert one.decisive_settings() == other.decisive_settings()
+    assert parse_config([*REQUIRED, "--seed", "1"]).decisive_settings() != one.decisive_settings()
 
 
 @pytest.mark.parametrize(

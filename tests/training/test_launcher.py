@@ -1,4 +1,4 @@
-"""What `accelerate launch` and its configuration file chose holds where the run's own settings say nothing."""
+"""`accelerate launch` and its configuration file decide where the run's own settings do not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from ssia_zoo.errors import ConfigError, TrainingError
 from ssia_zoo.training.arguments import parse_config, read_config
 from ssia_zoo.training.checkpoint import list_checkpoints, read_manifest
-from ssia_zoo.training.config import TrainConfig, complete
+from ssia_zoo.training.config import TrainConfig, with_defaults
 from ssia_zoo.training.launcher import resolve_launcher
 from tests.helpers.runs import ROOT, TRAIN, environment, flags, small_run
 
@@ -43,8 +43,8 @@ def chosen(config: TrainConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in DEFAULT}
 
 
-def launched(folder: Path, *launcher: str, variables: dict[str, str] | None = None, **settings: object) -> str:
-    """Run train_hf.py by `accelerate launch`; what it printed."""
+def run_launched(folder: Path, *launcher: str, variables: dict[str, str] | None = None, **settings: object) -> str:
+    """Run train_hf.py by `accelerate launch`; return its stderr."""
     words = [sys.executable, "-m", "accelerate.commands.launch", *launcher, TRAIN]
     words += flags(output_dir=folder, **{"max_steps": 2, "method": "vanilla", **settings})
     variables = {**environment(), **(variables or {})}
@@ -56,7 +56,7 @@ def launched(folder: Path, *launcher: str, variables: dict[str, str] | None = No
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """The settings in question, as all files of a run state them."""
+    """Return the settings in question, as all files of a run record them."""
     written = yaml.safe_load((folder / "train_config.yaml").read_text())
     config = json.loads((folder / "config.json").read_text())["ssia"]["training"]
     (*_, newest) = list_checkpoints(folder / "checkpoints")
@@ -96,7 +96,7 @@ def recorded(folder: Path) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_a_setting_wins_over_the_launcher_and_the_launcher_over_the_default(
+def test_settings_override_the_launcher_and_the_launcher_the_defaults(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     variables: dict[str, str],
@@ -113,8 +113,8 @@ def test_a_setting_wins_over_the_launcher_and_the_launcher_over_the_default(
     differing = [
         value for value in variables.values() if settings and value not in other and value.lower() not in other
     ]
-    told = [record.getMessage() for record in caplog.records if "is used, not the launcher's" in record.getMessage()]
-    assert bool(told) or not differing
+    logged = [record.getMessage() for record in caplog.records if "overrides the launcher's" in record.getMessage()]
+    assert bool(logged) or not differing
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_setting_wins_over_the_launcher_and_the_launcher_over_the_default(
     ids=["precision", "accumulation", "compile"],
 )
 @pytest.mark.parametrize("by", ["flag", "file"])
-def test_the_default_is_a_choice_where_a_flag_or_a_file_names_it(
+def test_a_default_that_a_flag_or_a_file_sets_overrides_the_launcher(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -145,7 +145,7 @@ def test_the_default_is_a_choice_where_a_flag_or_a_file_names_it(
     with caplog.at_level(logging.INFO):
         assert getattr(resolve_launcher(parse_config([*WORDS, *words])), name) == value
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "is used, not the launcher's" in line
+    assert "overrides the launcher's" in line
     assert getattr(resolve_launcher(parse_config(WORDS)), name) != value
 
 
@@ -153,7 +153,7 @@ def test_the_default_is_a_choice_where_a_flag_or_a_file_names_it(
     ("variable", "value"),
     [(PRECISION, "fp8"), (ACCUMULATION, "auto"), (ACCUMULATION, "0"), (BACKEND, "nonesuch")],
 )
-def test_what_is_not_offered_is_one_line_that_names_the_variable(
+def test_an_unsupported_value_of_the_launcher_is_one_line_with_its_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -166,10 +166,10 @@ def test_what_is_not_offered_is_one_line_that_names_the_variable(
     ("settings", "said"),
     [
         ({"compile_backend": "nonesuch", "compile": True}, "nonesuch"),
-        ({"compile_mode": "default"}, "without --compile"),
+        ({"compile_mode": "default"}, "require `compile`"),
     ],
 )
-def test_a_way_to_compile_that_does_nothing_or_does_not_exist_is_refused(settings: dict[str, Any], said: str) -> None:
+def test_a_compile_mode_alone_and_an_unknown_backend_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         resolve_launcher(TrainConfig(**BASE, **settings))
 
@@ -180,16 +180,16 @@ def test_half_precision_of_the_launcher_is_refused_on_a_cpu(tmp_path: Path, monk
         small_run(tmp_path / "run")
 
 
-def test_settings_from_before_they_could_be_open_count_as_their_defaults() -> None:
+def test_settings_that_an_older_version_lacks_get_their_defaults() -> None:
     older = {"compile": True, "accumulation_steps": 2}
-    whole = complete(older)
-    assert {name: whole[name] for name in DEFAULT} == {
+    settings = with_defaults(older)
+    assert {name: settings[name] for name in DEFAULT} == {
         **DEFAULT,
         **older,
         "compile_backend": "inductor",
         "compile_mode": "default",
     }
-    assert {name: complete({})[name] for name in DEFAULT} == DEFAULT
+    assert {name: with_defaults({})[name] for name in DEFAULT} == DEFAULT
 
 
 def test_a_configuration_file_of_accelerate_decides_and_a_flag_overrides_it(tmp_path: Path) -> None:
@@ -203,18 +203,18 @@ def test_a_configuration_file_of_accelerate_decides_and_a_flag_overrides_it(tmp_
     launcher, expected = ("--config_file", str(file)), {"mixed_precision": "bf16", "compile": True}
     expected |= {"compile_backend": "eager", "compile_mode": "default"}
     variables = {ACCUMULATION: "2"}  # accelerate's launcher itself hands this on with DeepSpeed alone
-    said = launched(tmp_path / "run", *launcher, variables=variables)
+    stderr = run_launched(tmp_path / "run", *launcher, variables=variables)
     assert recorded(tmp_path / "run") == {**DEFAULT, **expected, "accumulation_steps": 2}
-    assert "from accelerate's launcher: --mixed-precision bf16" in said
-    launched(tmp_path / "run", *launcher, variables=variables, resume="auto")  # the same settings
+    assert "from accelerate's launcher: --mixed-precision bf16" in stderr
+    run_launched(tmp_path / "run", *launcher, variables=variables, resume="auto")  # the same settings
     again = read_config(str(tmp_path / "run" / "train_config.yaml"))
     assert chosen(again) == recorded(tmp_path / "run")
     with pytest.raises(TrainingError, match=r"mixed_precision \(bf16 -> no\)"):
         small_run(tmp_path / "run", resume="auto", max_steps=2, method="vanilla")
 
 
-def test_the_flag_wins_over_accelerate_launch_and_one_line_says_so(tmp_path: Path) -> None:
-    said = launched(
+def test_a_flag_overrides_accelerate_launch_and_the_log_says_so(tmp_path: Path) -> None:
+    stderr = run_launched(
         *(tmp_path / "run", "--cpu", "--mixed_precision", "bf16", "--dynamo_backend", "eager"),
         variables={ACCUMULATION: "2"},
         mixed_precision="no",
@@ -222,11 +222,11 @@ def test_the_flag_wins_over_accelerate_launch_and_one_line_says_so(tmp_path: Pat
         compile=False,
     )
     assert recorded(tmp_path / "run") == {**DEFAULT, "accumulation_steps": 3}
-    lines = [line for line in said.splitlines() if "is used, not the launcher's" in line]
+    lines = [line for line in stderr.splitlines() if "overrides the launcher's" in line]
     assert lines == [
-        "--mixed-precision no is used, not the launcher's --mixed-precision bf16",
-        "--accumulation-steps 3 is used, not the launcher's --accumulation-steps 2",
-        "--no-compile is used, not the launcher's --compile",
+        "--mixed-precision no overrides the launcher's bf16",
+        "--accumulation-steps 3 overrides the launcher's 2",
+        "--compile False overrides the launcher's True",
     ]
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records if record["kind"] == "train"] == [0.5, 1.0], "96 = 2 x 3 x 16"

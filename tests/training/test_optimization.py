@@ -95,12 +95,12 @@ def test_the_learning_rate_grows_with_the_global_batch_as_in_timm(
         optimizer=optimizer, lr_base=0.1, lr_base_scale=scale, lr_base_size=64, batch_size=16, accumulation_steps=4
     )
     assert with_scaled_lr(config, processes=2).lr == pytest.approx(expected)
-    assert with_scaled_lr(TrainConfig(lr=0.3), processes=8).lr == 0.3, "without --lr-base it is taken as it is"
+    assert with_scaled_lr(TrainConfig(lr=0.3), processes=8).lr == 0.3, "without lr_base it is used as it is"
 
 
 @pytest.mark.covers("min_lr")
 def test_a_scaled_learning_rate_below_the_least_one_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--min-lr"):
+    with pytest.raises(ConfigError, match=r"`min_lr` is 0\.001; expected at most"):
         with_scaled_lr(TrainConfig(lr_base=1e-4, min_lr=1e-3), processes=1)
 
 

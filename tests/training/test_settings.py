@@ -56,7 +56,7 @@ def test_an_ignored_setting_is_ignored_by_the_package_and_neither_recorded_nor_c
         ignored = replace(config, lr_base_size=32)
         assert (ignored.lr_base_size, asdict(ignored)["lr_base_size"]) == (32, 32)
         assert with_scaled_lr(ignored, 1).lr == pytest.approx(0.1 / 2), "64 of 256, by its square root"
-    with mutation.ignoring("batch_size"), pytest.raises(ConfigError, match="--batch-size is 0"):
+    with mutation.ignoring("batch_size"), pytest.raises(ConfigError, match="`batch_size` is 0"):
         replace(config, batch_size=0)
     assert with_scaled_lr(config, 1).lr == pytest.approx(0.1)
 
@@ -71,7 +71,7 @@ def test_what_the_package_itself_sets_is_used_though_the_setting_is_ignored(muta
 
 def test_a_setting_of_a_group_is_ignored_alike(mutation: ModuleType) -> None:
     config = TrainConfig(ssia=replace(TrainConfig().ssia, weight=3.0))
-    assert config.ssia.weight_at(0.5) == 3.0
+    assert config.ssia.lambda_at(0.5) == 3.0
     with mutation.ignoring("ssia.weight"):
-        assert config.ssia.weight_at(0.5) == 1.0
+        assert config.ssia.lambda_at(0.5) == 1.0
         assert config.ssia.weight == 3.0
