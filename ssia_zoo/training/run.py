@@ -24,7 +24,6 @@ from ssia_zoo.training.methods import create_task
 from ssia_zoo.training.mixup import Mixing, build_mixing
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
 from ssia_zoo.training.signals import StopSignals
-from ssia_zoo.training.small_maps import multiply_small_maps
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +71,6 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     data = load_image_data(config)
     set_seed(config.seed)
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
-    if accelerator.device.type == "cpu" and config.mixed_precision == "no":
-        multiply_small_maps(model)
     config = preprocessing.applied_to(config)
     folder.describe(data, preprocessing)
     task = create_task(model, config, preprocessing.input_size, len(data.train)).to(accelerator.device)
