@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+from timm.loss import create_classification_loss
 from timm.task import ClassificationTask, TrainingTask
 
 from ssia_zoo.errors import ConfigError
@@ -23,7 +24,7 @@ def _vanilla(
     model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any], images: int | None
 ) -> TrainingTask:
     """The control: timm's own task, with no part of ours in it."""
-    return ClassificationTask(model, criterion_kwargs=criterion, verbose=False)
+    return ClassificationTask(model, create_classification_loss(**criterion), verbose=False)
 
 
 def _ssia(
