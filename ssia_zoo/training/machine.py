@@ -25,7 +25,7 @@ from ssia_zoo.data.preprocessing import Preprocessing, model_preprocessing, with
 from ssia_zoo.errors import ConfigError, SSIAZooError, one_line
 from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices
 from ssia_zoo.models.loading import create_checked, timm_name
-from ssia_zoo.training.classifier import adapt_head
+from ssia_zoo.training.model import adapt_head
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.fsdp import check_applied, sharding_plugin
 from ssia_zoo.version import __version__
