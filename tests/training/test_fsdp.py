@@ -1,4 +1,4 @@
-"""FSDP2 in real processes: one process's weights, saved whole, resumed to the bit; and what of it is refused."""
+"""FSDP2 in real processes: the weights of one process, saved unsharded, resumed bit for bit; unsupported settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ssia_zoo.data import DataConfig
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.training import parse_config
-from ssia_zoo.training.fsdp import sharding_plugin, whole_copy
+from ssia_zoo.training.fsdp import sharding_plugin, unsharded_copy
 from tests.helpers.runs import ROOT, flags, run, same_weights, small_run
 from tests.helpers.sharded_runs import ShardingAccelerator
 from tests.training.test_distributed import SGD, assert_as_in_one_process, described, layouts
@@ -33,9 +33,9 @@ def launched() -> dict[str, str]:
     before = dict(os.environ)
     words = ["--config_file", str(ROOT / "docs" / "launch" / "fsdp2.yaml"), "train_hf.py"]
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
-    told: dict[str, str] = prepare_multi_gpu_env(arguments)
-    assert told["ACCELERATE_USE_FSDP"] == "true"
-    return {name: value for name, value in told.items() if before.get(name) != value and "FSDP" in name}
+    variables: dict[str, str] = prepare_multi_gpu_env(arguments)
+    assert variables["ACCELERATE_USE_FSDP"] == "true"
+    return {name: value for name, value in variables.items() if before.get(name) != value and "FSDP" in name}
 
 
 @pytest.fixture(scope="module")
@@ -97,22 +97,22 @@ REFUSED: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "version 1": ({"FSDP_VERSION": "1"}, {}),
     "SIZE_BASED_WRAP": ({"FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, {}),
     "FSDP_OFFLOAD_PARAMS": ({"FSDP_OFFLOAD_PARAMS": "true"}, {}),
-    "--grad-checkpointing": ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}),
-    "--ema, --channels-last": ({}, {"ema": 0.9, "channels_last": True}),
-    "--compile": ({}, {"compile": True}),
-    "--clip-mode agc": ({}, {"clip_mode": "agc", "clip_grad": 1.0}),
+    "`grad_checkpointing`": ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}),
+    "`ema`, `channels_last`": ({}, {"ema": 0.9, "channels_last": True}),
+    "`compile`": ({}, {"compile": True}),
+    "`clip_mode` agc": ({}, {"clip_mode": "agc", "clip_grad": 1.0}),
     "needs GPUs": ({}, {}),
 }
 
 
-@pytest.mark.parametrize("told", REFUSED)
-def test_what_is_not_offered_is_refused_in_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: dict[str, str], told: str
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_is_not_supported_is_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: dict[str, str], message: str
 ) -> None:
-    variables, settings = REFUSED[told]
+    variables, settings = REFUSED[message]
     for name, value in {**launched, **variables}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=f"^[^\n]*{told}[^\n]*docs/launch/[^\n]*$"):
+    with pytest.raises(ConfigError, match=f"^[^\n]*{message}[^\n]*docs/launch/[^\n]*$"):
         small_run(tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
 
@@ -124,6 +124,6 @@ def test_blocks_that_the_model_lacks_are_named(
         monkeypatch.setenv(name, value)
     plugin = sharding_plugin(parse_config(flags(output_dir=tmp_path)))
     accelerator = ShardingAccelerator(cpu=True, fsdp_plugin=plugin)
-    with pytest.raises(ConfigError, match="fsdp_transformer_layer_cls_to_wrap is Block, and the model has none"):
-        whole_copy(accelerator, timm.create_model("test_resnet"))
-    assert whole_copy(accelerator, timm.create_model("test_vit")) is not None
+    with pytest.raises(ConfigError, match="fsdp_transformer_layer_cls_to_wrap is Block, which the model does not have"):
+        unsharded_copy(accelerator, timm.create_model("test_resnet"))
+    assert unsharded_copy(accelerator, timm.create_model("test_vit")) is not None

@@ -59,7 +59,7 @@ def assert_same_end(folder: Path, whole: Path) -> None:
 
 def whole_run(folder: Path, processes: int = 1, **settings: object) -> Path:
     run = Run(folder.with_suffix(".log"), processes, output_dir=folder, **settings)
-    assert run.wait() == [0] * processes, run.told()
+    assert run.wait() == [0] * processes, run.output()
     (newest,) = list_checkpoints(folder / "checkpoints")[-1:]
     assert json.loads((newest / "manifest.json").read_text())["processes"] == processes, "or all would be vacuous"
     return folder
@@ -74,7 +74,7 @@ def wait_until(condition: Callable[[], bool], run: Run, seconds: float = 240) ->
         if not run.running:
             return condition()
         time.sleep(0.005)
-    raise AssertionError(f"waited {seconds} s: {run.told()}")
+    raise AssertionError(f"waited {seconds} s: {run.output()}")
 
 
 def wait_for_step(step: int, run: Run, folder: Path) -> None:
@@ -82,7 +82,7 @@ def wait_for_step(step: int, run: Run, folder: Path) -> None:
         path = folder / "metrics.jsonl"
         return path.exists() and any(record["step"] >= step for record in read_records(path))
 
-    assert wait_until(is_there, run), run.told()
+    assert wait_until(is_there, run), run.output()
 
 
 def kill_somewhere(run: Run, folder: Path, moment: random.Random, ranks: tuple[int, ...] = ()) -> bool:
@@ -121,7 +121,7 @@ def kill_and_resume(folder: Path, seed: int, kills: int, **settings: object) -> 
         if not kill_somewhere(run, folder, moment):
             break
         killed += 1
-    assert run.wait() == [0], run.told()
+    assert run.wait() == [0], run.output()
     return killed
 
 
@@ -162,7 +162,7 @@ def test_two_processes_of_which_one_or_both_are_killed_change_no_bit(
         assert kill_somewhere(run, folder, moment, ranks), "it was to be killed in the middle"
         assert None not in run.wait(1), "the process left alone ends too"
     run = Run(tmp_path / "killed.log", 2, output_dir=folder, resume="auto", **settings)
-    assert run.wait() == [0, 0], run.told()
+    assert run.wait() == [0, 0], run.output()
     assert_same_end(folder, whole)
 
 
@@ -172,13 +172,13 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_so(tmp_path: Path, 
     run = Run(tmp_path / "log", output_dir=tmp_path / "run", **settings)
     wait_for_step(2, run, tmp_path / "run")
     run.signal(number)
-    assert run.wait() == [128 + number], run.told()
+    assert run.wait() == [128 + number], run.output()
     (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
     step = int(checkpoint.name.removeprefix("step_"))
     assert step % 6, "in the middle of an epoch"
-    last = run.told().splitlines()[-1]
+    last = run.output().splitlines()[-1]
     assert last == (f"stopped by {number.name} after step {step}; the same command with --resume auto continues there")
-    assert "Traceback" not in run.told()
+    assert "Traceback" not in run.output()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -194,9 +194,9 @@ def test_a_signal_to_the_whole_job_leaves_the_loading_processes_to_finish_the_st
     for worker in loading:
         os.kill(int(worker), number)
     time.sleep(0.5)  # they get it first, so that the step has to be finished with what they still give
-    assert run.running, run.told()
+    assert run.running, run.output()
     run.signal(number)
-    assert run.wait() == [128 + number], run.told()
+    assert run.wait() == [128 + number], run.output()
     assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 1
 
 
@@ -208,9 +208,9 @@ def test_a_stopped_run_goes_on_to_the_same_bits_and_records(tmp_path: Path) -> N
         run = Run(tmp_path / "log", output_dir=folder, resume="auto", **settings)
         wait_for_step(step, run, folder)
         run.signal(signal.SIGTERM)
-        assert run.wait() == [143], run.told()
+        assert run.wait() == [143], run.output()
     run = Run(tmp_path / "log", output_dir=folder, resume="auto", **settings)
-    assert run.wait() == [0], run.told()
+    assert run.wait() == [0], run.output()
     assert_same_end(folder, whole)
 
 
@@ -221,10 +221,10 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path: 
     run = Run(tmp_path / "log", 2, output_dir=folder, **settings)
     wait_for_step(1, run, folder)
     run.signal(signal.SIGTERM, 1)
-    assert run.wait() == [143, 143], run.told()
-    assert run.told().count("stopped by SIGTERM after step") == 1, "one process speaks"
+    assert run.wait() == [143, 143], run.output()
+    assert run.output().count("stopped by SIGTERM after step") == 1, "one process speaks"
     run = Run(tmp_path / "log", 2, output_dir=folder, resume="auto", **settings)
-    assert run.wait() == [0, 0], run.told()
+    assert run.wait() == [0, 0], run.output()
     assert_same_end(folder, whole)
 
 
