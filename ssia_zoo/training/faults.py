@@ -100,8 +100,8 @@ def _out_of_memory(text: str, config: TrainConfig) -> str:
     even = config.batch_size % (4 if config.mixup or config.cutmix else 2) == 0  # mixup takes even batches
     if even:
         advice.append(
-            f"--batch-size {config.batch_size // 2} --accumulation-steps {config.batches_per_step * 2}, which gives the "
-            "same global batch"
+            f"--batch-size {config.batch_size // 2} --accumulation-steps {config.batches_per_step * 2}, for the same "
+            "global batch"
         )
     if not config.grad_checkpointing:
         advice.append("`grad_checkpointing`")

@@ -1,7 +1,7 @@
 """Train several runs under FSDP2 in the same processes, on CPUs, where Accelerate would silently ignore it.
 
-Started by torchrun. Each argument is a JSON list: environment variables and train_hf.py's flags. The main process writes
-how each run's model was sharded to the file that the variable SHARDS names.
+Started by torchrun. Each argument is a JSON list: environment variables and train_hf.py's flags. The main process
+writes how each run's model was sharded to the file that the variable SHARDS names.
 """
 
 from __future__ import annotations

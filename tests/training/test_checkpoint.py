@@ -25,13 +25,13 @@ from tests.helpers.runs import ROOT, environment, same_weights, small_run
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, made once and never changed."""
+    """A finished run, shared by the tests of this module; do not change it."""
     return small_run(tmp_path_factory.mktemp("finished") / "run").folder
 
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A finished run of the test's own, with checkpoints of steps 6 and 12."""
+    """A copy of a finished run, with checkpoints of steps 6 and 12."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -330,7 +330,7 @@ from accelerate import Accelerator
 from ssia_zoo.training.checkpoint import list_checkpoints, save_checkpoint
 
 accelerator, folder = Accelerator(), Path(sys.argv[1])
-if not accelerator.is_main_process:  # as a network's file system may go on to answer
+if not accelerator.is_main_process:  # as a network file system may still answer
     there = Path.exists
     Path.exists = lambda path: path.name == "step_00000001" or there(path)
 save_checkpoint(accelerator, folder, 1, 2, {})

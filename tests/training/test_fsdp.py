@@ -24,12 +24,12 @@ from tests.training.test_distributed import SGD, assert_as_in_one_process, descr
 
 SHARDED = ROOT / "tests" / "helpers" / "sharded_runs.py"
 RUN = {"model": "test_vit", "ssia.channel": 0.5, "ssia.spatial": 0.5, "clip_grad": 1.0, **SGD}
-NORMS = {"batch_size": 8, "max_eval_images": 41, "epochs": 1, "max_steps": 4, "checkpoint_every": 2}  # of test_resnet
+NORMS = {"batch_size": 8, "max_eval_images": 41, "epochs": 1, "max_steps": 4, "checkpoint_every": 2}  # for test_resnet
 
 
 @pytest.fixture(scope="module")
 def launched() -> dict[str, str]:
-    """What `accelerate launch --config_file docs/launch/fsdp2.yaml` tells its processes."""
+    """Return the variables that `accelerate launch --config_file docs/launch/fsdp2.yaml` sets."""
     before = dict(os.environ)
     words = ["--config_file", str(ROOT / "docs" / "launch" / "fsdp2.yaml"), "train_hf.py"]
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
@@ -77,7 +77,7 @@ def test_two_processes_train_the_weights_of_one(two_processes: Path) -> None:
 
 @pytest.mark.slow
 def test_the_metrics_are_of_the_weights_that_are_saved_and_timm_loads(two_processes: Path) -> None:
-    folder = two_processes / "norms"  # each process has batch statistics of its own
+    folder = two_processes / "norms"  # BatchNorm statistics differ between processes
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     measured = validate(model, DataConfig(dataset="digits", max_eval_images=41, workers=0))
     assert measured["loss"] == pytest.approx(described(folder)["metrics"]["loss"], abs=1e-6)
@@ -86,7 +86,7 @@ def test_the_metrics_are_of_the_weights_that_are_saved_and_timm_loads(two_proces
 @pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(two_processes: Path) -> None:
     records = [json.loads(line) for line in (two_processes / "resumed" / "metrics.jsonl").read_text().splitlines()]
-    assert min(record["step"] for record in records) > 2, "or it began anew"
+    assert min(record["step"] for record in records) > 2, "it must have resumed"
     assert same_weights(two_processes / "norms", two_processes / "resumed")
 
 

@@ -382,7 +382,7 @@ def test_a_compiled_run_ends_like_an_eager_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["test_vit3", "test_maxvit"])
 def test_a_model_of_one_fixed_size_is_made_for_the_size_asked_for(tmp_path: Path, name: str) -> None:
     with pytest.raises((AssertionError, RuntimeError)):
-        timm.create_model(name)(torch.randn(1, 3, 32, 32))  # or the test could not fail
+        timm.create_model(name)(torch.randn(1, 3, 32, 32))  # the size must matter
     result = small_run(tmp_path / "run", model=name, method="vanilla", max_steps=1)
     model = timm.create_model(f"local-dir:{result.folder}", pretrained=True)
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)

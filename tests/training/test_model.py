@@ -149,7 +149,7 @@ def test_gradient_checkpointing_changes_no_weight(tmp_path: Path, model: str) ->
     one, other = weights(tmp_path / "with"), weights(tmp_path / "without")
     running = {name for name in one if "running_" in name or "num_batches" in name}
     differing = {name for name in one if not torch.equal(one[name], other[name])}
-    # A recomputed BatchNorm takes its batch's statistics into the running ones twice; docs/training.md says so.
+    # Checkpointing runs BatchNorm twice, which updates its running statistics twice (docs/training_features.md).
     assert differing <= running
     assert bool(differing) == bool(running)
 
@@ -238,7 +238,7 @@ def test_every_family_that_offers_gradient_checkpointing_uses_it_in_both_forward
     model: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     try:
-        with torch.device("meta"):  # shapes and sizes are all that is looked at
+        with torch.device("meta"):  # only shapes and sizes matter
             used = [checkpointed(model, method, caplog) for method in ("ssia", "vanilla")]
     except ConfigError as error:
         pytest.skip(str(error))

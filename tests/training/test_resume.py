@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment or asked to stop, then resumed: the same bits as one that was left alone."""
+"""Runs that are killed at any moment or stopped, then resumed, end with the bits of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def nothing_left_running() -> Iterator[None]:
 
 
 def records(folder: Path) -> list[dict[str, object]]:
-    """Metrics without what a clock measured."""
+    """Return the metrics without measured speeds."""
     return [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_records(folder / "metrics.jsonl")]
 
 
@@ -57,7 +57,7 @@ def assert_same_end(folder: Path, whole: Path) -> None:
     assert not list((folder / "checkpoints").glob(".unfinished_*"))
 
 
-def whole_run(folder: Path, processes: int = 1, **settings: object) -> Path:
+def uninterrupted_run(folder: Path, processes: int = 1, **settings: object) -> Path:
     run = Run(folder.with_suffix(".log"), processes, output_dir=folder, **settings)
     assert run.wait() == [0] * processes, run.output()
     (newest,) = list_checkpoints(folder / "checkpoints")[-1:]
@@ -66,7 +66,7 @@ def whole_run(folder: Path, processes: int = 1, **settings: object) -> Path:
 
 
 def wait_until(condition: Callable[[], bool], run: Run, seconds: float = 240) -> bool:
-    """Whether it came true while the run was running."""
+    """Wait for a condition; return whether it came true while the run was running."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -86,7 +86,7 @@ def wait_for_step(step: int, run: Run, folder: Path) -> None:
 
 
 def kill_somewhere(run: Run, folder: Path, moment: random.Random, ranks: tuple[int, ...] = ()) -> bool:
-    """SIGKILL at a random moment; whether the run was still running."""
+    """Kill a run at a random moment; return whether it was still running."""
     checkpoints = folder / "checkpoints"
 
     def newest() -> str:
@@ -100,7 +100,7 @@ def kill_somewhere(run: Run, folder: Path, moment: random.Random, ranks: tuple[i
     if kind == "at the start":
         wait_until(lambda: run.log.exists() or not run.running, run)
     elif kind == "writing":
-        wait_until(lambda: newest() > before, run)  # so that each kill finds the run further on
+        wait_until(lambda: newest() > before, run)  # so that the run advances between kills
         wait_until(writing, run)
     else:
         wait_until(lambda: newest() > before, run)
@@ -112,7 +112,7 @@ def kill_somewhere(run: Run, folder: Path, moment: random.Random, ranks: tuple[i
 
 
 def kill_and_resume(folder: Path, seed: int, kills: int, **settings: object) -> int:
-    """Kill a run and resume it until it ends; returns how often it was killed."""
+    """Kill and resume a run until it ends; return the number of kills."""
     moment, killed = random.Random(seed), 0
     while True:
         run = Run(folder.with_suffix(".log"), output_dir=folder, resume="auto", **settings)
@@ -129,7 +129,7 @@ def kill_and_resume(folder: Path, seed: int, kills: int, **settings: object) -> 
 def test_a_run_killed_again_and_again_ends_with_the_same_bits_and_records(
     tmp_path: Path, settings: dict[str, object]
 ) -> None:
-    whole = whole_run(tmp_path / "whole", **settings)
+    whole = uninterrupted_run(tmp_path / "whole", **settings)
     assert kill_and_resume(tmp_path / "killed", 1, 2, **settings) == 2
     assert "resumed" in (tmp_path / "killed.log").read_text()
     assert_same_end(tmp_path / "killed", whole)
@@ -139,7 +139,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits_and_records(
 @pytest.mark.timeout(7200)
 def test_fifty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     settings = {**EVERYTHING, "checkpoint_every": 1, "epochs": 16}
-    whole = whole_run(tmp_path / "whole", **settings)
+    whole = uninterrupted_run(tmp_path / "whole", **settings)
     kills = attempt = 0
     while kills < 50:
         folder = tmp_path / f"killed{attempt}"
@@ -155,7 +155,7 @@ def test_two_processes_of_which_one_or_both_are_killed_change_no_bit(
     tmp_path: Path, settings: dict[str, object]
 ) -> None:
     settings = {**settings, "epochs": 8, "checkpoint_every": 1}
-    whole = whole_run(tmp_path / "whole", 2, **settings)
+    whole = uninterrupted_run(tmp_path / "whole", 2, **settings)
     folder, moment = tmp_path / "killed", random.Random(0)
     for ranks in [(0,), (1,), (0, 1)] * 2:
         run = Run(tmp_path / "killed.log", 2, output_dir=folder, resume="auto", **settings)
@@ -193,7 +193,7 @@ def test_a_signal_to_the_whole_job_leaves_the_loading_processes_to_finish_the_st
     assert len(loading) >= 2
     for worker in loading:
         os.kill(int(worker), number)
-    time.sleep(0.5)  # they get it first, so that the step has to be finished with what they still give
+    time.sleep(0.5)  # the workers get it first, and must still deliver the batches of this step
     assert run.running, run.output()
     run.signal(number)
     assert run.wait() == [128 + number], run.output()
@@ -202,7 +202,7 @@ def test_a_signal_to_the_whole_job_leaves_the_loading_processes_to_finish_the_st
 
 def test_a_stopped_run_goes_on_to_the_same_bits_and_records(tmp_path: Path) -> None:
     settings = {**BATCH_NORM, "checkpoint_every": 1000}
-    whole = whole_run(tmp_path / "whole", **settings)
+    whole = uninterrupted_run(tmp_path / "whole", **settings)
     folder = tmp_path / "stopped"
     for step in (1, 4):
         run = Run(tmp_path / "log", output_dir=folder, resume="auto", **settings)
@@ -215,14 +215,14 @@ def test_a_stopped_run_goes_on_to_the_same_bits_and_records(tmp_path: Path) -> N
 
 
 def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path: Path) -> None:
-    whole = whole_run(tmp_path / "whole", 2, **EVERYTHING)
+    whole = uninterrupted_run(tmp_path / "whole", 2, **EVERYTHING)
     folder = tmp_path / "stopped"
     settings = {**EVERYTHING, "checkpoint_every": 1000}
     run = Run(tmp_path / "log", 2, output_dir=folder, **settings)
     wait_for_step(1, run, folder)
     run.signal(signal.SIGTERM, 1)
     assert run.wait() == [143, 143], run.output()
-    assert run.output().count("stopped by SIGTERM after step") == 1, "one process speaks"
+    assert run.output().count("stopped by SIGTERM after step") == 1, "one process reports it"
     run = Run(tmp_path / "log", 2, output_dir=folder, resume="auto", **settings)
     assert run.wait() == [0, 0], run.output()
     assert_same_end(folder, whole)
