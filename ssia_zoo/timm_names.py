@@ -1,7 +1,7 @@
 """Names that timm offers no public import for: lists it keeps in its code, and functions of its private modules.
 
 No other module of this package imports from a private module of timm. When a timm release moves or removes one of the
-functions, tests/test_timm_names.py says what to do.
+functions, tests/test_timm_names.py fails with instructions.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     """Read a checkpoint's manifest and verify every file against it.
 
     Raises:
-        TrainingError: If the checkpoint is damaged; says how.
+        TrainingError: If the checkpoint is damaged; names the damage.
     """
     try:
         facts: dict[str, Any] = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))

@@ -99,7 +99,7 @@ def adapt_classifier(
 
     timm keeps a classifier that has as many classes as the data, whatever their names, and creates a new one otherwise.
     Here, a classifier that has all of the data's classes is kept, its rows in the data's order, and one that lacks a
-    class is created anew. Where either side has no names, timm's rule applies.
+    class is replaced by a new one. Where either side has no names, timm's rule applies.
 
     Args:
         model: The pretrained model, with as many classes as the data.

@@ -44,7 +44,7 @@ class Progress:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Start measuring speed anew, without the evaluation or checkpoint before."""
+        """Restart the measurement of speed, without the evaluation or checkpoint before."""
         self._batches, self._since = 0, time.monotonic()  # state.counted may include batches before a resume
 
     def add(self, result: dict[str, Tensor], labels: Tensor) -> None:
