@@ -280,7 +280,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
         ({"method": "sssia"}, "did you mean ssia"),
         ({"optimizer": "adamww"}, "adamw"),
         ({"optimizer": "sgd", "momentum": 0.0}, "momentum"),
-        ({"batch_size": 1000}, "`batch_size`"),
+        ({"batch_size": 1000}, "batch.size"),
         ({"accumulation_steps": 100}, "`accumulation_steps`"),
         ({"mixed_precision": "fp16"}, "GPU"),
         ({"model_kwargs": "no_such=1"}, "no_such"),
