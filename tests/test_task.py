@@ -1,4 +1,4 @@
-"""`SSIATask`: timm's task plus the SSIA loss, and nothing left of it in the model."""
+"""`SSIATask` trains as timm's own task does, adds the SSIA loss, and leaves the model as it was."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ each_model = pytest.mark.parametrize("name", ["test_resnet", "test_vit"])  # wit
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Models this small are computed faster by one thread, above all on a machine with other work."""
+    """Use one thread, which is faster for models this small, above all on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def process_group(tmp_path: Path) -> Iterator[None]:
-    """This process as the only one of a distributed run."""
+    """Initialize a process group of this process alone."""
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
@@ -99,7 +99,7 @@ def test_lambda_0_trains_as_timms_own_task_to_the_bit(name: str) -> None:
     torch.manual_seed(5)
     expected = train(vanilla)
     model = make_model(name, drop=0.3)
-    torch.manual_seed(5)  # before the task: that the heads' initialisation takes no random numbers is part of the claim
+    torch.manual_seed(5)  # before the task: initializing the heads must not draw from the global generator
     task = SSIATask(model, SSIAConfig(weight=0, **ALL_SIGNALS), input_size=SIZE)
     assert train(task) == expected
     assert_same_state(task.get_eval_model(), vanilla.get_eval_model())
@@ -109,12 +109,12 @@ def test_lambda_0_trains_as_timms_own_task_to_the_bit(name: str) -> None:
 def test_lambda_1_trains_another_model_whose_heads_learn(name: str) -> None:
     vanilla = ClassificationTask(make_model(name), verbose=False)
     task = make_task(name)
-    heads = copy.deepcopy(task.get_task_state()["ssia"])
+    heads = copy.deepcopy(task.get_task_state()["projection"])
     train(vanilla, steps=2)
     train(task, steps=2)
     before, after = dict(vanilla.get_eval_model().named_parameters()), task.get_eval_model().named_parameters()
     assert any(not torch.equal(before[name], value) for name, value in after)
-    assert all(not torch.equal(heads[name], value) for name, value in task.get_task_state()["ssia"].items())
+    assert all(not torch.equal(heads[name], value) for name, value in task.get_task_state()["projection"].items())
 
 
 @each_model
@@ -185,8 +185,8 @@ def test_the_student_of_the_moving_average_is_bare_and_follows() -> None:
     train(task, steps=1)
     task.update_ema()
     torch.testing.assert_close(averaged.fc.weight, (start + task.get_eval_model().fc.weight) / 2)
-    heads = task.get_task_state(ema=True)["ssia"]
-    assert heads.keys() == task.get_task_state()["ssia"].keys()
+    heads = task.get_task_state(ema=True)["projection"]
+    assert heads.keys() == task.get_task_state()["projection"].keys()
     assert task.get_checkpoint_state(ema=True).keys() == {"state_dict_ema", "task_state_ema"}
 
 
@@ -203,7 +203,7 @@ def test_distributed_training_of_one_process_is_the_same(name: str) -> None:
     for student in (task.get_eval_model(), task.get_eval_model(ema=True)):
         assert type(student) is type(alone.get_eval_model())
         assert layout(student) == layout(make_model(name))
-    assert task.get_task_state()["ssia"].keys() == alone.get_task_state()["ssia"].keys()
+    assert task.get_task_state()["projection"].keys() == alone.get_task_state()["projection"].keys()
     assert task.get_checkpoint_state().keys() == {"state_dict", "task_state"}
 
 
@@ -213,14 +213,14 @@ def test_heads_round_trip_as_task_state() -> None:
     saved = copy.deepcopy(task.get_checkpoint_state())
     other = make_task()
     assert not torch.equal(
-        other.get_task_state()["ssia"]["semantic.0.predict.bias"],
-        saved["task_state"]["ssia"]["semantic.0.predict.bias"],
+        other.get_task_state()["projection"]["semantic.0.predict.bias"],
+        saved["task_state"]["projection"]["semantic.0.predict.bias"],
     )
     other.load_checkpoint_state(saved["state_dict"], saved["task_state"])
     assert_same_state(other.trainable_module, task.trainable_module)
     other.load_task_state(None)  # a checkpoint of a run without heads
     with pytest.raises(RuntimeError, match="Missing key"):
-        other.load_task_state({"ssia": {}})
+        other.load_task_state({"projection": {}})
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -251,7 +251,7 @@ def test_a_compiled_task_trains_as_an_eager_one() -> None:
     assert train(task, steps=2) == pytest.approx(train(make_task(schedule="warmup", warmup=1.0), steps=2))
     state = task.get_checkpoint_state()
     assert state["state_dict"].keys() == vanilla.state_dict().keys()
-    assert state["task_state"]["ssia"].keys() == make_task().get_task_state()["ssia"].keys()
+    assert state["task_state"]["projection"].keys() == make_task().get_task_state()["projection"].keys()
     images, _ = make_batch()
     with torch.no_grad():
         torch.testing.assert_close(compiled.eval()(images), student(images))
@@ -290,6 +290,56 @@ def test_clipped_parameters_are_the_students_and_the_heads() -> None:
     assert {id(p) for p in task.get_clip_parameters()} == everything
     classifier = {id(p) for p in task.get_eval_model().get_classifier().parameters()}
     assert {id(p) for p in task.get_clip_parameters(exclude_head=True)} == everything - classifier
+
+
+def test_a_plain_pytorch_loop_trains_a_model_that_plain_timm_loads(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    batches = [make_batch(0, batch=8)]
+
+    model = timm.create_model("test_resnet", num_classes=CLASSES)
+    task = SSIATask(model, SSIAConfig(schedule="cosine"), input_size=SIZE)
+    optimizer = torch.optim.AdamW(task.trainable_module.parameters(), lr=1e-3)
+    task.train()
+    losses = []
+    for epoch in range(10):
+        task.progress = epoch / 10
+        for images, labels in batches:
+            result = task(images, labels)
+            result["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(result["task_loss"].item())
+    torch.save(task.get_eval_model().state_dict(), tmp_path / "model.pth")
+
+    assert losses[-1] < losses[0] / 2
+    loaded = timm.create_model("test_resnet", num_classes=CLASSES, checkpoint_path=str(tmp_path / "model.pth"))
+    assert_same_state(loaded, model)
+
+
+def test_it_trains_in_timms_own_order_of_calls(tmp_path: Path) -> None:
+    """As timm's train.py: EMA, clipping, evaluation and checkpoints through the task's methods."""
+    task = make_task()
+    task.setup_ema(decay=0.9)
+    optimizer = create_optimizer_v2(task.get_trainable_module(), "adamw", lr=0.01)
+    for step in range(2):
+        with task.no_sync():
+            task(*make_batch(step))["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(task.get_clip_parameters(), 1.0)
+        optimizer.step()
+        task.update_ema(step=step)
+    evaluator = task.create_evaluator()
+    images, labels = make_batch()
+    evaluator.update(task.get_eval_model(ema=True).eval()(images), labels)
+    assert 0 <= evaluator.compute()["top1"] <= 100
+    saved = {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True)}
+    torch.save(saved, tmp_path / "last.pth.tar")
+    resumed = make_task()
+    resumed.setup_ema(decay=0.9)
+    state = torch.load(tmp_path / "last.pth.tar", weights_only=True)
+    resumed.load_checkpoint_state(state["state_dict"], state["task_state"])
+    resumed.load_checkpoint_state(state["state_dict_ema"], state["task_state_ema"], ema=True)
+    assert_same_state(resumed.trainable_module, task.trainable_module)
+    assert_same_state(resumed.trainable_module_ema.module, task.trainable_module_ema.module)
 
 
 def test_the_criterion_can_be_chosen() -> None:
@@ -331,3 +381,5 @@ def test_a_model_that_cannot_be_trained_is_refused() -> None:
         SSIATask(make_model("test_resnet"), input_size=(1, 48, 48))
     with pytest.raises(ConfigError, match="no pair has a spatial signal"):
         SSIATask(make_model("test_resnet"), SSIAConfig(semantic=0, spatial=1), input_size=(3, 32, 32))
+    with pytest.raises(ValueError, match="criterion or criterion_kwargs, not both"):
+        SSIATask(make_model("test_resnet"), criterion=nn.CrossEntropyLoss(), criterion_kwargs={"smoothing": 0.1})

@@ -1,13 +1,13 @@
 #!/bin/bash
-# The same command on every node, by hand or by whatever starts it there; each then knows of the others by the first.
+# Run the same command on every node; the nodes find each other through the first.
 #
 #   HEAD=node0 NODES=2 PROCESSES=8 RUN=imagenet-r50 docs/launch/several_nodes.sh --model resnet50 --dataset ...
 #
-# HEAD: name or address of one of the nodes. PORT: a free one there. RUN: the same word on every node, another for every
-# run. PROCESSES: GPUs of a node; ACCELERATE_USE_CPU=true trains on CPUs. --output-dir must be on storage that all nodes
-# share. A node that fails ends the run; with RESTARTS above 0 it is started anew, and --resume auto goes on.
+# HEAD: name or address of one of the nodes. PORT: a free port there. RUN: an id, the same on every node, new for every run.
+# PROCESSES: GPUs per node. ACCELERATE_USE_CPU=true trains on CPUs. --output-dir must be on storage that all nodes share.
+# A node that fails ends the run; with RESTARTS above 0 it is restarted, and --resume auto continues.
 set -euo pipefail
-: "${HEAD:?name or address of the first node}" "${NODES:?number of nodes}" "${RUN:?a word for this run}"
+: "${HEAD:?name or address of the first node}" "${NODES:?number of nodes}" "${RUN:?id of this run}"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 exec "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes "$NODES" --nproc-per-node "${PROCESSES:-8}" --max-restarts "${RESTARTS:-0}" \

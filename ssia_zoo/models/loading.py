@@ -14,13 +14,13 @@ from typing import Any
 
 import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
-from timm.models._hub import _get_safe_alternatives
 
 from ssia_zoo.errors import ConfigError, HubError, SSIAZooError, WeightError, did_you_mean, one_line
 from ssia_zoo.hub.files import CONFIG, WEIGHTS
 from ssia_zoo.hub.folder import check_loadable
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.models.registry import register, vanilla_architecture, weights
+from ssia_zoo.timm_names import safe_alternatives
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def _safetensors_of(name: str) -> dict[str, Any]:
         return {"file": cfg.file}
     if cfg.hf_hub_id and cfg.custom_load != "hf":
         wanted = cfg.hf_hub_filename or _PICKLE
-        found = wanted if wanted.endswith(".safetensors") else next(iter(_get_safe_alternatives(wanted)), None)
+        found = wanted if wanted.endswith(".safetensors") else next(iter(safe_alternatives(wanted)), None)
         if found:
             repo_id, _, revision = cfg.hf_hub_id.partition("@")
             folder = fetch_files(repo_id, (found,), revision=revision or None)

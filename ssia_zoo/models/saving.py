@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from timm.models._hub import save_config_for_hf
 
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import TrainingError, without_credentials
 from ssia_zoo.files import atomic_write
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.models.registry import architecture_cfg
+from ssia_zoo.timm_names import save_config_for_hf
 
 _TRAINING_ONLY = ("drop_rate", "drop_path_rate")
 """Arguments without effect at inference, which not every loader accepts."""

@@ -1,4 +1,4 @@
-"""Training: settings, the loop, checkpoints and what a run writes."""
+"""Train and fine-tune timm classifiers: settings, the loop, checkpoints, output."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Run train_hf.py's command line as `accelerate launch -m ssia_zoo.training`."""
+"""`python -m ssia_zoo.training …` and `accelerate launch -m ssia_zoo.training …`."""
 
 import sys
 
 from ssia_zoo.training.main import main
 
-if __name__ == "__main__":  # not in the processes that the data loader spawns
+if __name__ == "__main__":  # spawned data loading workers import this module too
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""`--eval-only`: measure the weights of a model and write what they score."""
+"""Evaluate a model without training (`eval_only`)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ssia_zoo.evaluation.validate import validate
+from ssia_zoo.files import atomic_write
 from ssia_zoo.training.config import TrainConfig
-from ssia_zoo.training.machine import create_model
+from ssia_zoo.training.model import create_model
 
 _log = logging.getLogger(__name__)
 
 
 def evaluate_only(config: TrainConfig, accelerator: Accelerator) -> dict[str, float]:
-    """Measure the weights of `--model` on the evaluation split, in float32, and write them to metrics.json.
+    """Evaluate `config.model` on the evaluation split in float32 and write the result to metrics.json.
 
     Returns:
-        As `evaluate`.
+        "top1" and "top5" in percent, and "loss".
 
     Raises:
         SSIAZooError: If the model, its weights or the data cannot be used.
@@ -29,7 +30,8 @@ def evaluate_only(config: TrainConfig, accelerator: Accelerator) -> dict[str, fl
     if accelerator.is_main_process:
         path = Path(config.output_dir) / "metrics.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**metrics, "images": images}, indent=2) + "\n", encoding="utf-8")
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps({**metrics, "images": images}, indent=2) + "\n", encoding="utf-8")
         _log.info(
             "%s on %s, %d images: top-1 %.2f %%, top-5 %.2f %%, loss %.4f; %s",
             *(config.model, config.dataset, images, metrics["top1"], metrics["top5"], metrics["loss"], path),

@@ -1,4 +1,4 @@
-"""What ends a run from below (memory, disk, another process), told in one line with what to do about it."""
+"""Turn system failures (out of memory, full disk, lost processes) into one-line errors with a fix."""
 
 from __future__ import annotations
 
@@ -29,63 +29,63 @@ _LOADER = "torch.utils.data.dataloader"
 
 
 @contextmanager
-def explained(config: TrainConfig) -> Iterator[None]:
-    """Turn what torch and the system raise into a `TrainingError`, where it is known what it means to a user.
+def translate_errors(config: TrainConfig) -> Iterator[None]:
+    """Turn known errors of torch and the operating system into a `TrainingError` with a fix; let others pass.
 
     Args:
-        config: The settings that its advice starts from.
+        config: Settings of the run, which the advice refers to.
     """
     try:
         yield
     except SSIAZooError:
         raise
     except (RuntimeError, MemoryError, OSError, EOFError) as error:
-        told = _explain(error, config)
-        if told is None:
+        message = _translate(error, config)
+        if message is None:
             raise
-        raise TrainingError(told) from error
+        raise TrainingError(message) from error
 
 
 def is_dead_worker(error: Exception) -> bool:
-    """Tell whether a process that loads images ended; torch raises this wherever the run happens to be."""
+    """Return whether a data loading worker ended; torch raises this wherever the run happens to be."""
     return isinstance(error, RuntimeError) and _DEAD_WORKER.search(one_line(error)) is not None
 
 
 def is_lost_process(error: Exception) -> bool:
-    """Tell whether torch.distributed lost another process; OSErrors are of files and other connections."""
+    """Return whether torch.distributed lost another process; OSErrors come from files and other connections."""
     if isinstance(error, torch.distributed.DistError):
         return True
     return type(error) is RuntimeError and _distributed() and _COLLECTIVE.search(one_line(error)) is not None
 
 
-def _handing_over(error: Exception) -> bool:
-    """Whether an error came while torch took a batch from a process that loads images, and not out of that process."""
+def _in_transfer(error: Exception) -> bool:
+    """Return whether an error came up while torch received a batch from a worker, rather than in the worker."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return any(f.f_code.co_name == "_try_get_data" and f.f_globals["__name__"] == _LOADER for f in frames)
 
 
-def _explain(error: Exception, config: TrainConfig) -> str | None:
+def _translate(error: Exception, config: TrainConfig) -> str | None:
     text = one_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(text):
         return _out_of_memory(text, config)
     if full := _NO_SHARED_MEMORY.search(text):
         return (
-            f"no room to hand over a batch: {full.group()}; enlarge /dev/shm (or the limit on file sizes), or lower "
-            f"--workers (now {config.workers}; 0 needs none); {_RESUME}"
+            f"no shared memory for a batch: {full.group()}; enlarge /dev/shm (or the limit on file sizes), or lower "
+            f"`workers` (now {config.workers}; 0 needs none); {_RESUME}"
         )
     dead = _DEAD_WORKER.search(text)
-    if dead or (isinstance(error, EOFError | ConnectionError) and _handing_over(error)):
+    if dead or (isinstance(error, EOFError | ConnectionError) and _in_transfer(error)):
         shared = "/dev/shm may be too small: enlarge it, or " if "Bus error" in text else ""
-        said = dead.group() if dead else text
+        reason = dead.group() if dead else text
         return (
-            f"a process that loads images ended: {said}; {shared}lower --workers (now {config.workers}) if "
-            f"memory is short; {_RESUME}"
+            f"a data loading worker ended: {reason}; {shared}lower `workers` (now {config.workers}) if memory is "
+            f"short; {_RESUME}"
         )
     if is_lost_process(error):
         return f"another process of this run ended or cannot be reached ({text[:200]}); see its own message; {_RESUME}"
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         free = shutil.disk_usage(config.output_dir).free / 1e6
-        return f"no room to write: {text}; {free:.0f} MB are free at {config.output_dir}: make room there; {_RESUME}"
+        return f"disk full: {text}; {free:.0f} MB are free at {config.output_dir}: free some space; {_RESUME}"
     return None
 
 
@@ -100,15 +100,15 @@ def _out_of_memory(text: str, config: TrainConfig) -> str:
     even = config.batch_size % (4 if config.mixup or config.cutmix else 2) == 0  # mixup takes even batches
     if even:
         advice.append(
-            f"--batch-size {config.batch_size // 2} --accumulation-steps {config.batches_per_step * 2} makes the "
-            "same global batch"
+            f"--batch-size {config.batch_size // 2} --accumulation-steps {config.batches_per_step * 2}, for the same "
+            "global batch"
         )
     if not config.grad_checkpointing:
-        advice.append("--grad-checkpointing")
+        advice.append("`grad_checkpointing`")
     if config.workers > 0:
-        advice.append(f"fewer --workers than {config.workers} take less, too")
-    advice.append("a smaller --image-size")
+        advice.append(f"fewer `workers` than {config.workers}")
+    advice.append("a smaller `image_size`")
     return (
         f"out of memory{f' (asked for {asked.group(1)} more)' if asked else ''} with batches of {config.batch_size} "
-        f"images{size}; in a new --output-dir, try: {', or '.join(advice)}"
+        f"images{size}; in a new `output_dir`, try: {', or '.join(advice)}"
     )

@@ -1,11 +1,9 @@
-"""Everything that a run writes: its settings, metrics, curves, the model's folder, and what goes to the Hub."""
+"""The output folder of a run: its lock, settings, checkpoints, the trained model, and uploads to the Hub."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,29 +17,23 @@ from ssia_zoo.commands import publish_command
 from ssia_zoo.data import ImageData, data_identity
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import TrainingError
+from ssia_zoo.files import atomic_write
 from ssia_zoo.hub import BackgroundPusher, check_access
 from ssia_zoo.models.card import training_card
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.models.registry import vanilla_architecture
 from ssia_zoo.models.saving import public_model, public_name, write_model_folder
-from ssia_zoo.training.checkpoint import (
-    check_checkpoint,
-    clean_up,
-    find_checkpoint,
-    save_checkpoint,
-    set_aside_later,
-)
+from ssia_zoo.training.checkpoint import clean_up, find_checkpoint, save_checkpoint, set_aside_later
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.machine import describe_environment
 from ssia_zoo.training.methods import RIVALS
-from ssia_zoo.training.metrics import Records, draw_curves, read_records
-from ssia_zoo.training.resuming import PREPROCESSING, check_resumed
+from ssia_zoo.training.metrics import MetricsTracker
+from ssia_zoo.training.resuming import PREPROCESSING, check_data, check_settings
 
 _log = logging.getLogger(__name__)
 
-_CURVES_SECONDS = 60.0  # drawing takes half a second
 _SETTINGS = "train_config.yaml"
-_PUSH_SECONDS = 1800.0  # a Hub that accepts a connection and then is silent must not hold the run for ever
+_PUSH_SECONDS = 1800.0  # do not wait forever for a Hub that accepts a connection and never answers
 
 
 class RunFolder:
@@ -49,10 +41,10 @@ class RunFolder:
 
     Args:
         config: Settings.
-        accelerator: Knows which process this is.
+        accelerator: The run's Accelerator.
 
     Raises:
-        TrainingError: If the folder holds other things, another run, or this one with other settings.
+        TrainingError: If the folder holds other files, another run, or this run with other settings.
     """
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
@@ -69,32 +61,31 @@ class RunFolder:
                 claimed = [self._claim(accelerator.num_processes)]
             except TrainingError as error:
                 claimed = [error]
-        broadcast_object_list(claimed)  # or the others would wait for a main process that has given up
+        broadcast_object_list(claimed)  # else the other processes would wait for a main process that has given up
         if isinstance(claimed[0], TrainingError):
-            raise claimed[0] if self.is_main else SystemExit(1)  # one process tells it
+            raise claimed[0] if self.is_main else SystemExit(1)  # one process reports it
         self.resume_from: Path | None
         self.resume_from, self._manifest = claimed[0]
-        self._kept_records: int = self._manifest["records"] if self._manifest else 0
 
     def _claim(self, processes: int) -> tuple[Path | None, dict[str, Any] | None]:
-        """Make the folder if need be, see that it is free, and find what to resume from and its manifest."""
+        """Create and lock the folder, check its content, find the checkpoint to resume from and its manifest."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
             raise TrainingError(
-                f"--output-dir {self.path}: another run writes there; wait or choose a new folder"
+                f"`output_dir` {self.path}: another run is writing to it; wait, or choose a new folder"
             ) from error
         except OSError as error:
             raise TrainingError(
-                f"--output-dir {self.path}: cannot be written ({error.strerror}); choose another"
+                f"`output_dir` {self.path}: cannot be written ({error.strerror}); choose another"
             ) from error
         try:
             self._check_content()
             found = find_checkpoint(self.config.resume, self.checkpoints) if self.config.resume else None
             if found is not None:
-                check_checkpoint(found[1], self.config.decisive_settings(), processes, self._facts()["environment"])
-            self._connect()
+                check_settings(found[1], self.config.decisive_settings(), processes, self._facts()["environment"])
+            self._check_hub()
         except BaseException:
             self.release()
             raise
@@ -105,20 +96,20 @@ class RunFolder:
         holds_run = (self.path / _SETTINGS).exists()
         if (others and not holds_run) or (holds_run and not self.config.resume):
             raise TrainingError(
-                f"--output-dir {self.path}: holds a run; continue it with --resume auto, or choose a new folder"
+                f"`output_dir` {self.path}: holds a run; continue it with --resume auto, or choose a new folder"
                 if holds_run
-                else f"--output-dir {self.path}: is not empty and holds no run; choose a new folder"
+                else f"`output_dir` {self.path}: is not empty and holds no run; choose a new folder"
             )
 
     def release(self) -> None:
-        """Let others write to the folder."""
+        """Release the lock."""
         if self._lock.is_locked:
-            # In this order: a run that came in between would hold a file that is deleted, and the next one another.
+            # Unlink first: a run that came in between would lock a file that is then deleted, and the next run another.
             (self.path / ".lock").unlink(missing_ok=True)
             self._lock.release()
 
-    def _connect(self) -> None:
-        """Check the Hub early: a wrong token is better known before the training than after it."""
+    def _check_hub(self) -> None:
+        """Check token and repository before training rather than after it."""
         if not (self.config.push_to_hub and self.config.hub_model_id):
             return
         repo_id, private = self.config.hub_model_id, self.config.hub_private
@@ -129,10 +120,10 @@ class RunFolder:
             self._pusher = BackgroundPusher(self.path, repo_id, private=private, repeat=repeat)
 
     def describe(self, data: ImageData, preprocessing: Preprocessing) -> None:
-        """Take what cards, config.json and checkpoints will say of the data and its preprocessing.
+        """Set the data and preprocessing that cards, config.json and checkpoints describe.
 
         Raises:
-            TrainingError: If the run resumed had other data or another preprocessing.
+            TrainingError: If the resumed run had other data or preprocessing.
         """
         self._data = data
         self._preprocessing = preprocessing
@@ -140,46 +131,39 @@ class RunFolder:
         self.config = replace(self.config, **own)
         self._identity = data_identity(data)
         if self._manifest is not None:
-            check_resumed(self._manifest, self.config.decisive_settings(), self._identity)
+            check_data(self._manifest, self.config.decisive_settings(), self._identity)
 
     def image_counts(self) -> dict[str, int]:
-        """How many images the metrics are of, and how many could not be read, so far."""
+        """Return the number of evaluated images, and of images that could not be read so far."""
         train, evaluated = len(self._data.unreadable_train), len(self._data.unreadable_eval)
         images = len(self._data.eval) - evaluated
         return {"images": images, "unreadable_train": train, "unreadable_eval": evaluated}
 
-    def begin(self, step: int) -> None:
-        """Write the settings; start the metrics, or take them up again at a checkpoint's step."""
+    def begin(self, accelerator: Accelerator, step: int) -> None:
+        """Write the settings, start the trackers, and drop what an earlier run wrote after `step`."""
+        accelerator.init_trackers("ssia_zoo", config=_flat_settings(self.config))
         if self.is_main:
-            self._write(_SETTINGS, self.config.to_yaml())
+            with atomic_write(self.path / _SETTINGS) as temporary:
+                temporary.write_text(self.config.to_yaml(), encoding="utf-8")
             set_aside_later(self.checkpoints, step)
             clean_up(self.checkpoints)
-            self._drawn = time.monotonic()
-            self._records = Records(self.path / "metrics.jsonl", keep=self._kept_records)
+            self._metrics: MetricsTracker = accelerator.get_tracker(MetricsTracker.name)
+            self._metrics.resume(keep=self._manifest["records"] if self._manifest else 0)
 
     def save_checkpoint(self, accelerator: Accelerator, step: int) -> None:
-        """Write a checkpoint, and before it everything that has been recorded; every process must call this."""
+        """Flush the metrics, then write a checkpoint; every process must call this."""
         facts = {**self._facts(), "data": self._identity}
         if self.is_main:
-            facts["records"] = self._records.flush()
+            facts["records"] = self._metrics.flush()
         save_checkpoint(accelerator, self.checkpoints, step, self.config.keep_checkpoints, facts)
 
     def _facts(self) -> dict[str, Any]:
-        """What a checkpoint states of its run."""
+        """Return what a checkpoint's manifest states about its run."""
         environment = {**self._environment, "threads": str(torch.get_num_threads())}
         return {"experiment": self.config.decisive_settings(), "environment": environment}
 
-    def record(self, kind: str, **values: Any) -> None:
-        """Write one line of metrics; curves.png follows each evaluation, and once a minute."""
-        if not self.is_main:
-            return
-        self._records.append({"kind": kind, **values})
-        if kind == "eval" or time.monotonic() - self._drawn > _CURVES_SECONDS:
-            self._drawn = time.monotonic()
-            draw_curves({self.config.method: read_records(self._records.path)}, self.path / "curves.png")
-
     def save_model(self, student: TimmModel, metrics: dict[str, float]) -> None:
-        """Write the model's folder: config.json, model.safetensors, README.md."""
+        """Write config.json, model.safetensors and README.md."""
         if not self.is_main:
             return
         config, data = self.config, self._data
@@ -220,12 +204,12 @@ class RunFolder:
         )
 
     def push(self, message: str) -> None:
-        """Start to publish what `save_model` wrote, without waiting for it."""
+        """Start uploading what `save_model` wrote, without waiting."""
         if self._pusher is not None:
             self._pusher.push(message)
 
     def finish(self) -> None:
-        """Publish the result, if asked; the Hub's failures are told and never raised: the run itself is done."""
+        """Upload the final model, if asked; failures are logged and never raised, as the training itself is done."""
         if not (self.is_main and self.config.push_to_hub and self.config.hub_model_id):
             return
         if self._pusher is None:
@@ -237,14 +221,9 @@ class RunFolder:
         if not failures:
             _log.info("published: %s", self.config.hub_model_id)
 
-    def _write(self, name: str, text: str) -> None:
-        temporary = self.path / f".{name}"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
 
-
-def flat_settings(config: TrainConfig) -> dict[str, Any]:
-    """Settings as trackers take them: one level, plain values."""
+def _flat_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings as trackers take them: one level, plain values."""
     settings = asdict(config)
     for group in ("ssia", "rival"):
         settings |= {f"{group}.{name}": value for name, value in settings.pop(group).items()}

@@ -1,4 +1,4 @@
-"""The command line of train_hf.py."""
+"""Command line of train_hf.py and `python -m ssia_zoo.training`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ssia_zoo.errors import ConfigError, SSIAZooError, with_flags, without_credentials
+from ssia_zoo.errors import ConfigError, SSIAZooError, one_line, with_flags
 from ssia_zoo.log import show_log
 from ssia_zoo.training.arguments import parse_config
 from ssia_zoo.training.loop import train
@@ -15,16 +15,19 @@ from ssia_zoo.training.signals import TrainingStopped
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run train_hf.py's command line.
+    """Train as the command line says.
+
+    Args:
+        args: Arguments; those of the process if None.
 
     Returns:
-        Exit status: 0 done, 1 failed with a message, 2 a flag that does not exist, 128 + n stopped by signal n.
+        Exit status: 0 after success, 1 after an error, 128 + n if stopped by signal n. An unknown flag exits with 2.
     """
     show_log(logging.INFO if _is_main_process() else logging.WARNING)
     try:
         train(parse_config(sys.argv[1:] if args is None else args))
     except SSIAZooError as error:
-        # Every process finds the same fault in the settings; what is a process's own, it tells itself.
+        # All processes find the same error in the settings, so one prints it; other errors may be one process's own.
         if _is_main_process() or not isinstance(error, ConfigError):
             print(f"error: {with_flags(str(error))}", file=sys.stderr)
         return 1
@@ -32,9 +35,11 @@ def main(args: Sequence[str] | None = None) -> int:
         if _is_main_process():
             print(stop, file=sys.stderr)
         return stop.status
-    except OSError as error:  # a full disk, a folder that went away
-        reason = without_credentials(" ".join(str(error).split()))
-        print(f"error: {reason}; --resume auto continues from the last checkpoint, if there is one", file=sys.stderr)
+    except OSError as error:  # for example, the folder has been removed
+        print(
+            f"error: {one_line(error)}; --resume auto continues from the last checkpoint, if there is one",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command with --resume auto continues from the last checkpoint", file=sys.stderr)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from timm.loss import create_classification_loss
 from timm.task import ClassificationTask, TrainingTask
 
 from ssia_zoo.errors import ConfigError, did_you_mean
@@ -22,7 +23,7 @@ def _vanilla(
     model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any], images: int | None
 ) -> TrainingTask:
     """Build the control: timm's own task, without any code of this package."""
-    return ClassificationTask(model, criterion_kwargs=criterion, verbose=False)
+    return ClassificationTask(model, create_classification_loss(**criterion), verbose=False)
 
 
 def _ssia(

@@ -1,51 +1,79 @@
-"""What a run writes down: metrics as JSON lines, and curves drawn from them."""
+"""Write a run's metrics as JSON lines, and draw curves from them."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+from accelerate.tracking import GeneralTracker
 from matplotlib.figure import Figure
+
+from ssia_zoo.files import atomic_write
 
 Record = dict[str, Any]
 
+_CURVES_SECONDS = 60.0  # drawing takes half a second
 
-class Records:
-    """The metrics of one run, a JSON object a line.
+
+class MetricsTracker(GeneralTracker):  # type: ignore[misc]  # Accelerate has no types
+    """Accelerate tracker that writes each `accelerator.log` call as a line of metrics.jsonl and keeps curves.png.
+
+    A call's values share a prefix, "train/" or "eval/", which becomes the line's "kind". curves.png is drawn after each
+    evaluation and once a minute.
 
     Args:
-        path: File to append to.
-        keep: Lines that the checkpoint which the run continues from has seen; later ones, of steps that are now trained
-            again, are dropped.
+        folder: Folder of the run.
+        label: Name of the run in the legend of curves.png.
     """
 
-    def __init__(self, path: Path, keep: int = 0) -> None:
-        self.path = path
-        self._count = 0
-        if path.exists():
-            kept = read_records(path)[:keep]
-            self._count = len(kept)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-            os.replace(temporary, path)
+    name = "metrics.jsonl"
+    requires_logging_directory = False
 
-    def append(self, record: Record) -> None:
-        """Write one line."""
+    def __init__(self, folder: Path, label: str) -> None:
+        super().__init__()
+        self.path = folder / self.name
+        self._label = label
+        self._count = 0
+        self._drawn = 0.0
+
+    @property
+    def tracker(self) -> Path:
+        """The file, as `Accelerator.get_tracker(name, unwrap=True)` returns it."""
+        return self.path
+
+    def resume(self, keep: int) -> None:
+        """Keep this many lines of an earlier run and drop the rest, whose steps are trained again."""
+        self._drawn = time.monotonic()
+        if self.path.exists():
+            kept = read_records(self.path)[:keep]
+            self._count = len(kept)
+            with atomic_write(self.path) as temporary:
+                temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+    def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
+        """Append one line."""
+        kind = next(iter(values)).partition("/")[0]
+        plain = {name.removeprefix(f"{kind}/"): value for name, value in values.items()}
+        record = {"kind": kind, "epoch": plain.pop("epoch"), "step": step, **plain}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._count += 1
+        if kind == "eval" or time.monotonic() - self._drawn > _CURVES_SECONDS:
+            self._drawn = time.monotonic()
+            draw_curves({self._label: read_records(self.path)}, self.path.with_name("curves.png"))
 
     def flush(self) -> int:
-        """Wait until all lines are on the disk; returns their number."""
+        """Wait until all lines are on disk; return their number."""
         with self.path.open("a", encoding="utf-8") as file:
             os.fsync(file)
         return self._count
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read a metrics file; a last line that was cut off when the run was killed is left out."""
+    """Read a metrics file, without a last line that a killed run left incomplete."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -58,10 +86,10 @@ def read_records(path: Path) -> list[Record]:
 
 
 def draw_curves(runs: dict[str, list[Record]], path: Path) -> None:
-    """Draw training loss and evaluation top-1 of one or several runs.
+    """Draw training loss and evaluation top-1 of one or more runs.
 
     Args:
-        runs: Records of each run, by the name that the legend shows.
+        runs: Records of each run, by its name in the legend.
         path: PNG to write.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -79,6 +107,5 @@ def draw_curves(runs: dict[str, list[Record]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -1,4 +1,4 @@
-"""timm's mixup and cutmix, made reproducible."""
+"""timm's mixup and cutmix with reproducible randomness."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ssia_zoo.training.config import TrainConfig
 
 Batch = tuple[Tensor, Tensor]
 Mixing = Callable[[Batch, int, int], Batch]
-"""A function of a batch, the epoch, and the number of batches before this one in the whole run."""
+"""A function of a batch, the epoch, and the number of batches before this one in the run."""
 
 
 def build_mixing(config: TrainConfig, num_classes: int, process: int) -> Mixing | None:
-    """Make timm's mixup and cutmix, drawn from the seed and the step alone, so that a resumed run repeats it.
+    """Create timm's mixup and cutmix with randomness from seed, step and process alone, so that a resume repeats it.
 
     Args:
         config: Settings.
         num_classes: Classes of the data.
-        process: Rank of this process; each mixes its own way.
+        process: Rank of this process.
 
     Returns:
-        What mixes a batch, or None if mixup and cutmix are off.
+        A function that mixes a batch, or None if mixup and cutmix are off.
     """
     if not (config.mixup or config.cutmix):
         return None

@@ -1,4 +1,4 @@
-"""What a resumed run must share with its checkpoint and is known only once its data and its model are there."""
+"""Decide whether a run may continue from a checkpoint: same settings, processes, data and preprocessing."""
 
 from __future__ import annotations
 
@@ -7,60 +7,106 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssia_zoo.errors import TrainingError
+from ssia_zoo.training.config import with_defaults
 
 _log = logging.getLogger(__name__)
 
 PREPROCESSING = ("interpolation", "crop_pct", "crop_mode")
-"""Settings that are the model's own where they are not given."""
+"""Settings that default to the model's own."""
 
-_MOST_NAMED = 5
+_ALWAYS_FREE = ("workers", "max_corrupt", "check_duplicates")
+"""Settings that do not change the trained weights. A run stopped by `max_corrupt` resumes with a higher value."""
+
+_MAX_NAMES = 5
 
 
-def check_resumed(manifest: Mapping[str, Any], experiment: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+def check_settings(
+    manifest: Mapping[str, Any], settings: Mapping[str, Any], processes: int, environment: Mapping[str, str]
+) -> None:
+    """Check that a checkpoint's run had the same settings and number of processes.
+
+    Settings added since an older version count as their defaults. The number of epochs may be higher than before. Log a
+    warning if the environment differs in what may change the last bits of the result (versions, threads).
+
+    Args:
+        manifest: The checkpoint's manifest.
+        settings: This run's `TrainConfig.experiment`.
+        processes: This run's number of processes.
+        environment: This run's versions and threads.
+
+    Raises:
+        TrainingError: If settings or processes differ; names them.
+    """
+    before = with_defaults(manifest["experiment"])
+    free = [*_ALWAYS_FREE]
+    # What defaults to the model's own is compared by check_data, once the model exists.
+    free += [name for name in PREPROCESSING if None in (settings.get(name), before.get(name))]
+    if settings["epochs"] > before["epochs"]:
+        free.append("epochs")
+        _log.info(
+            "`epochs` raised from %d to %d: from step %d on, learning rate and lambda follow the schedule of %d epochs",
+            *(before["epochs"], settings["epochs"], manifest["step"], settings["epochs"]),
+        )
+    decisive = {name: now for name, now in settings.items() if name not in free}
+    changed = [f"{name} ({before.get(name)} -> {now})" for name, now in decisive.items() if before.get(name) != now]
+    if manifest["processes"] != processes:
+        changed.append(f"processes ({manifest['processes']} -> {processes})")
+    if changed:
+        raise TrainingError(
+            "`resume` continues a run with its own settings, except for a higher `epochs`; changed here: "
+            + ", ".join(changed)
+        )
+    then = manifest["environment"]
+    moved = [f"{name} ({then.get(name)} -> {now})" for name, now in environment.items() if then.get(name) != now]
+    if moved:
+        _log.warning("the result may differ in its last bits from that of an uninterrupted run: %s", ", ".join(moved))
+
+
+def check_data(manifest: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Check that a checkpoint's run had the same data and the same preprocessing.
 
     Args:
-        manifest: The checkpoint's.
-        experiment: Settings of this run, those of the model's own preprocessing filled in.
+        manifest: The checkpoint's manifest.
+        settings: This run's `TrainConfig.experiment`, with the model's own preprocessing filled in.
         data: `ssia_zoo.data.data_identity` of this run's data.
 
     Raises:
-        TrainingError: If not; names what differs.
+        TrainingError: If they differ; names what differs.
     """
-    before = {"crop_mode": "center", **manifest["experiment"]}  # which older versions had no setting of
+    before = {"crop_mode": "center", **manifest["experiment"]}  # older versions had no crop_mode
     changes = [
-        f"{name} ({before[name]} -> {experiment[name]})"
+        f"{name} ({before[name]} -> {settings[name]})"
         for name in PREPROCESSING
-        if before.get(name) is not None and before[name] != experiment[name]
+        if before.get(name) is not None and before[name] != settings[name]
     ]
     if (data_before := manifest.get("data")) is None:
-        _log.warning("the checkpoint is of an older version, which noted no data: whether it was the same is not known")
+        _log.warning("the checkpoint is from an older version and does not describe its data; the data is not compared")
     else:
         changes += _differences(data_before, data)
     if changes:
         raise TrainingError(
-            f"--resume continues a run on its own data; changed here: {'; '.join(changes)}: restore them, or start a "
-            "new run in a new --output-dir"
+            f"`resume` continues a run on its own data; changed here: {'; '.join(changes)}: restore it, or start a new "
+            "run in a new `output_dir`"
         )
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name what differs between two identities: classes that came and went, numbers of images, other images."""
+    """Describe the differences between two data identities: classes, number of images, content."""
     old, new = list(before.get("label_names", ())), list(now["label_names"])
-    gone, come = ([name for name in one if name not in other] for one, other in ((old, new), (new, old)))
-    found = [f"classes {verb}: {_some(names)}" for verb, names in (("removed", gone), ("added", come)) if names]
+    removed = [name for name in old if name not in new]
+    added = [name for name in new if name not in old]
+    found = [f"classes {verb}: {_some(names)}" for verb, names in (("removed", removed), ("added", added)) if names]
     if old != new and not found:
         found.append(f"classes in another order: {_some(new)}")
-    for split, what in (("train", "images to train on"), ("eval", "images to evaluate on")):
+    for split, images in (("train", "training images"), ("eval", "evaluation images")):
         numbers = before.get(f"{split}_images"), now[f"{split}_images"]
         if numbers[0] != numbers[1]:
-            found.append(f"{what} ({numbers[0]} -> {numbers[1]})")
-        elif old == new and before.get(f"{split}_digest") != now[f"{split}_digest"]:  # which covers the classes, too
-            found.append(f"{what} ({numbers[1]} as before, but other names, sizes or labels)")
+            found.append(f"{images} ({numbers[0]} -> {numbers[1]})")
+        elif old == new and before.get(f"{split}_digest") != now[f"{split}_digest"]:  # the digest covers classes too
+            found.append(f"{images} (still {numbers[1]}, but other names, sizes or labels)")
     return found
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:_MOST_NAMED]) + (
-        f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    )
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more

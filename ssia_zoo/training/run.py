@@ -1,30 +1,30 @@
-"""A run put together: data, model, task, optimizer and schedule, each process's share prepared by Accelerate."""
+"""Assemble a run: data, model, task, optimizer and schedule, prepared by Accelerate and resumed if asked."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from timm.task import TrainingTask
-from timm.utils.model import unwrap_model
+from timm.utils import unwrap_model
 
 from ssia_zoo.data import ImageData, eval_loader, load_image_data, share_loader, train_loader
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.models.features import TimmModel
-from ssia_zoo.training.checkpoint import Position, load_checkpoint
+from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
 from ssia_zoo.training.config import TrainConfig
-from ssia_zoo.training.folder import RunFolder, flat_settings
-from ssia_zoo.training.fsdp import gather, whole_copy
-from ssia_zoo.training.machine import build_model
+from ssia_zoo.training.folder import RunFolder
+from ssia_zoo.training.fsdp import gather, unsharded_copy
 from ssia_zoo.training.methods import create_task
 from ssia_zoo.training.mixup import Mixing, build_mixing
+from ssia_zoo.training.model import build_model
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
 from ssia_zoo.training.signals import StopSignals
-from ssia_zoo.training.small_maps import multiply_small_maps
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Run:
     accelerator: Accelerator
     data: ImageData
     task: TrainingTask
-    whole: TimmModel | None
+    unsharded: TimmModel | None
     """under FSDP2 a copy of the student, into which its shards are gathered"""
     batches: Any
     eval_batches: Any
@@ -45,26 +45,26 @@ class Run:
     scheduler: Any
     mixing: Mixing | None
     folder: RunFolder
-    position: Position
+    state: TrainState
     steps_per_epoch: int
     total_steps: int
     stop: StopSignals
     stop_signal: int = 0
-    """the signal by which all processes have agreed to stop after this step, or 0"""
+    """the signal that stops all processes after this step, or 0"""
     loss_lost: torch.Tensor
     """whether a loss of this optimizer step was not finite, in this process"""
 
-    def whole_student(self) -> TimmModel:
-        """What is evaluated and saved: the bare model, or its moving average; every process must call this."""
+    def unsharded_student(self) -> TimmModel:
+        """Return the model to evaluate and save: the student or its moving average; every process must call this."""
         student = unwrap_model(self.task.get_eval_model(ema=self.config.ema is not None))
-        if self.whole is None:
+        if self.unsharded is None:
             return student
-        gather(student, self.whole)
-        return self.whole
+        gather(student, self.unsharded)
+        return self.unsharded
 
 
 def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, stop: StopSignals) -> Run:
-    """Build all parts of a run, at its beginning or where its checkpoint left it.
+    """Build all parts of a run, in their initial state or that of its checkpoint.
 
     Raises:
         SSIAZooError: If a setting, the data, the model or a checkpoint cannot be used.
@@ -72,40 +72,33 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     data = load_image_data(config)
     set_seed(config.seed)
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
-    if accelerator.device.type == "cpu" and config.mixed_precision == "no":
-        multiply_small_maps(model)
     config = preprocessing.applied_to(config)
     folder.describe(data, preprocessing)
     task = create_task(model, config, preprocessing.input_size, len(data.train)).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
-    whole = whole_copy(accelerator, model)
-    optimizer: Any = build_optimizer(config, task.trainable_module)
+    unsharded = unsharded_copy(accelerator, model)
+    optimizer: Any = build_optimizer(config, task.get_trainable_module())
     mean, std = preprocessing.mean, preprocessing.std
     loader = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
     batches = share_loader(loader, accelerator)
+    # Accelerate wraps the module for DDP or FSDP2, in place of timm's task.prepare_distributed, and compiles it.
     task.trainable_module, optimizer, eval_batches = accelerator.prepare(
         task.trainable_module, optimizer, eval_loader(data, config, mean=mean, std=std)
     )
     steps_per_epoch = _steps_per_epoch(config, len(data.train), len(batches), accelerator.num_processes)
     scheduler = build_scheduler(config, optimizer, steps_per_epoch)
-    position = Position()
-    accelerator.register_for_checkpointing(position, scheduler, data.unreadable_train)
-    if config.ema is not None:
-        accelerator.register_for_checkpointing(task.trainable_module_ema)
+    state = TrainState()
+    accelerator.register_for_checkpointing(state, scheduler, data.unreadable_train)
+    if task.has_ema():
+        accelerator.register_for_checkpointing(task.get_trainable_module(ema=True))
     if (memory := getattr(task, "memory", None)) is not None:
         memory.table = memory.table.to(accelerator.device)
         accelerator.register_for_checkpointing(memory)
-    set_seed(config.seed, device_specific=True)  # dropout differs between processes, and is part of a checkpoint
+    set_seed(config.seed, device_specific=True)  # dropout differs between processes; a checkpoint restores it
     if folder.resume_from is not None:
-        schedule = scheduler.state_dict()  # of these settings, which may have more epochs than the checkpoint's
-        load_checkpoint(accelerator, folder.resume_from)
-        scheduler.load_state_dict(schedule)
-        scheduler.step_update(position.step)
-        _log.info("resumed %s at step %d", folder.resume_from, position.step)
-    folder.begin(position.step)
-    if config.with_tracking:
-        accelerator.init_trackers("ssia_zoo", config=flat_settings(config))
+        _resume(accelerator, folder.resume_from, scheduler, state)
+    folder.begin(accelerator, state.step)
     total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
     _log.info(
         "%s, %s: %d images, %d classes, global batch %d, %d steps on %d x %s",
@@ -118,14 +111,14 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         accelerator=accelerator,
         data=data,
         task=task,
-        whole=whole,
+        unsharded=unsharded,
         batches=batches,
         eval_batches=eval_batches,
         optimizer=optimizer,
         scheduler=scheduler,
         mixing=build_mixing(config, len(data.label_names), accelerator.process_index),
         folder=folder,
-        position=position,
+        state=state,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         stop=stop,
@@ -133,11 +126,20 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     )
 
 
+def _resume(accelerator: Accelerator, checkpoint: Path, scheduler: Any, state: TrainState) -> None:
+    """Load a checkpoint, but keep this run's schedule, which may have more epochs."""
+    schedule = scheduler.state_dict()
+    load_checkpoint(accelerator, checkpoint)
+    scheduler.load_state_dict(schedule)
+    scheduler.step_update(state.step)
+    _log.info("resumed %s at step %d", checkpoint, state.step)
+
+
 def _steps_per_epoch(config: TrainConfig, images: int, batches: int, processes: int) -> int:
     steps = batches // config.batches_per_step
     if steps < 1:
         raise ConfigError(
-            f"{images} training images are fewer than one optimizer step takes: --batch-size {config.batch_size} x "
-            f"--accumulation-steps {config.batches_per_step} x {processes} processes; lower one of them"
+            f"{images} training images are too few for one optimizer step of `batch_size` {config.batch_size} x "
+            f"`accumulation_steps` {config.batches_per_step} x {processes} processes; lower one of them"
         )
     return steps

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: signals wait for the end of an optimizer step, at which all processes agree to stop."""
+"""Stop a run by a signal, at the end of an optimizer step and in all processes at once."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import torch
 from accelerate import Accelerator
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_SECOND_THOUGHTS = 1.0
-"""Seconds. Launchers pass a Ctrl-C on that the terminal has already sent; only a later one is the user's impatience."""
+_REPEAT_SECONDS = 1.0
+"""Launchers forward a Ctrl-C that the terminal has sent already; only a later one is a second Ctrl-C of the user."""
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """A signal stopped the run; no error, and not caught as one.
+    """Raised when a signal stops the run; like KeyboardInterrupt, not an `Exception`.
 
     Args:
         number: The signal.
-        message: One line: what stopped the run, where it stands, how to go on.
+        message: One line: which signal, after which step, and how to continue.
     """
 
     def __init__(self, number: int, message: str) -> None:
@@ -31,21 +31,21 @@ class TrainingStopped(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """Exit status as shells give it: 143 for SIGTERM, 130 for SIGINT (Ctrl-C), 138 for SIGUSR1."""
+        """Exit status, as in shells: 143 for SIGTERM, 130 for SIGINT (Ctrl-C), 138 for SIGUSR1."""
         return 128 + self.number
 
 
 class StopSignals:
-    """SIGTERM, SIGINT and SIGUSR1 raise `TrainingStopped` at once, or are kept for the loop while `deferred`.
+    """Context manager: SIGTERM, SIGINT and SIGUSR1 raise `TrainingStopped`, or set `received` while `deferred`.
 
-    While they are kept, a second SIGINT ends the run at once all the same. Handlers are put back at the end. Python
-    leaves signals to the main thread; in another one this does nothing.
+    A second SIGINT raises even while `deferred`. The previous handlers are restored on exit. Only the main thread can
+    handle signals; in another thread this does nothing.
     """
 
     def __init__(self) -> None:
         self.deferred = False
         self.received = 0
-        """the first signal kept, or 0"""
+        """the first deferred signal, or 0"""
         self._since = 0.0
         self._before: dict[int, Any] = {}
 
@@ -62,8 +62,8 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        impatient = number == self.received == signal.SIGINT and now - self._since > _SECOND_THOUGHTS
-        if not self.deferred or impatient:
+        repeated = number == self.received == signal.SIGINT and now - self._since > _REPEAT_SECONDS
+        if not self.deferred or repeated:
             self.deferred = False
             raise TrainingStopped(
                 number,
@@ -72,18 +72,15 @@ class StopSignals:
             )
         if not self.received:
             self.received, self._since = number, now
-            if number == signal.SIGINT:  # os.write, as a handler may have interrupted a print
-                os.write(2, b"\nstopping after this step; Ctrl-C once more stops at once\n")
+            if number == signal.SIGINT:  # not print, which the handler may have interrupted
+                os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
 
 
-def agree(accelerator: Accelerator, *values: int) -> list[int]:
-    """The largest of each value over all processes, so that what only one of them knows is acted on by all.
-
-    It costs one small all-reduce, and nothing in a single process. Every process must call this.
-    """
+def all_reduce_max(accelerator: Accelerator, *values: int) -> list[int]:
+    """Return the maximum of each value over all processes, by one all-reduce; every process must call this."""
     if accelerator.num_processes == 1:
         return list(values)
     tensor = torch.tensor(values, device=accelerator.device)
     torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
-    agreed: list[int] = tensor.tolist()
-    return agreed
+    maxima: list[int] = tensor.tolist()
+    return maxima

@@ -1,4 +1,4 @@
-"""Runs in processes of their own that start at once: a server imports torch and timm, and forks them."""
+"""Runs in child processes that start fast: a fork server imports torch and timm once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _started: list[BaseProcess] = []
 
 
 class Run:
-    """`train_hf.py` with these settings, in one process or several that talk by gloo, under these resource limits."""
+    """`train_hf.py` with these settings, in one process or several (gloo), under these resource limits."""
 
     def __init__(self, log: Path, processes: int = 1, limits: dict[int, int] | None = None, **settings: object) -> None:
         self.log = log
@@ -40,23 +40,23 @@ class Run:
 
     @property
     def running(self) -> bool:
-        """Whether any process is."""
+        """Whether any process is running."""
         return any(process.is_alive() for process in self.ranks)
 
     def kill(self, *ranks: int) -> None:
-        """SIGKILL to these processes, all by default."""
+        """Send SIGKILL to these processes, all by default."""
         for rank in ranks or range(len(self.ranks)):
             self.ranks[rank].kill()
 
     def signal(self, number: int, *ranks: int) -> None:
-        """A signal to these processes, all by default."""
+        """Send a signal to these processes, all by default."""
         for rank in ranks or range(len(self.ranks)):
             pid = self.ranks[rank].pid
             assert pid is not None
             os.kill(pid, number)
 
     def wait(self, timeout: float = 240) -> list[int | None]:
-        """Exit statuses once all have ended; a process that hangs is killed and gives None."""
+        """Wait for all processes and return their exit statuses; a process that hangs is killed and gives None."""
         statuses: list[int | None] = []
         for process in self.ranks:
             process.join(timeout)
@@ -66,13 +66,13 @@ class Run:
                 process.join()
         return statuses
 
-    def told(self) -> str:
-        """What it printed."""
+    def output(self) -> str:
+        """Return what the processes printed."""
         return self.log.read_text(errors="replace")
 
 
 def end_all() -> None:
-    """Kill what a failed test has left running."""
+    """Kill what a failed test left running."""
     while _started:
         process = _started.pop()
         process.kill()
@@ -81,13 +81,13 @@ def end_all() -> None:
 
 def _train(arguments: list[str], environment: dict[str, str], log: Path, limits: dict[int, int]) -> None:
     os.environ.update(environment)
-    multiprocessing.set_start_method("fork", force=True)  # for its loading processes: Linux's default up to Python 3.13
+    multiprocessing.set_start_method("fork", force=True)  # for data loading workers: Linux's default up to Python 3.13
     log.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     for kind, limit in limits.items():
-        if kind == resource.RLIMIT_DATA:  # beyond what it takes so far
+        if kind == resource.RLIMIT_DATA:  # on top of what is used now
             limit += int(re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
         resource.setrlimit(kind, (limit, limit))
     sys.exit(main(arguments))

@@ -1,4 +1,4 @@
-"""Runs small enough for tests: 96 digits, a model of 0.4 M parameters."""
+"""Small training runs for tests: 96 digits, a model of 0.4 M parameters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = {
 
 
 def flags(**settings: object) -> list[str]:
-    """Command line of a small run with these settings on top."""
+    """Return the command line of a small run with these settings on top."""
     words = []
     for name, value in {**SMALL, **settings}.items():
         flag = "--" + name.replace("_", "-")
@@ -40,12 +40,12 @@ def flags(**settings: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Of a child process: CPU, no network."""
+    """Return the environment of a child process: CPU, no network."""
     return {**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
 
 
 def run(*command: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command and wait for it."""
     words = [str(word) for word in command]
     return subprocess.run(
         words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
@@ -53,7 +53,7 @@ def run(*command: object, timeout: float = 240) -> subprocess.CompletedProcess[s
 
 
 def train_in_a_process(**settings: object) -> subprocess.CompletedProcess[str]:
-    """`python train_hf.py`."""
+    """Run `python train_hf.py`."""
     return run(sys.executable, TRAIN, *flags(**settings))
 
 

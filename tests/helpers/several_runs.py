@@ -1,7 +1,7 @@
-"""Trains several runs in the same processes, one after another: starting a process costs more than a small run.
+"""Train several runs one after another in the same processes, as starting a process costs more than a small run.
 
-Started by torchrun. Each argument is a JSON list of train_hf.py's flags. The main process writes to COLLECTIVES, a
-file, what each run asked of the process group: by name, the number of calls and of elements sent.
+Started by torchrun. Each argument is a JSON list of train_hf.py's flags. The main process writes each run's collective
+operations (by name, the number of calls and of elements sent) to the file that the variable COLLECTIVES names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def collectives(profiled: profile) -> dict[str, dict[str, int]]:
 
 
 def main() -> None:
-    PartialState.destroy_process_group = lambda *_: None  # at the end of a run; the next one still needs it
+    PartialState.destroy_process_group = lambda *_: None  # the next run still needs it
     found = []
     for argument in sys.argv[1:]:
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:

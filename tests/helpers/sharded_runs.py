@@ -1,7 +1,7 @@
-"""Trains several runs under FSDP2 in the same processes, on CPUs, where Accelerate would ignore it without a word.
+"""Train several runs under FSDP2 in the same processes, on CPUs, where Accelerate would silently ignore it.
 
-Started by torchrun. Each argument is a JSON list: variables of the environment, and train_hf.py's flags. The main
-process writes to SHARDS, a file, how the model of each run was spread.
+Started by torchrun. Each argument is a JSON list: environment variables and train_hf.py's flags. The main process
+writes how each run's model was sharded to the file that the variable SHARDS names.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ssia_zoo.training import machine as setup
-from ssia_zoo.training import parse_config, train
+from ssia_zoo.training import machine, parse_config, train
 
-spread: list[dict[str, Any]] = []
+shards: list[dict[str, Any]] = []
 
 
 class ShardingAccelerator(Accelerator):
-    """Takes FSDP on, as AcceleratorState does where it finds GPUs; all else is Accelerate's own."""
+    """Enables FSDP as AcceleratorState does with GPUs; the rest is Accelerate's own."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -39,7 +38,7 @@ class ShardingAccelerator(Accelerator):
             return prepared
         module = prepared[0]
         parameters = list(module.parameters())
-        spread.append(
+        shards.append(
             {
                 "processes": self.num_processes,
                 "all_sharded": all(isinstance(parameter, DTensor) for parameter in parameters),
@@ -52,15 +51,15 @@ class ShardingAccelerator(Accelerator):
 
 
 def main() -> None:
-    PartialState.destroy_process_group = lambda *_: None  # at the end of a run; the next one still needs it
-    setup.Accelerator = ShardingAccelerator
+    PartialState.destroy_process_group = lambda *_: None  # the next run still needs it
+    machine.Accelerator = ShardingAccelerator
     for argument in sys.argv[1:]:
-        AcceleratorState._reset_state()  # the next run may want another precision
+        AcceleratorState._reset_state()  # the next run may use another precision
         variables, flags = json.loads(argument)
         os.environ.update(variables)
         train(parse_config(flags))
     if PartialState().is_main_process:
-        Path(os.environ["SHARDS"]).write_text(json.dumps(spread), encoding="utf-8")
+        Path(os.environ["SHARDS"]).write_text(json.dumps(shards), encoding="utf-8")
 
 
 if __name__ == "__main__":

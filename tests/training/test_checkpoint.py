@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, found again when sound, refused with a reason when not."""
+"""Checkpoints are complete or absent; damaged ones are named and passed over."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ import yaml
 
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training import parse_config, train
-from ssia_zoo.training.checkpoint import check_checkpoint, find_checkpoint, list_checkpoints, read_manifest
+from ssia_zoo.training.checkpoint import find_checkpoint, list_checkpoints, read_manifest
 from ssia_zoo.training.metrics import read_records
+from ssia_zoo.training.resuming import check_settings
 from tests.helpers.runs import ROOT, environment, same_weights, small_run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, made once and never changed."""
+    """A finished run, shared by the tests of this module; do not change it."""
     return small_run(tmp_path_factory.mktemp("finished") / "run").folder
 
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A finished run of the test's own, with checkpoints of steps 6 and 12."""
+    """A copy of a finished run, with checkpoints of steps 6 and 12."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -51,6 +52,11 @@ def flip(name: str) -> Callable[[Path], None]:
     return flip_a_bit
 
 
+def halve(checkpoint: Path) -> None:
+    path = checkpoint / "manifest.json"
+    os.truncate(path, path.stat().st_size // 2)
+
+
 def another_kind(checkpoint: Path) -> None:
     (checkpoint / "manifest.json").write_text("[1]")
 
@@ -64,7 +70,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (truncate, "optimizer.bin has 1000 bytes"),
     "a bit of the weights": (flip("model.safetensors"), "model.safetensors have changed"),
     "a bit of the random state": (flip("random_states_0.pkl"), "random_states_0.pkl have changed"),
-    "a bit of the manifest": (flip("manifest.json"), "manifest.json cannot be used"),
+    "half of the manifest": (halve, "manifest.json cannot be used"),
     "no optimizer": (lambda checkpoint: (checkpoint / "optimizer.bin").unlink(), "optimizer.bin cannot be read"),
     "no manifest": (lambda checkpoint: (checkpoint / "manifest.json").unlink(), "manifest.json is missing"),
     "an empty manifest": (lambda checkpoint: os.truncate(checkpoint / "manifest.json", 0), "manifest.json cannot be"),
@@ -122,9 +128,9 @@ def test_the_manifest_lists_every_file_and_what_may_change_the_bits(run: Path) -
 def test_another_version_or_number_of_threads_is_warned_of(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     manifest = read_manifest(run / "checkpoints" / "step_00000012")
     here = manifest["environment"]
-    check_checkpoint(manifest, manifest["experiment"], 1, here)
+    check_settings(manifest, manifest["experiment"], 1, here)
     assert not caplog.records
-    check_checkpoint(manifest, manifest["experiment"], 1, {**here, "torch": "99.0", "threads": "64"})
+    check_settings(manifest, manifest["experiment"], 1, {**here, "torch": "99.0", "threads": "64"})
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "torch" in warning
     assert "99.0" in warning
@@ -160,7 +166,7 @@ def test_all_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name(
     assert events.index(("on disk", checkpoints)) > named
 
 
-def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_that_looks_whole(
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_that_looks_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rmtree = shutil.rmtree
@@ -207,17 +213,17 @@ def test_a_checkpoint_from_before_there_was_a_setting_goes_on_with_its_default(r
     here = manifest["experiment"]
     older = {name: value for name, value in here.items() if name != "crop_pct"}
     older["ssia"] = {name: value for name, value in here["ssia"].items() if name != "labels"}
-    check_checkpoint({**manifest, "experiment": older}, here, 1, manifest["environment"])
+    check_settings({**manifest, "experiment": older}, here, 1, manifest["environment"])
     changed = {**here, "ssia": {**here["ssia"], "labels": 1.0}}
     with pytest.raises(TrainingError, match="changed here: ssia"):
-        check_checkpoint({**manifest, "experiment": older}, changed, 1, manifest["environment"])
+        check_settings({**manifest, "experiment": older}, changed, 1, manifest["environment"])
 
 
 def test_a_run_that_too_many_unreadable_images_stopped_goes_on_with_a_higher_limit(run: Path) -> None:
     manifest = read_manifest(run / "checkpoints" / "step_00000012")
-    check_checkpoint(manifest, manifest["experiment"] | {"max_corrupt": 0.1}, 1, manifest["environment"])
+    check_settings(manifest, manifest["experiment"] | {"max_corrupt": 0.1}, 1, manifest["environment"])
     with pytest.raises(TrainingError, match="holdout"):
-        check_checkpoint(manifest, manifest["experiment"] | {"holdout": 0.1}, 1, manifest["environment"])
+        check_settings(manifest, manifest["experiment"] | {"holdout": 0.1}, 1, manifest["environment"])
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
@@ -228,7 +234,7 @@ def test_a_resumed_run_trains_the_epochs_that_were_added_by_the_new_schedule(
     small_run(tmp_path / "run", **settings, epochs=3)
     with caplog.at_level(logging.INFO):
         small_run(tmp_path / "run", **settings, epochs=5, resume="auto")
-    (line,) = [record.getMessage() for record in caplog.records if "--epochs" in record.getMessage()]
+    (line,) = [record.getMessage() for record in caplog.records if "`epochs`" in record.getMessage()]
     assert "raised from 3 to 5: from step 9 on" in line
     small_run(tmp_path / "whole", **settings, epochs=5)
     run, other = (read_records(tmp_path / name / "metrics.jsonl") for name in ("run", "whole"))
@@ -257,24 +263,24 @@ def test_fewer_epochs_than_before_and_more_with_another_change_are_refused(run: 
     manifest = read_manifest(run / "checkpoints" / "step_00000012")
     manifest["experiment"]["epochs"] = 3
     now = {**manifest["experiment"], "epochs": epochs}
-    with pytest.raises(TrainingError, match=rf"a higher --epochs; changed here: epochs \(3 -> {epochs}\)") as caught:
-        check_checkpoint(manifest, now, 1, manifest["environment"])
+    with pytest.raises(TrainingError, match=rf"a higher `epochs`; changed here: epochs \(3 -> {epochs}\)") as caught:
+        check_settings(manifest, now, 1, manifest["environment"])
     assert "\n" not in str(caught.value)
     with pytest.raises(TrainingError, match=r"changed here: lr"):
-        check_checkpoint(manifest, {**now, "epochs": 4, "lr": 0.5}, 1, manifest["environment"])
+        check_settings(manifest, {**now, "epochs": 4, "lr": 0.5}, 1, manifest["environment"])
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_refused(run: Path) -> None:
     manifest = read_manifest(run / "checkpoints" / "step_00000012")
     with pytest.raises(TrainingError, match=r"processes \(1 -> 2\)"):
-        check_checkpoint(manifest, manifest["experiment"], 2, manifest["environment"])
+        check_settings(manifest, manifest["experiment"], 2, manifest["environment"])
 
 
 @pytest.mark.parametrize("path", ["nowhere", "file", "folder"])
 def test_a_path_that_is_no_checkpoint_is_named(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    with pytest.raises(TrainingError, match=f"{path}: is no checkpoint"):
+    with pytest.raises(TrainingError, match=f"{path} is not a checkpoint"):
         small_run(tmp_path / "run", resume=tmp_path / path)
 
 
@@ -324,7 +330,7 @@ from accelerate import Accelerator
 from ssia_zoo.training.checkpoint import list_checkpoints, save_checkpoint
 
 accelerator, folder = Accelerator(), Path(sys.argv[1])
-if not accelerator.is_main_process:  # as a network's file system may go on to answer
+if not accelerator.is_main_process:  # as a network file system may still answer
     there = Path.exists
     Path.exists = lambda path: path.name == "step_00000001" or there(path)
 save_checkpoint(accelerator, folder, 1, 2, {})

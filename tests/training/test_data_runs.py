@@ -1,4 +1,4 @@
-"""Whole runs on data as it comes: from a Hub, streamed, resumed, in two processes, with images that are damaged."""
+"""Runs on data from a Hub, streamed, resumed, in two processes, and with damaged images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 @pytest.fixture
 def pushed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    """A Hub that holds a data set, org/pets."""
+    """A Hub with the data set org/pets."""
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     splits = {"train": labelled([n % 2 for n in range(24)]), "test": labelled([0, 1, 1, 0])}

@@ -1,4 +1,4 @@
-"""Real processes: they train one process's weights, state what those score, and send nothing for SSIA but gradients."""
+"""Several real processes train the weights that one trains, and SSIA adds only gradients to what they send."""
 
 from __future__ import annotations
 
@@ -22,28 +22,34 @@ SEVERAL = ROOT / "tests" / "helpers" / "several_runs.py"
 STEPS = 5
 GLOBAL_BATCH = 16
 SGD = {
-    "optimizer": "momentum",  # Adam would blow up the rounding of gradients that are zero
+    "optimizer": "momentum",  # Adam would amplify the rounding of gradients that are zero
     "lr": 0.1,
     "warmup_epochs": 0,
     "schedule": "constant",
     "epochs": 1,
     "max_steps": STEPS,
 }
-# No batch statistics, which are each process's own, and no dropout: what remains is the same sum in another order.
+# Without BatchNorm and dropout, which differ between processes, only the order of sums remains different.
 RUNS: dict[str, dict[str, Any]] = {
     "vanilla": {"model": "test_vit", "method": "vanilla", **SGD},
     "ssia": {"model": "test_vit", "ssia.channel": 0.5, "ssia.spatial": 0.5, "ema": 0.8, "clip_grad": 1.0, **SGD},
     "memory": {
         **{"model": "test_vit", "ssia.supervisor": "memory", "ssia.labels": 1.0, "ssia.handover": True},
-        **{"ssia.top": True, "ssia.temperature": 1.0, **SGD, "epochs": 2, "max_steps": 10},  # the last 4 read it
+        **{
+            "ssia.top": True,
+            "ssia.temperature": 1.0,
+            **SGD,
+            "epochs": 2,
+            "max_steps": 10,
+        },  # the last 4 steps read the memory
     },
     "convnext": {"model": "test_convnext", **SGD},
 }
-NORMS = {"batch_size": 8, "max_eval_images": 41, "ema": 0.5}  # of test_resnet, which has batch statistics
+NORMS = {"batch_size": 8, "max_eval_images": 41, "ema": 0.5}  # for test_resnet, which has BatchNorm
 
 
 def in_processes(processes: int, folder: Path, runs: Sequence[dict[str, Any]]) -> None:
-    """Train each run, in the same real processes; what they sent goes to collectives.json."""
+    """Train all runs in the same processes; their collective operations are written to collectives.json."""
     words = [json.dumps(flags(**settings)) for settings in runs]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     variables = {
@@ -59,7 +65,7 @@ def in_processes(processes: int, folder: Path, runs: Sequence[dict[str, Any]]) -
 
 
 def layouts(processes: int) -> dict[str, dict[str, int]]:
-    """Ways to the one global batch."""
+    """Return the settings that give the same global batch."""
     each = GLOBAL_BATCH // processes
     return {
         "plain": {"batch_size": each, "accumulation_steps": 1},
@@ -91,19 +97,21 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_as_in_one_process(folder: Path, processes: int, name: str, settings: dict[str, Any]) -> None:
     """Compare a run's weights with those that one process trains on the same global batches.
 
-    The sums of float32 gradients in another order differ by some 1e-6 of them, and training carries that on; a gradient
-    that is not averaged, not divided or not synchronised moves weights by another amount altogether. So the weights
-    may differ by a thousandth of the way that training has moved them (and by 1e-6, for those it hardly moves).
+    Sums of float32 gradients in another order differ by about 1e-6 relative, and training amplifies that. Gradients
+    that are not averaged, divided or synchronized move weights by a different amount altogether. So the weights may
+    differ by a thousandth of the distance that training moved them, plus 1e-6.
     """
     start, one = folder / f"{name}_start", folder / f"{name}_one"
     small_run(start, **{**settings, "lr": 1e-30, "max_steps": 1})
     small_run(one, batch_size=GLOBAL_BATCH, **settings)
     before, expected = weights(start), weights(one)
     moved = {key: float((expected[key] - before[key]).abs().max()) for key in expected}
-    assert sum(way > 1e-4 for way in moved.values()) > len(moved) / 2, "or there is nothing to compare"
+    assert sum(distance > 1e-4 for distance in moved.values()) > len(moved) / 2, "there must be something to compare"
     for layout in layouts(processes):
         other = folder / f"{name}_{layout}"
-        assert described(other)["environment"]["processes"] == str(processes), "or the test would pass vacuously"
+        assert described(other)["environment"]["processes"] == str(processes), (
+            "the run must have used several processes"
+        )
         for key, actual in weights(other).items():
             off = float((actual - expected[key]).abs().max())
             assert off < 1e-3 * moved[key] + 1e-6, f"{name}, {layout}: {key} moved by {moved[key]}, is off by {off}"
@@ -134,7 +142,7 @@ def test_ssia_sends_nothing_but_its_heads_weights_once_and_their_gradients_each_
     gradients, at_start = "gloo:all_reduce", "gloo:broadcast"
     assert vanilla[gradients]["elements"] >= STEPS * student
     assert ssia[gradients]["elements"] - vanilla[gradients]["elements"] == STEPS * heads
-    shapes = ssia[at_start]["elements"] - vanilla[at_start]["elements"] - heads  # which DDP compares between processes
+    shapes = ssia[at_start]["elements"] - vanilla[at_start]["elements"] - heads  # DDP compares them between processes
     assert 0 <= shapes < 1000
     assert {name: kind["calls"] for name, kind in vanilla.items() if name != gradients} == {
         name: kind["calls"] for name, kind in ssia.items() if name != gradients
@@ -144,7 +152,7 @@ def test_ssia_sends_nothing_but_its_heads_weights_once_and_their_gradients_each_
 def test_accumulation_sends_gradients_once_a_step(two_processes: Path) -> None:
     plain, accumulated = json.loads((two_processes / "collectives.json").read_text())[:2]
     more = accumulated["gloo:all_reduce"]["elements"] - plain["gloo:all_reduce"]["elements"]
-    assert 0 <= more < 100, "an element a batch of the evaluation, which has smaller ones, asks for signals"
+    assert 0 <= more < 100, "one element per evaluation batch, for stop signals"
 
 
 def test_two_processes_report_the_metrics_of_the_weights_that_are_saved(two_processes: Path) -> None:

@@ -1,4 +1,4 @@
-"""Evaluation alone, and that it is the evaluation of a run."""
+"""`eval_only` gives what the evaluation of a run gives."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_evaluation_of_weights_that_are_not_there_is_one_line_and_leaves_nothing
 
 @pytest.fixture
 def wide(tmp_path: Path) -> Path:
-    """Noise of 110 x 50 pixels: how it is resized and cropped changes every loss."""
+    """Noise of 110 x 50 pixels, whose loss depends on how it is resized and cropped."""
     numbers = np.random.default_rng(0)
     for split, count in (("train", 8), ("test", 4)):
         for name in ("a", "b"):
@@ -109,7 +109,7 @@ def test_a_fine_tuned_head_begins_where_the_base_model_ended(
     of_data: dict[str, Any] = {"dataset": wide, "max_train_images": 16, "max_eval_images": 8, "batch_size": 8}
     base = small_run(tmp_path / "base", epochs=2, lr=0.01, **of_data)
     config = json.loads((base.folder / "config.json").read_text())
-    config["label_names"] = ["b", "a"]  # its outputs are those of the other class now
+    config["label_names"] = ["b", "a"]  # swaps the classes of its outputs
     (base.folder / "config.json").write_text(json.dumps(config))
     still: dict[str, Any] = {"model": f"local-dir:{base.folder}", "pretrained": True, "max_steps": 1, "lr": 1e-12}
     tuned = small_run(tmp_path / "tuned", **still, **of_data)

@@ -1,4 +1,4 @@
-"""What a machine does to runs: no memory, no room on the disk, dead processes, losses that are no numbers."""
+"""System failures and losses that are not finite: one line with a fix, and the last checkpoint stays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training.arguments import parse_config
 from ssia_zoo.training.checkpoint import find_checkpoint, list_checkpoints
-from ssia_zoo.training.faults import explained
+from ssia_zoo.training.faults import translate_errors
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.methods import METHODS
 from ssia_zoo.training.metrics import read_records
@@ -38,7 +38,7 @@ def nothing_left_running() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of twelve steps as a kill after its first epoch leaves it: one checkpoint, no model."""
+    """A run of twelve steps, as left by a kill after its first epoch: one checkpoint, no model."""
     folder = small_run(tmp_path_factory.mktemp("begun") / "run").folder
     for path in (folder / "model.safetensors", folder / "config.json", folder / "README.md"):
         path.unlink()
@@ -47,28 +47,28 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def error_line(run: Run) -> str:
-    """The one line that a failed run ends with."""
-    text = run.told()
+    """Return the one line that a failed run ends with."""
+    text = run.output()
     assert "Traceback" not in text, text
     (line,) = [line for line in text.splitlines() if line.startswith("error:")]
     return line
 
 
-@pytest.mark.parametrize("room", [3_000_000, 1_000_000, 30_000], ids=["optimizer", "weights", "curves"])
+@pytest.mark.parametrize("limit", [3_000_000, 1_000_000, 30_000], ids=["optimizer", "weights", "curves"])
 def test_a_full_disk_ends_the_run_in_one_line_and_the_checkpoint_before_stays(
-    begun: Path, tmp_path: Path, room: int
+    begun: Path, tmp_path: Path, limit: int
 ) -> None:
     folder = Path(shutil.copytree(begun, tmp_path / "run"))
-    run = Run(tmp_path / "log", output_dir=folder, resume="auto", limits={resource.RLIMIT_FSIZE: room})
-    assert run.wait() == [1], run.told()
+    run = Run(tmp_path / "log", output_dir=folder, resume="auto", limits={resource.RLIMIT_FSIZE: limit})
+    assert run.wait() == [1], run.output()
     line = error_line(run)
-    assert "make room" in line
+    assert "free some space" in line
     assert "--resume auto" in line
     found = find_checkpoint("auto", folder / "checkpoints")
     assert found is not None
     assert [path.name for path in (folder / "checkpoints").iterdir()] in (
         ["step_00000006"],
-        ["step_00000006", "step_00000012"],  # it was the curves that had no room
+        ["step_00000006", "step_00000012"],  # the curves did not fit
         ["step_00000012", "step_00000006"],
     )
     assert not [path.name for path in folder.iterdir() if path.name.endswith("model.safetensors")]
@@ -81,64 +81,64 @@ def test_a_disk_too_full_for_the_model_leaves_the_one_that_is_there(tmp_path: Pa
     small_run(tmp_path / "run")
     before = {path.name: path.stat().st_ino for path in (tmp_path / "run").iterdir()}
     run = Run(tmp_path / "log", output_dir=tmp_path / "run", resume="auto", limits={resource.RLIMIT_FSIZE: 1_000_000})
-    assert run.wait() == [1], run.told()
-    assert "make room" in error_line(run)
+    assert run.wait() == [1], run.output()
+    assert "free some space" in error_line(run)
     after = {path.name: path.stat().st_ino for path in (tmp_path / "run").iterdir()}
-    assert after.keys() == before.keys(), "nothing half-written is left"
+    assert after.keys() == before.keys(), "no incomplete file is left"
     assert after["model.safetensors"] == before["model.safetensors"]
 
 
-def test_a_disk_that_fills_up_under_the_metrics_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_under_the_metrics_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = RunFolder.begin
 
-    def begin_on_a_full_disk(folder: RunFolder, step: int) -> None:
-        begin(folder, step)
-        folder._records.path = Path("/dev/full")
+    def begin_on_a_full_disk(folder: RunFolder, accelerator: Accelerator, step: int) -> None:
+        begin(folder, accelerator, step)
+        folder._metrics.path = Path("/dev/full")
 
     monkeypatch.setattr(RunFolder, "begin", begin_on_a_full_disk)
-    with pytest.raises(TrainingError, match=r"no room to write: .*No space left on device.*make room"):
+    with pytest.raises(TrainingError, match=r"disk full: .*No space left on device.*free some space"):
         small_run(tmp_path / "run")
 
 
-def test_a_dead_loading_process_ends_the_run_in_one_line(tmp_path: Path) -> None:
+def test_a_dead_worker_ends_the_run_in_one_line(tmp_path: Path) -> None:
     run = Run(tmp_path / "log", output_dir=tmp_path / "run", workers=2, epochs=50, checkpoint_every=1)
     while not list_checkpoints(tmp_path / "run" / "checkpoints"):
-        assert run.running, run.told()
+        assert run.running, run.output()
         time.sleep(0.02)
     pid = run.ranks[0].pid
     workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     os.kill(int(workers[0]), signal.SIGKILL)
-    assert run.wait() == [1], run.told()
+    assert run.wait() == [1], run.output()
     line = error_line(run)
-    assert "a process that loads images ended" in line
+    assert "a data loading worker ended" in line
     assert "--workers (now 2)" in line
     assert find_checkpoint("auto", tmp_path / "run" / "checkpoints") is not None
 
 
-def test_a_loading_process_that_dies_while_a_checkpoint_is_written_is_no_full_disk(
+def test_a_worker_that_dies_while_a_checkpoint_is_written_is_no_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object, **__: object) -> None:
         raise RuntimeError("DataLoader worker (pid 5236) is killed by signal: Killed. ")  # as torch's handler does
 
     monkeypatch.setattr(Accelerator, "save_state", die)
-    with pytest.raises(TrainingError, match=r"a process that loads images ended: .*pid 5236.*--workers \(now 0\)"):
+    with pytest.raises(TrainingError, match=r"a data loading worker ended: .*pid 5236.*`workers` \(now 0\)"):
         small_run(tmp_path / "run")
-    assert not list((tmp_path / "run" / "checkpoints").iterdir()), "nothing half-written is left"
+    assert not list((tmp_path / "run" / "checkpoints").iterdir()), "no incomplete checkpoint is left"
 
 
 def test_a_dead_process_of_two_ends_the_other_in_one_line(tmp_path: Path) -> None:
     run = Run(tmp_path / "log", 2, output_dir=tmp_path / "run", epochs=50, checkpoint_every=1)
     while not list_checkpoints(tmp_path / "run" / "checkpoints"):
-        assert run.running, run.told()
+        assert run.running, run.output()
         time.sleep(0.02)
     run.kill(1)
-    assert run.wait(120) == [1, -signal.SIGKILL], run.told()
+    assert run.wait(120) == [1, -signal.SIGKILL], run.output()
     assert "another process of this run ended" in error_line(run)
     assert find_checkpoint("auto", tmp_path / "run" / "checkpoints") is not None
 
 
-def test_too_little_memory_is_told_with_the_numbers_to_change(tmp_path: Path) -> None:
+def test_out_of_memory_is_reported_with_settings_to_change(tmp_path: Path) -> None:
     run = Run(
         tmp_path / "log",
         output_dir=tmp_path / "run",
@@ -146,7 +146,7 @@ def test_too_little_memory_is_told_with_the_numbers_to_change(tmp_path: Path) ->
         image_size=512,
         limits={resource.RLIMIT_DATA: 300_000_000},
     )
-    assert run.wait() == [1], run.told()
+    assert run.wait() == [1], run.output()
     line = error_line(run)
     assert line.startswith("error: out of memory (asked for ")
     assert "batches of 96 images of 512x512" in line
@@ -154,7 +154,7 @@ def test_too_little_memory_is_told_with_the_numbers_to_change(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …"), "asked for 2.00 GiB"),
         (RuntimeError("Caught MemoryError in DataLoader worker: std::bad_alloc"), "out of memory"),
@@ -165,10 +165,10 @@ def test_too_little_memory_is_told_with_the_numbers_to_change(tmp_path: Path) ->
                 "Caught RuntimeError in DataLoader worker process 0.\nunable to allocate shared memory(shm) for file "
                 "</torch_7_4_0>: No space left on device (28)"
             ),
-            "no room to hand over a batch",
+            "no shared memory for a batch",
         ),
         (torch.distributed.DistNetworkError("The client socket has timed out"), "another process"),
-        (OSError(122, "Disk quota exceeded"), "no room to write"),
+        (OSError(122, "Disk quota exceeded"), "disk full"),
     ],
     ids=[
         "gpu",
@@ -180,16 +180,16 @@ def test_too_little_memory_is_told_with_the_numbers_to_change(tmp_path: Path) ->
         "quota",
     ],
 )
-def test_what_this_machine_cannot_make_happen_is_told_by_its_message(
-    tmp_path: Path, error: Exception, told: str
+def test_failures_that_cannot_be_provoked_here_are_recognized_by_their_message(
+    tmp_path: Path, error: Exception, message: str
 ) -> None:
     config = parse_config(["--model", "x", "--dataset", "digits", "--output-dir", str(tmp_path)])
-    with pytest.raises(TrainingError, match=told), explained(config):
+    with pytest.raises(TrainingError, match=message), translate_errors(config):
         raise error
 
 
 class Cut:
-    """A queue whose other end has gone."""
+    """A queue whose other end is closed."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -202,15 +202,15 @@ CUT = [EOFError(), ConnectionResetError(104, "Connection reset by peer"), Broken
 
 
 @pytest.mark.parametrize("error", CUT, ids=lambda error: type(error).__name__)
-def test_a_connection_is_to_a_loading_process_where_the_loader_takes_a_batch_and_else_is_not(
+def test_a_lost_connection_is_a_dead_worker_only_where_the_loader_takes_a_batch(
     tmp_path: Path, error: Exception
 ) -> None:
     config = parse_config(["--model", "x", "--dataset", "digits", "--output-dir", str(tmp_path)])
     loader = SimpleNamespace(_data_queue=Cut(error), _workers=[])
-    with pytest.raises(TrainingError, match="a process that loads images ended"), explained(config):
+    with pytest.raises(TrainingError, match="a data loading worker ended"), translate_errors(config):
         _MultiProcessingDataLoaderIter._try_get_data(loader)
     error.__traceback__ = None
-    with pytest.raises(type(error)), explained(config):  # of a tracker, a stream, a file system
+    with pytest.raises(type(error)), translate_errors(config):  # of a tracker, a stream, a file system
         raise error
 
 
@@ -232,30 +232,30 @@ def test_a_process_lost_while_a_checkpoint_is_written_is_no_full_disk(
     monkeypatch.setattr(Accelerator, "save_state", lose)
     with pytest.raises(TrainingError, match="another process of this run ended") as caught:
         small_run(tmp_path / "run")
-    assert "make room" not in str(caught.value)
+    assert "free some space" not in str(caught.value)
 
 
-def test_a_file_that_cannot_be_written_is_a_matter_of_the_disk_in_several_processes_too(
+def test_a_file_that_cannot_be_written_is_a_disk_failure_with_several_processes_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         monkeypatch.setattr("ssia_zoo.training.faults._distributed", lambda: True)
-        raise TimeoutError(110, "Connection timed out")  # as a network's file system says
+        raise TimeoutError(110, "Connection timed out")  # as from a network file system
 
     monkeypatch.setattr(Accelerator, "save_state", fail)
-    with pytest.raises(TrainingError, match=r"cannot be written: .*Connection timed out.*make room"):
+    with pytest.raises(TrainingError, match=r"cannot be written: .*Connection timed out.*free some space"):
         small_run(tmp_path / "run")
 
 
 def test_an_error_that_is_not_known_keeps_its_traceback(tmp_path: Path) -> None:
     config = parse_config(["--model", "x", "--dataset", "digits", "--output-dir", str(tmp_path)])
-    with pytest.raises(RuntimeError, match=r"^a bug$") as caught, explained(config):
+    with pytest.raises(RuntimeError, match=r"^a bug$") as caught, translate_errors(config):
         raise RuntimeError("a bug")
     assert not isinstance(caught.value, TrainingError)
 
 
 class LosesItsLoss(ClassificationTask):
-    """Its loss is not a number on some batches, while its gradients are what they always are."""
+    """Its loss is NaN on some batches, with gradients as usual."""
 
     def __init__(self, batches: range, model: torch.nn.Module) -> None:
         super().__init__(model, verbose=False)

@@ -1,4 +1,4 @@
-"""A run's folder: one run at a time writes there, and what it prints of it can be pasted."""
+"""One run at a time writes to a folder, and the commands that a run prints can be pasted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_lock_is_removed_while_it_is_held_and_a_left_one_is_taken(
 
     monkeypatch.setattr(FileLock, "release", noted)
     (tmp_path / "run").mkdir()
-    lock.touch()  # of a run that was killed
+    lock.touch()  # left by a killed run
     small_run(tmp_path / "run", max_steps=1)
     assert released == [False]
 
@@ -45,7 +45,7 @@ while time.monotonic() < end:
         run._lock.acquire()
     except Timeout:
         continue
-    (folder / "inside").mkdir()  # fails where another one is in
+    (folder / "inside").mkdir()  # fails if another process holds the lock
     time.sleep(0.0005)
     (folder / "inside").rmdir()
     RunFolder.release(run)

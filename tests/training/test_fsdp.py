@@ -1,4 +1,4 @@
-"""FSDP2 in real processes: one process's weights, saved whole, resumed to the bit; and what of it is refused."""
+"""FSDP2 in real processes: the weights of one process, saved unsharded, resumed bit for bit; unsupported settings."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from ssia_zoo.data import DataConfig
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.training import parse_config
-from ssia_zoo.training.fsdp import sharding_plugin, whole_copy
+from ssia_zoo.training.fsdp import sharding_plugin, unsharded_copy
 from tests.helpers.runs import ROOT, flags, run, same_weights, small_run
 from tests.helpers.sharded_runs import ShardingAccelerator
 from tests.training.test_distributed import SGD, assert_as_in_one_process, described, layouts
 
 SHARDED = ROOT / "tests" / "helpers" / "sharded_runs.py"
 RUN = {"model": "test_vit", "ssia.channel": 0.5, "ssia.spatial": 0.5, "clip_grad": 1.0, **SGD}
-NORMS = {"batch_size": 8, "max_eval_images": 41, "epochs": 1, "max_steps": 4, "checkpoint_every": 2}  # of test_resnet
+NORMS = {"batch_size": 8, "max_eval_images": 41, "epochs": 1, "max_steps": 4, "checkpoint_every": 2}  # for test_resnet
 
 
 @pytest.fixture(scope="module")
 def launched() -> dict[str, str]:
-    """What `accelerate launch --config_file docs/launch/fsdp2.yaml` tells its processes."""
+    """Return the variables that `accelerate launch --config_file docs/launch/fsdp2.yaml` sets."""
     before = dict(os.environ)
     words = ["--config_file", str(ROOT / "docs" / "launch" / "fsdp2.yaml"), "train_hf.py"]
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
-    told: dict[str, str] = prepare_multi_gpu_env(arguments)
-    assert told["ACCELERATE_USE_FSDP"] == "true"
-    return {name: value for name, value in told.items() if before.get(name) != value and "FSDP" in name}
+    variables: dict[str, str] = prepare_multi_gpu_env(arguments)
+    assert variables["ACCELERATE_USE_FSDP"] == "true"
+    return {name: value for name, value in variables.items() if before.get(name) != value and "FSDP" in name}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_two_processes_train_the_weights_of_one(two_processes: Path) -> None:
 
 @pytest.mark.slow
 def test_the_metrics_are_of_the_weights_that_are_saved_and_timm_loads(two_processes: Path) -> None:
-    folder = two_processes / "norms"  # each process has batch statistics of its own
+    folder = two_processes / "norms"  # BatchNorm statistics differ between processes
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     measured = validate(model, DataConfig(dataset="digits", max_eval_images=41, workers=0))
     assert measured["loss"] == pytest.approx(described(folder)["metrics"]["loss"], abs=1e-6)
@@ -86,7 +86,7 @@ def test_the_metrics_are_of_the_weights_that_are_saved_and_timm_loads(two_proces
 @pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(two_processes: Path) -> None:
     records = [json.loads(line) for line in (two_processes / "resumed" / "metrics.jsonl").read_text().splitlines()]
-    assert min(record["step"] for record in records) > 2, "or it began anew"
+    assert min(record["step"] for record in records) > 2, "it must have resumed"
     assert same_weights(two_processes / "norms", two_processes / "resumed")
 
 
@@ -97,22 +97,22 @@ REFUSED: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "version 1": ({"FSDP_VERSION": "1"}, {}),
     "SIZE_BASED_WRAP": ({"FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, {}),
     "FSDP_OFFLOAD_PARAMS": ({"FSDP_OFFLOAD_PARAMS": "true"}, {}),
-    "--grad-checkpointing": ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}),
-    "--ema, --channels-last": ({}, {"ema": 0.9, "channels_last": True}),
-    "--compile": ({}, {"compile": True}),
-    "--clip-mode agc": ({}, {"clip_mode": "agc", "clip_grad": 1.0}),
+    "`grad_checkpointing`": ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}),
+    "`ema`, `channels_last`": ({}, {"ema": 0.9, "channels_last": True}),
+    "`compile`": ({}, {"compile": True}),
+    "`clip_mode` agc": ({}, {"clip_mode": "agc", "clip_grad": 1.0}),
     "needs GPUs": ({}, {}),
 }
 
 
-@pytest.mark.parametrize("told", REFUSED)
-def test_what_is_not_offered_is_refused_in_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: dict[str, str], told: str
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_is_not_supported_is_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: dict[str, str], message: str
 ) -> None:
-    variables, settings = REFUSED[told]
+    variables, settings = REFUSED[message]
     for name, value in {**launched, **variables}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=f"^[^\n]*{told}[^\n]*docs/launch/[^\n]*$"):
+    with pytest.raises(ConfigError, match=f"^[^\n]*{message}[^\n]*docs/launch/[^\n]*$"):
         small_run(tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
 
@@ -124,6 +124,6 @@ def test_blocks_that_the_model_lacks_are_named(
         monkeypatch.setenv(name, value)
     plugin = sharding_plugin(parse_config(flags(output_dir=tmp_path)))
     accelerator = ShardingAccelerator(cpu=True, fsdp_plugin=plugin)
-    with pytest.raises(ConfigError, match="fsdp_transformer_layer_cls_to_wrap is Block, and the model has none"):
-        whole_copy(accelerator, timm.create_model("test_resnet"))
-    assert whole_copy(accelerator, timm.create_model("test_vit")) is not None
+    with pytest.raises(ConfigError, match="fsdp_transformer_layer_cls_to_wrap is Block, which the model does not have"):
+        unsharded_copy(accelerator, timm.create_model("test_resnet"))
+    assert unsharded_copy(accelerator, timm.create_model("test_vit")) is not None

@@ -1,4 +1,4 @@
-"""Clipping: what each mode limits, and that heads do not change how the student is clipped."""
+"""Clipping limits what its mode says, and heads do not change how the student is clipped."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from accelerate.optimizer import AcceleratedOptimizer
 from timm.utils.agc import unitwise_norm
 from timm.utils.model import unwrap_model
 
-from ssia_zoo.training.checkpoint import Position
+from ssia_zoo.training.checkpoint import TrainState
 from ssia_zoo.training.config import TrainConfig
-from ssia_zoo.training.gradients import _clipped_norm, optimizer_step
+from ssia_zoo.training.gradients import _clip, optimizer_step
 from ssia_zoo.training.methods import create_task
 from tests.helpers.runs import same_weights, small_run
 
 
 def clipped(mode: str, value: float | None, method: str) -> tuple[float, dict[str, torch.Tensor], torch.nn.Module]:
-    """Norm before clipping, the student's gradients after it, and the student."""
+    """Return the norm before clipping, the student's gradients after it, and the student."""
     torch.manual_seed(0)
     config = TrainConfig(clip_grad=value, clip_mode=mode, method=method)
     task = create_task(timm.create_model("test_resnet", num_classes=10), config, (3, 64, 64))
@@ -30,7 +30,7 @@ def clipped(mode: str, value: float | None, method: str) -> tuple[float, dict[st
         generator = torch.Generator().manual_seed(sum(name.removeprefix("student.").encode()))
         parameter.grad = torch.randn(parameter.shape, generator=generator)
     run = SimpleNamespace(config=config, task=task, accelerator=Accelerator())
-    norm = _clipped_norm(run)  # type: ignore[arg-type]
+    norm = _clip(run)  # type: ignore[arg-type]
     student = unwrap_model(task.get_eval_model())
     return norm, {name: p.grad for name, p in student.named_parameters()}, student
 
@@ -76,7 +76,7 @@ def test_lambda_zero_is_vanilla_to_the_bit_whatever_is_set(tmp_path: Path, more:
 
 
 class Scaled:
-    """What `optimizer_step` sees of a run in float16: torch's scaler, which works on a CPU as on a GPU."""
+    """What `optimizer_step` uses of a run in float16, with torch's scaler, which works on CPUs too."""
 
     def __init__(self, clip_grad: float | None) -> None:
         torch.manual_seed(0)
@@ -87,13 +87,13 @@ class Scaled:
         sgd = torch.optim.SGD(self.task.trainable_module.parameters(), lr=0.1)
         self.optimizer = AcceleratedOptimizer(sgd, scaler=self.accelerator.scaler)
         self.accelerator._optimizers.append(self.optimizer)
-        self.position = Position()
+        self.state = TrainState()
         self.stop = SimpleNamespace(received=0)
         self.loss_lost = torch.zeros((), dtype=torch.bool)
         self.folder = SimpleNamespace(checkpoints="checkpoints")
 
     def step(self, loss_lost: bool, overflow: bool = False) -> bool:
-        """Whether a step changed the weights."""
+        """Take a step and return whether it changed the weights."""
         before = [parameter.detach().clone() for parameter in self.task.trainable_module.parameters()]
         loss = self.task(torch.randn(2, 3, 64, 64), torch.tensor([1, 2]))["loss"]
         self.accelerator.scaler.scale(loss).backward()
@@ -109,10 +109,10 @@ def test_a_scaled_step_whose_loss_is_lost_is_not_taken_though_its_gradients_are_
     run = Scaled(clip_grad)
     assert run.step(loss_lost=False)
     assert not run.step(loss_lost=True)
-    assert run.position.skipped == 1
+    assert run.state.skipped == 1
     assert run.accelerator.scaler.get_scale() == 1024.0
     assert run.step(loss_lost=False), "the scaler is ready for the next step"
     assert not run.step(loss_lost=False, overflow=True)
     assert run.accelerator.scaler.get_scale() == 512.0, "it learns of gradients that overflow"
-    assert run.position.skipped == 2
+    assert run.state.skipped == 2
     assert run.step(loss_lost=False)

@@ -1,4 +1,4 @@
-"""The files of docs/launch/: read by the launchers they are for, and run as far as one machine without a GPU can."""
+"""The files of docs/launch/ and the ways to start training, as far as one machine without a GPU can run them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from tests.helpers.runs import ROOT, TRAIN, environment, flags, run
+from tests.helpers.runs import ROOT, TRAIN, environment, flags, run, same_weights, small_run
 
 LAUNCH = ROOT / "docs" / "launch"
 
@@ -48,6 +48,21 @@ def test_accelerate_launch_runs_the_script_as_the_config_says(tmp_path: Path) ->
     assert processes_of(tmp_path / "run") == "1"
 
 
+@pytest.mark.parametrize(
+    "launch",
+    [
+        [sys.executable, "-m"],
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", LAUNCH / "one_node_cpu.yaml", "-m"],
+    ],
+    ids=["python", "accelerate"],
+)
+def test_the_module_trains_as_the_script_does(tmp_path: Path, launch: list[object]) -> None:
+    done = run(*launch, "ssia_zoo.training", *flags(output_dir=tmp_path / "run", max_steps=2))
+    assert done.returncode == 0, done.stderr
+    small_run(tmp_path / "here", max_steps=2)
+    assert same_weights(tmp_path / "run", tmp_path / "here")
+
+
 def test_two_nodes_find_each_other_and_train_one_model(tmp_path: Path) -> None:
     variables = {
         **environment(),
@@ -75,7 +90,7 @@ def test_two_nodes_find_each_other_and_train_one_model(tmp_path: Path) -> None:
 
 
 def slurm(folder: Path, **srun: str) -> subprocess.CompletedProcess[str]:
-    """Run the batch script where srun and scontrol are stand-ins that say what they were asked for."""
+    """Run the batch script with stand-ins for srun and scontrol that log their arguments."""
     commands = {
         "srun": srun.get("srun", 'SLURM_PROCID=0 SLURM_LOCALID=0 "$@"'),
         "scontrol": f'echo "$@" >> {folder}/asked; if [ "$1" = show ]; then printf "127.0.0.1\\nother\\n"; fi',

@@ -1,4 +1,4 @@
-"""Training runs, small but real: what they write, what they refuse, that they resume and distribute exactly."""
+"""Small real training runs: what they write, which settings they refuse, and that they resume exactly."""
 
 from __future__ import annotations
 
@@ -242,14 +242,14 @@ def test_evaluation_comes_at_the_interval_and_at_the_end(tmp_path: Path, interva
     assert same_weights(tmp_path / "run", tmp_path / "each")
 
 
-@pytest.mark.parametrize(("native", "said"), [(False, 1), (True, 0)])
-def test_bf16_on_a_cpu_without_it_is_told_to_be_slow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, native: bool, said: int
+@pytest.mark.parametrize(("native", "warnings"), [(False, 1), (True, 0)])
+def test_bf16_on_a_cpu_without_it_gives_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, native: bool, warnings: int
 ) -> None:
     machine = {"architecture": "x86_64", "avx2": True, "avx512_bf16": native}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: machine)
     small_run(tmp_path / "run", mixed_precision="bf16", max_steps=1)
-    assert [record.getMessage() for record in caplog.records].count(BF16_IS_SLOW) == said
+    assert [record.getMessage() for record in caplog.records].count(BF16_IS_SLOW) == warnings
 
 
 def test_a_folder_with_a_run_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
@@ -280,8 +280,8 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
         ({"method": "sssia"}, "did you mean ssia"),
         ({"optimizer": "adamww"}, "adamw"),
         ({"optimizer": "sgd", "momentum": 0.0}, "momentum"),
-        ({"batch_size": 1000}, "--batch-size"),
-        ({"accumulation_steps": 100}, "--accumulation-steps"),
+        ({"batch_size": 1000}, "batch.size"),
+        ({"accumulation_steps": 100}, "`accumulation_steps`"),
         ({"mixed_precision": "fp16"}, "GPU"),
         ({"model_kwargs": "no_such=1"}, "no_such"),
         ({"resume": "nowhere"}, "nowhere"),
@@ -345,7 +345,7 @@ def test_two_runs_cannot_write_one_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["file/run", "file"])
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, where: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(TrainingError, match="output-dir"):
+    with pytest.raises(TrainingError, match="`output_dir`"):
         small_run(tmp_path / where)
 
 
@@ -382,7 +382,7 @@ def test_a_compiled_run_ends_like_an_eager_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["test_vit3", "test_maxvit"])
 def test_a_model_of_one_fixed_size_is_made_for_the_size_asked_for(tmp_path: Path, name: str) -> None:
     with pytest.raises((AssertionError, RuntimeError)):
-        timm.create_model(name)(torch.randn(1, 3, 32, 32))  # or the test could not fail
+        timm.create_model(name)(torch.randn(1, 3, 32, 32))  # the size must matter
     result = small_run(tmp_path / "run", model=name, method="vanilla", max_steps=1)
     model = timm.create_model(f"local-dir:{result.folder}", pretrained=True)
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
@@ -394,7 +394,7 @@ def test_an_input_size_that_a_model_cannot_take_is_a_config_error(tmp_path: Path
 
 
 def test_training_from_python_leaves_logging_to_the_caller(tmp_path: Path) -> None:
-    """In a process of its own, as pytest has handlers already."""
+    """In a child process, as pytest has installed handlers already."""
     script = (
         "import logging, sys; from ssia_zoo.training import parse_config, train\n"
         "before = (logging.root.handlers[:], logging.root.level, logging.getLogger('ssia_zoo').level)\n"

@@ -1,4 +1,4 @@
-"""Runs with a memory of predictions: resumed to the bit, refused where an image has no row of its own."""
+"""Runs with a memory of predictions resume bit for bit; data without fixed rows is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORM: dict[str, Any] = {
 
 
 def test_a_resumed_run_has_the_memory_of_one_that_was_left_alone(tmp_path: Path) -> None:
-    small_run(tmp_path / "whole", checkpoint_every=8, **FORM)  # 12 steps, of which the second 6 read the memory
+    small_run(tmp_path / "whole", checkpoint_every=8, **FORM)  # 12 steps; the last 6 read the memory
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
     checkpoint = tmp_path / "resumed" / "checkpoints" / "step_00000008"
     small_run(tmp_path / "resumed", checkpoint_every=8, resume=checkpoint, **FORM)

@@ -1,4 +1,4 @@
-"""Mixup and cutmix: reproducible, of the strength asked for, and over when they are to be over."""
+"""Mixup and cutmix are reproducible, have the strength asked for, and end after `mixup_off_epoch`."""
 
 from __future__ import annotations
 

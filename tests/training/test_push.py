@@ -1,4 +1,4 @@
-"""Runs that publish: what goes up, when, and that the Hub's failures never cost a run."""
+"""Runs that publish: what is uploaded and when; failures of the Hub never fail a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_run_never_fails_because_of_the_hub(
     if trouble != "no token":
         monkeypatch.setenv("HF_TOKEN", "hf_bad" if trouble == "bad token" else "hf_good")
     if trouble == "dead":
-        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     if trouble == "dies while uploading":
         hub.die_after_bytes = 1000
     repo = "bob/name" if trouble == "not my namespace" else "org/name"
@@ -61,7 +61,7 @@ def test_a_run_never_fails_because_of_the_hub(
     assert (result.folder / "model.safetensors").exists()
     warnings = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert f"ssia-zoo publish {result.folder} {repo}" in warnings[-1]
-    if trouble != "dies while uploading":  # that one looks well at the start
+    if trouble != "dies while uploading":  # which passes the check at the start
         assert "training can go on" in warnings[0]
     assert "hf_" not in caplog.text.replace("train_hf", "").replace("hf_home", ""), "no token in a log"
 

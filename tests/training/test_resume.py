@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment or asked to stop, then resumed: the same bits as one that was left alone."""
+"""Runs that are killed at any moment or stopped, then resumed, end with the bits of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def nothing_left_running() -> Iterator[None]:
 
 
 def records(folder: Path) -> list[dict[str, object]]:
-    """Metrics without what a clock measured."""
+    """Return the metrics without measured speeds."""
     return [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_records(folder / "metrics.jsonl")]
 
 
@@ -57,16 +57,16 @@ def assert_same_end(folder: Path, whole: Path) -> None:
     assert not list((folder / "checkpoints").glob(".unfinished_*"))
 
 
-def whole_run(folder: Path, processes: int = 1, **settings: object) -> Path:
+def uninterrupted_run(folder: Path, processes: int = 1, **settings: object) -> Path:
     run = Run(folder.with_suffix(".log"), processes, output_dir=folder, **settings)
-    assert run.wait() == [0] * processes, run.told()
+    assert run.wait() == [0] * processes, run.output()
     (newest,) = list_checkpoints(folder / "checkpoints")[-1:]
     assert json.loads((newest / "manifest.json").read_text())["processes"] == processes, "or all would be vacuous"
     return folder
 
 
 def wait_until(condition: Callable[[], bool], run: Run, seconds: float = 240) -> bool:
-    """Whether it came true while the run was running."""
+    """Wait for a condition; return whether it came true while the run was running."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -74,7 +74,7 @@ def wait_until(condition: Callable[[], bool], run: Run, seconds: float = 240) ->
         if not run.running:
             return condition()
         time.sleep(0.005)
-    raise AssertionError(f"waited {seconds} s: {run.told()}")
+    raise AssertionError(f"waited {seconds} s: {run.output()}")
 
 
 def wait_for_step(step: int, run: Run, folder: Path) -> None:
@@ -82,11 +82,11 @@ def wait_for_step(step: int, run: Run, folder: Path) -> None:
         path = folder / "metrics.jsonl"
         return path.exists() and any(record["step"] >= step for record in read_records(path))
 
-    assert wait_until(is_there, run), run.told()
+    assert wait_until(is_there, run), run.output()
 
 
 def kill_somewhere(run: Run, folder: Path, moment: random.Random, ranks: tuple[int, ...] = ()) -> bool:
-    """SIGKILL at a random moment; whether the run was still running."""
+    """Kill a run at a random moment; return whether it was still running."""
     checkpoints = folder / "checkpoints"
 
     def newest() -> str:
@@ -100,7 +100,7 @@ def kill_somewhere(run: Run, folder: Path, moment: random.Random, ranks: tuple[i
     if kind == "at the start":
         wait_until(lambda: run.log.exists() or not run.running, run)
     elif kind == "writing":
-        wait_until(lambda: newest() > before, run)  # so that each kill finds the run further on
+        wait_until(lambda: newest() > before, run)  # so that the run advances between kills
         wait_until(writing, run)
     else:
         wait_until(lambda: newest() > before, run)
@@ -112,7 +112,7 @@ def kill_somewhere(run: Run, folder: Path, moment: random.Random, ranks: tuple[i
 
 
 def kill_and_resume(folder: Path, seed: int, kills: int, **settings: object) -> int:
-    """Kill a run and resume it until it ends; returns how often it was killed."""
+    """Kill and resume a run until it ends; return the number of kills."""
     moment, killed = random.Random(seed), 0
     while True:
         run = Run(folder.with_suffix(".log"), output_dir=folder, resume="auto", **settings)
@@ -121,7 +121,7 @@ def kill_and_resume(folder: Path, seed: int, kills: int, **settings: object) -> 
         if not kill_somewhere(run, folder, moment):
             break
         killed += 1
-    assert run.wait() == [0], run.told()
+    assert run.wait() == [0], run.output()
     return killed
 
 
@@ -129,7 +129,7 @@ def kill_and_resume(folder: Path, seed: int, kills: int, **settings: object) -> 
 def test_a_run_killed_again_and_again_ends_with_the_same_bits_and_records(
     tmp_path: Path, settings: dict[str, object]
 ) -> None:
-    whole = whole_run(tmp_path / "whole", **settings)
+    whole = uninterrupted_run(tmp_path / "whole", **settings)
     assert kill_and_resume(tmp_path / "killed", 1, 2, **settings) == 2
     assert "resumed" in (tmp_path / "killed.log").read_text()
     assert_same_end(tmp_path / "killed", whole)
@@ -139,7 +139,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits_and_records(
 @pytest.mark.timeout(7200)
 def test_fifty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     settings = {**EVERYTHING, "checkpoint_every": 1, "epochs": 16}
-    whole = whole_run(tmp_path / "whole", **settings)
+    whole = uninterrupted_run(tmp_path / "whole", **settings)
     kills = attempt = 0
     while kills < 50:
         folder = tmp_path / f"killed{attempt}"
@@ -155,14 +155,14 @@ def test_two_processes_of_which_one_or_both_are_killed_change_no_bit(
     tmp_path: Path, settings: dict[str, object]
 ) -> None:
     settings = {**settings, "epochs": 8, "checkpoint_every": 1}
-    whole = whole_run(tmp_path / "whole", 2, **settings)
+    whole = uninterrupted_run(tmp_path / "whole", 2, **settings)
     folder, moment = tmp_path / "killed", random.Random(0)
     for ranks in [(0,), (1,), (0, 1)] * 2:
         run = Run(tmp_path / "killed.log", 2, output_dir=folder, resume="auto", **settings)
         assert kill_somewhere(run, folder, moment, ranks), "it was to be killed in the middle"
         assert None not in run.wait(1), "the process left alone ends too"
     run = Run(tmp_path / "killed.log", 2, output_dir=folder, resume="auto", **settings)
-    assert run.wait() == [0, 0], run.told()
+    assert run.wait() == [0, 0], run.output()
     assert_same_end(folder, whole)
 
 
@@ -172,13 +172,13 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_so(tmp_path: Path, 
     run = Run(tmp_path / "log", output_dir=tmp_path / "run", **settings)
     wait_for_step(2, run, tmp_path / "run")
     run.signal(number)
-    assert run.wait() == [128 + number], run.told()
+    assert run.wait() == [128 + number], run.output()
     (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
     step = int(checkpoint.name.removeprefix("step_"))
     assert step % 6, "in the middle of an epoch"
-    last = run.told().splitlines()[-1]
+    last = run.output().splitlines()[-1]
     assert last == (f"stopped by {number.name} after step {step}; the same command with --resume auto continues there")
-    assert "Traceback" not in run.told()
+    assert "Traceback" not in run.output()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -193,38 +193,38 @@ def test_a_signal_to_the_whole_job_leaves_the_loading_processes_to_finish_the_st
     assert len(loading) >= 2
     for worker in loading:
         os.kill(int(worker), number)
-    time.sleep(0.5)  # they get it first, so that the step has to be finished with what they still give
-    assert run.running, run.told()
+    time.sleep(0.5)  # the workers get it first, and must still deliver the batches of this step
+    assert run.running, run.output()
     run.signal(number)
-    assert run.wait() == [128 + number], run.told()
+    assert run.wait() == [128 + number], run.output()
     assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 1
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits_and_records(tmp_path: Path) -> None:
     settings = {**BATCH_NORM, "checkpoint_every": 1000}
-    whole = whole_run(tmp_path / "whole", **settings)
+    whole = uninterrupted_run(tmp_path / "whole", **settings)
     folder = tmp_path / "stopped"
     for step in (1, 4):
         run = Run(tmp_path / "log", output_dir=folder, resume="auto", **settings)
         wait_for_step(step, run, folder)
         run.signal(signal.SIGTERM)
-        assert run.wait() == [143], run.told()
+        assert run.wait() == [143], run.output()
     run = Run(tmp_path / "log", output_dir=folder, resume="auto", **settings)
-    assert run.wait() == [0], run.told()
+    assert run.wait() == [0], run.output()
     assert_same_end(folder, whole)
 
 
 def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path: Path) -> None:
-    whole = whole_run(tmp_path / "whole", 2, **EVERYTHING)
+    whole = uninterrupted_run(tmp_path / "whole", 2, **EVERYTHING)
     folder = tmp_path / "stopped"
     settings = {**EVERYTHING, "checkpoint_every": 1000}
     run = Run(tmp_path / "log", 2, output_dir=folder, **settings)
     wait_for_step(1, run, folder)
     run.signal(signal.SIGTERM, 1)
-    assert run.wait() == [143, 143], run.told()
-    assert run.told().count("stopped by SIGTERM after step") == 1, "one process speaks"
+    assert run.wait() == [143, 143], run.output()
+    assert run.output().count("stopped by SIGTERM after step") == 1, "one process reports it"
     run = Run(tmp_path / "log", 2, output_dir=folder, resume="auto", **settings)
-    assert run.wait() == [0, 0], run.told()
+    assert run.wait() == [0, 0], run.output()
     assert_same_end(folder, whole)
 
 

@@ -1,4 +1,4 @@
-"""A resumed run goes on with its own data and preprocessing, or is refused with what changed."""
+"""A run resumes with its own data and preprocessing, or is refused with what changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training.checkpoint import list_checkpoints, read_manifest
-from ssia_zoo.training.resuming import check_resumed
+from ssia_zoo.training.resuming import check_data
 from tests.helpers.runs import small_run
 
 COLOURS = {"bird": "red", "cat": "green", "dog": "blue"}
@@ -74,10 +74,10 @@ def change_evaluation(data: Path) -> None:
 CHANGES: dict[Callable[[Path], None], str] = {
     rename: "classes removed: bird; classes added: zebra",
     add_class: "classes added: ox",
-    remove_image: r"images to train on \(24 -> 23\)",
-    swap_image: "images to train on .24 as before, but other names, sizes or labels",
-    relabel: "images to train on .24 as before, but other names, sizes or labels",
-    change_evaluation: r"images to evaluate on \(9 -> 8\)",
+    remove_image: r"training images \(24 -> 23\)",
+    swap_image: "training images .still 24, but other names, sizes or labels",
+    relabel: "training images .still 24, but other names, sizes or labels",
+    change_evaluation: r"evaluation images \(9 -> 8\)",
 }
 
 
@@ -108,29 +108,31 @@ def test_a_resume_on_the_same_data_elsewhere_goes_on(tmp_path: Path, datasets_ca
 
 def test_each_difference_of_data_is_named() -> None:
     manifest = {"experiment": EXPERIMENT, "data": IDENTITY}
-    check_resumed(manifest, EXPERIMENT, IDENTITY)
+    check_data(manifest, EXPERIMENT, IDENTITY)
     for change, message in (
         ({"label_names": ["dog", "cat"]}, "classes in another order: dog, cat"),
-        ({"eval_digest": "c"}, "images to evaluate on .4 as before"),
-        ({"train_images": 11, "train_digest": "c"}, r"images to train on \(10 -> 11\)"),
+        ({"eval_digest": "c"}, "evaluation images .still 4"),
+        ({"train_images": 11, "train_digest": "c"}, r"training images \(10 -> 11\)"),
     ):
         with pytest.raises(TrainingError, match=message):
-            check_resumed(manifest, EXPERIMENT, IDENTITY | change)
+            check_data(manifest, EXPERIMENT, IDENTITY | change)
 
 
 @pytest.mark.parametrize("name", EXPERIMENT)
 def test_each_difference_of_preprocessing_is_named(name: str) -> None:
     manifest = {"experiment": EXPERIMENT, "data": IDENTITY}
     with pytest.raises(TrainingError, match=name):
-        check_resumed(manifest, EXPERIMENT | {name: "other"}, IDENTITY)
+        check_data(manifest, EXPERIMENT | {name: "other"}, IDENTITY)
 
 
-def test_a_checkpoint_of_a_version_that_noted_no_data_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_without_a_description_of_its_data_resumes_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     older = {"interpolation": "bilinear", "crop_pct": 0.9}
-    check_resumed({"experiment": older}, EXPERIMENT | {"crop_mode": "center"}, IDENTITY)
-    assert "noted no data" in caplog.text
+    check_data({"experiment": older}, EXPERIMENT | {"crop_mode": "center"}, IDENTITY)
+    assert "does not describe its data" in caplog.text
     with pytest.raises(TrainingError, match="crop_mode"):
-        check_resumed({"experiment": older}, EXPERIMENT, IDENTITY)
+        check_data({"experiment": older}, EXPERIMENT, IDENTITY)
 
 
 def test_the_preprocessing_is_recorded_and_the_same_with_and_without_its_flags(
@@ -138,7 +140,7 @@ def test_the_preprocessing_is_recorded_and_the_same_with_and_without_its_flags(
 ) -> None:
     caplog.set_level(logging.INFO, "ssia_zoo")
     scratch = small_run(tmp_path / "scratch", max_steps=1, crop_mode="squash").folder
-    assert "preprocessing from scratch" in caplog.text
+    assert "preprocessing (the defaults" in caplog.text
     settings = yaml.safe_load((scratch / "train_config.yaml").read_text())
     assert (settings["interpolation"], settings["crop_pct"], settings["crop_mode"]) == ("bicubic", 1.0, "squash")
     described = json.loads((scratch / "config.json").read_text())
