@@ -241,7 +241,7 @@ def write_report(models: dict[str, str]) -> None:
 
 def main(settings: Settings) -> None:
     """Run what is missing and write the report."""
-    from ssia_zoo.export.files import versions
+    from ssia_zoo.version import versions
 
     for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "executorch"):  # what is there, for the children
         with contextlib.suppress(ImportError):
@@ -266,7 +266,7 @@ def main(settings: Settings) -> None:
 def missing_targets(family: str, settings: Settings) -> list[str]:
     """The targets that have no outcome with the packages that are installed, or failed and are to be repeated."""
     from ssia_zoo.export.exporter import _load_script
-    from ssia_zoo.export.files import versions
+    from ssia_zoo.version import versions
 
     old, installed = read_results(), versions()
 

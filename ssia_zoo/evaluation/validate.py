@@ -8,8 +8,8 @@ from ssia_zoo.data import DataConfig, eval_loader, load_eval_data
 from ssia_zoo.data.preprocessing import model_preprocessing
 from ssia_zoo.data.splits import read_labels
 from ssia_zoo.evaluation.metrics import evaluate
-from ssia_zoo.inference.classifier import check_input_size
 from ssia_zoo.models.features import TimmModel
+from ssia_zoo.models.input_size import check_input_size
 from ssia_zoo.models.label_names import match_model
 
 
@@ -32,8 +32,8 @@ def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
         DataError: If the data cannot be read.
     """
     preprocessing = model_preprocessing(model, config)
-    stated = f"--image-size is {config.image_size}" if config.image_size else None
-    check_input_size(model, preprocessing.input_size, stated)
+    setting = f"`image_size` is {config.image_size}" if config.image_size else None
+    check_input_size(model, preprocessing.input_size, setting)
     data = load_eval_data(config)
     used = set(read_labels(data.eval, data.label_column))
     outputs = match_model(model, data.label_names, config.dataset, used)
