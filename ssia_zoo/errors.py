@@ -22,7 +22,7 @@ def without_credentials(text: str) -> str:
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:
-    """Return an error's text as one printable line without colours and credentials, its type's name if it has none.
+    """Return an error's text as one printable line without credentials, its type's name if it has none.
 
     Args:
         error: Any exception.

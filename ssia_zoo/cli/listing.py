@@ -173,10 +173,10 @@ def page(config: HubConfig) -> str:
         ("default", f"yes: {config.arch_name} is this weight" if config.default else "no: use the name with tag"),
         ("file", where),
         ("sha256", str(config.sha256 or config.repo_sha256)),
-        ("license", config.license),
+        ("licence", config.license),
         ("trained on", config.dataset.name),
         ("data source", config.dataset.source),
-        ("data license", config.dataset.license),
+        ("data licence", config.dataset.license),
         ("data terms", config.dataset.terms),
         ("classes", f"{config.num_classes}: {_shortened(config.label_names)}"),
         (

@@ -1,6 +1,6 @@
 """The command `ssia-zoo`.
 
-Exit status: 0 done, 1 failed in whole or in part, 2 wrong command line, 130 stopped by Ctrl-C, 141 the reader of the
+Exit status: 0 done, 1 failed, fully or partly, 2 wrong command line, 130 stopped by Ctrl-C, 141 the reader of the
 output closed it (as `| head` does), 143 stopped by SIGTERM. Every status but 0 and 141 comes with a line on stderr.
 """
 
@@ -37,7 +37,7 @@ config.json and model.safetensors, or hf-hub:org/name.
 
 Exit status:
   0    done
-  1    failed in whole or in part; see stderr
+  1    failed, fully or partly; see stderr
   2    wrong command line
   130  stopped by Ctrl-C
   141  the reader of the output closed it, as `| head` does

@@ -86,11 +86,13 @@ def explain(
         out: PNG to write; an existing file is replaced.
         vs: Second model, drawn below the first.
     """
+    from ssia_zoo.figures import require_matplotlib
     from ssia_zoo.inference.classifier import Classifier, read_image
     from ssia_zoo.inference.explain import check_writable, draw
     from ssia_zoo.inference.explain import explain as explain_image
     from ssia_zoo.models.loading import load_model
 
+    require_matplotlib()
     check_writable(out)
     try:
         picture = read_image(image)

@@ -47,7 +47,7 @@ def list_weights(
 
 
 def info(name: _Weight, json: bool = False) -> None:
-    """Show a published weight: data, license, results of every seed, and how to reproduce it.
+    """Show a published weight: data, licence, results of every seed, and how to reproduce it.
 
     For example:
       ssia-zoo info mobilenetv3_small_050_ssia
@@ -106,7 +106,7 @@ def publish(
         repo_id: Repository, org/name; created if it does not exist.
         private: Create the repository as private.
         all: Publish every weight of `ssia-zoo list`, each to its own repository; needs --org.
-        org: User or organization that --all publishes to.
+        org: User or organisation that --all publishes to.
         with_: Export the model to FOLDER/onnx and publish that too, for transformers.js and Optimum.
         calibration_dataset: With --with onnx, add an int8 file calibrated on this data set.
     """

@@ -66,7 +66,7 @@ def _is_image(file: Path, folder: Path) -> bool:
 
 
 def read_image(path: Path) -> PIL.Image.Image:
-    """Decode an image of any mode (gray, palette, CMYK, 16 bits) to 8-bit RGB, rotated as its EXIF data says.
+    """Decode an image of any mode (grey, palette, CMYK, 16 bits) to 8-bit RGB, rotated as its EXIF data says.
 
     Raises:
         DataError: If the file cannot be read or is not an image; the message does not name the path.
@@ -90,7 +90,7 @@ class Classifier:
             model: A timm classifier, as `timm.create_model(..., pretrained=True)` returns it.
 
         Raises:
-            ConfigError: If it is not a classifier of RGB or gray images.
+            ConfigError: If it is not a classifier of RGB or grey images.
         """
         if getattr(model, "num_classes", 0) < 1:
             raise ConfigError(f"{type(model).__name__} has no classifier (num_classes=0); choose a model with classes")
@@ -103,7 +103,7 @@ class Classifier:
         self.labels = label_names(model)
 
     def prepare(self, image: PIL.Image.Image) -> torch.Tensor:
-        """Transform an RGB image to the model's normalized input [3, H, W], or [1, H, W] for gray, on the CPU."""
+        """Transform an RGB image to the model's normalized input [3, H, W], or [1, H, W] for grey, on the CPU."""
         tensor: torch.Tensor = self._transform(image)
         return tensor
 

@@ -7,20 +7,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ssia_zoo.errors import ConfigError
+from ssia_zoo.figures import new_figure
 from ssia_zoo.files import atomic_write
 from ssia_zoo.inference.attention import AttentionMap, stage_attention
 from ssia_zoo.inference.classifier import Classifier, Guess
 from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Pixels = npt.NDArray[np.float32]
 
@@ -72,7 +75,7 @@ def explain(name: str, classifier: Classifier, image: PIL.Image.Image) -> Explan
     guess = classifier.guesses(classifier.probabilities(batch)[0], top=1)[0]
     stages = tuple(maps[0] for maps in stage_attention(classifier.model, batch))
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (classifier.mean, classifier.std))
-    pixels = (prepared * std + mean).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()  # gray is shown as RGB
+    pixels = (prepared * std + mean).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()  # grey is shown as RGB
     return Explanation(name, pixels, guess, stages, class_map(classifier.model, batch, guess.index))
 
 
@@ -185,7 +188,7 @@ def draw(explanations: Sequence[Explanation], title: str, path: Path) -> None:
         ConfigError: If it cannot be written.
     """
     columns = max(len(e.stages) for e in explanations) + 2
-    figure = Figure(figsize=(2.1 * columns, 2.6 * len(explanations) + 0.9), layout="constrained")
+    figure = new_figure(2.1 * columns, 2.6 * len(explanations) + 0.9)
     parts = figure.subfigures(len(explanations), 1, squeeze=False)[:, 0]
     for part, explanation in zip(parts, explanations, strict=True):
         part.suptitle(explanation.name, fontsize=11, fontweight="bold", x=0.01, ha="left")
@@ -223,7 +226,7 @@ def _draw_row(axes: Sequence[Axes], explanation: Explanation) -> None:
 
 
 def _overlay(axis: Axes, pixels: Pixels, values: AttentionMap, title: str) -> None:
-    """Draw a map over the image in gray, more opaque where its values are high."""
+    """Draw a map over the image in grey, more opaque where its values are high."""
     height, width = pixels.shape[:2]
     axis.set_title(title, fontsize=9)
     axis.imshow(0.2 + 0.6 * (pixels @ _LUMA), cmap="gray", vmin=0, vmax=1)

@@ -1,8 +1,8 @@
-"""Stage maps of any timm classifier, by timm's own `forward_intermediates`."""
+"""Choose and compute the stage maps of any timm classifier with timm's `forward_intermediates`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssia_zoo.errors import ConfigError
+from ssia_zoo.errors import ConfigError, one_line
 
 TimmModel = Any
-"""A timm classifier, an `nn.Module`; timm ships no types, and what is called here is no part of `nn.Module`."""
+"""A timm classifier, an `nn.Module`; timm has no type hints, and the methods used here are not those of `nn.Module`."""
 
 _MAX_STAGES = 4
 
 
 def stage_indices(model: TimmModel) -> list[int]:
-    """Choose the intermediate maps that stand for a model's stages, lowest first.
+    """Choose the intermediate maps that represent a model's stages, lowest first.
 
-    A hierarchical model gives the last map of each of its (at most four last) stages; a model whose maps all have one
-    size, such as a plain ViT, gives four evenly spaced depths.
+    For a hierarchical model these are the last maps of its stages (at most the last four), for a model whose maps all
+    have one size, such as a plain ViT, four evenly spaced depths.
 
     Args:
         model: A timm classifier.
@@ -42,7 +42,7 @@ def stage_indices(model: TimmModel) -> list[int]:
     if len(set(reductions)) == 1:
         stages = min(_MAX_STAGES, count)
         return [(i + 1) * count // stages - 1 for i in range(stages)]
-    if count > 6:  # an entry per block: the last of each run of one resolution is a stage's end
+    if count > 6:  # one entry per block: the last map of each resolution ends a stage
         ends = [list(run)[-1][0] for _, run in groupby(enumerate(reductions), key=lambda item: item[1])]
         return ends[-_MAX_STAGES:]
     return list(range(count))[-_MAX_STAGES:]
@@ -57,12 +57,12 @@ def _feature_info(model: TimmModel) -> Sequence[dict[str, int]]:
 
 
 def forward_stages(model: TimmModel, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-    """Run a model once, for its logits and the maps at `indices`.
+    """Run a model once, and return its logits and the maps at `indices`.
 
     Args:
         model: A timm classifier.
         x: Images [B, C, H, W].
-        indices: As given by `stage_indices`.
+        indices: As returned by `stage_indices`.
 
     Returns:
         Logits [B, num_classes], bit-equal to `model(x)`, and one map [B, C, H, W] per index.
@@ -74,11 +74,11 @@ def forward_stages(model: TimmModel, x: Tensor, indices: Sequence[int]) -> tuple
 def stage_shapes(
     model: TimmModel, indices: Sequence[int], input_size: tuple[int, int, int]
 ) -> list[tuple[int, int, int]]:
-    """Measure the stages' shapes on one blank image; changes nothing of the model.
+    """Return the stages' shapes, measured on one blank image; the model does not change.
 
     Args:
         model: A timm classifier.
-        indices: As given by `stage_indices`.
+        indices: As returned by `stage_indices`.
         input_size: Channels, height, width of the images.
 
     Returns:
@@ -87,19 +87,47 @@ def stage_shapes(
     Raises:
         ConfigError: If the model cannot take images of this size.
     """
+    _, maps = try_blank_image(model, input_size, lambda image: forward_stages(model, image, indices))
+    return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
+
+
+def try_blank_image(
+    model: TimmModel,
+    input_size: tuple[int, int, int],
+    forward: Callable[[Tensor], Any] | None = None,
+    *,
+    name: str | None = None,
+) -> Any:
+    """Run a model on one blank image, in eval mode and without gradients, to see whether it takes this size.
+
+    Args:
+        model: A timm classifier.
+        input_size: Channels, height, width.
+        forward: What to run; `model` itself if None.
+        name: What errors call the model; its class if None.
+
+    Returns:
+        What `forward` returns.
+
+    Raises:
+        ConfigError: If the model cannot take images of this size.
+    """
     parameter = next(model.parameters())
     image = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
     try:
         with evaluating(model), torch.no_grad():
-            _, maps = forward_stages(model, image, indices)
-    except (RuntimeError, AssertionError, ValueError) as error:  # timm asserts image sizes
-        raise ConfigError(f"{type(model).__name__} cannot take images of size {input_size}: {error}") from error
-    return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
+            return (forward or model)(image)
+    except Exception as error:  # models raise any kind; timm asserts image sizes
+        size = "x".join(map(str, input_size))
+        raise ConfigError(
+            f"{name or type(model).__name__} cannot take images of size {size} ({one_line(error, 150)}); "
+            "choose another image size"
+        ) from error
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode for a while, then every submodule back into its own mode."""
+    """Switch a model to eval mode, and restore the mode of every submodule afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

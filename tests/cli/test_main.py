@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -286,6 +287,20 @@ def test_explain_fails_in_one_line(images: Path, tmp_path: Path, capsys: Capture
         assert main(["explain", str(image), "--model", model, "--out", path]) == 1
         assert message in failed_in_one_line(capsys)
     assert not Path(out).exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["explain", "x.png", "--model", WEIGHT, "--out", "x.png"], ["demo", "--output-dir", "runs"]]
+)
+def test_without_matplotlib_the_extra_is_named_before_any_work(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a))
+    assert main(words) == 1
+    assert failed_in_one_line(capsys) == "error: drawing needs matplotlib; run: pip install 'ssia-zoo[plots]'\n"
+    assert not list(tmp_path.iterdir())
 
 
 # --- publish, validate, export, demo ----------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def test_numbers_below_one_are_errors_before_any_image_is_read(classifier: Class
         classifier.predict([], pytest.fail, **numbers)
 
 
-def test_only_classifiers_of_rgb_or_gray_are_accepted() -> None:
+def test_only_classifiers_of_rgb_or_grey_are_accepted() -> None:
     with pytest.raises(ConfigError, match="no classifier"):
         Classifier(timm.create_model("test_resnet", num_classes=0))
     with pytest.raises(ConfigError, match="4 channels; expected 3"):
@@ -127,7 +127,7 @@ def test_only_classifiers_of_rgb_or_gray_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("overlay", [{}, {"input_size": (1, 64, 64), "mean": (0.5,), "std": (0.25,)}])
-def test_a_model_of_one_channel_gets_gray_images(tmp_path: Path, overlay: dict[str, object]) -> None:
+def test_a_model_of_one_channel_gets_grey_images(tmp_path: Path, overlay: dict[str, object]) -> None:
     model = timm.create_model("test_resnet", pretrained_cfg_overlay=overlay, in_chans=1)
     classifier = Classifier(model)
     coloured = Image.open(image(tmp_path / "x.png")).convert("RGB")
@@ -135,7 +135,7 @@ def test_a_model_of_one_channel_gets_gray_images(tmp_path: Path, overlay: dict[s
     assert prepared.shape == classifier.input_size == (1, *model.pretrained_cfg["input_size"][1:])
     assert torch.equal(prepared, classifier.prepare(coloured.convert("L").convert("RGB")))
     assert len(list(classifier.predict([tmp_path / "x.png"], pytest.fail))) == 1
-    assert explain("gray", classifier, coloured).pixels.shape[2] == 3
+    assert explain("grey", classifier, coloured).pixels.shape[2] == 3
 
 
 def test_class_names_are_the_models_or_imagenets_or_numbers() -> None:
