@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -26,12 +27,15 @@ def staging_dir(out: Path) -> Iterator[Path]:
     Raises:
         ConfigError: If the folder cannot be written.
     """
-    try:
-        made = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise ConfigError(f"`out` is {out}: cannot be written ({error.strerror}); name another folder") from error
-    with made as folder:
-        yield Path(folder)
+    folder = out.with_name(f".{out.name}-{uuid4().hex[:8]}")
+    try:  # named beforehand, unlike tempfile's folders, so that a signal right after mkdir leaves nothing
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise ConfigError(f"`out` is {out}: cannot be written ({error.strerror}); choose another folder") from error
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def commit_files(folder: Path, out: Path) -> None:
