@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ssia_zoo.errors import ConfigError, SSIAZooError, with_flags, without_credentials
+from ssia_zoo.errors import ConfigError, SSIAZooError, one_line, with_flags, without_credentials
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE, TERMINATED = 0, 1, 2, 130, 141, 143
 
@@ -42,9 +42,7 @@ def run(command: Callable[[], int | None]) -> int:
         SystemExit: If the command raises it.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # file names may hold characters that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot show
     try:
         try:
             with _sigterm_raises():
@@ -64,7 +62,7 @@ def run(command: Callable[[], int | None]) -> int:
         if os.environ.get("SSIA_ZOO_DEBUG"):
             print(without_credentials(traceback.format_exc()), end="", file=sys.stderr)
         name, hint = type(error).__name__, "set SSIA_ZOO_DEBUG=1 for the traceback and please report it"
-        complain(f"error: {error or name}" if isinstance(error, OSError) else f"error: {name}: {error}; {hint}")
+        complain(f"error: {one_line(error)}" if isinstance(error, OSError) else f"error: {name}: {error}; {hint}")
         return FAILED
 
 

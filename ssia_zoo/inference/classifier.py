@@ -74,7 +74,7 @@ def read_image(path: Path) -> PIL.Image.Image:
     try:
         return decode_rgb({"path": None, "bytes": path.read_bytes()})
     except OSError as error:
-        reason = "not an image, or damaged" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
+        reason = "not an image, or damaged" if isinstance(error, PIL.UnidentifiedImageError) else one_line(error, 200)
         raise DataError(f"cannot be read: {error.strerror or reason}") from error
     except Exception as error:  # decoders raise any exception on damaged files
         raise DataError(f"cannot be decoded: {one_line(error, 200)}") from error
