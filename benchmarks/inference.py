@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ssia_zoo
 from ssia_zoo.export.exporter import export_model, load_artefact
-from ssia_zoo.export.files import versions
+from ssia_zoo.version import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "inference.jsonl"

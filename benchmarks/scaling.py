@@ -25,8 +25,8 @@ from typing import Any
 import timm
 import tyro
 
-from ssia_zoo.export.files import versions
 from ssia_zoo.task import SSIATask
+from ssia_zoo.version import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "scaling.jsonl"

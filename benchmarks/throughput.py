@@ -29,7 +29,7 @@ from typing import Any
 import tyro
 from _loops import LOOPS, METHODS, PHASES, Setup, run_in_turns
 
-from ssia_zoo.export.files import versions
+from ssia_zoo.version import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "throughput.jsonl"

@@ -1,4 +1,4 @@
-"""Classify images with an exported ONNX file; needs numpy, Pillow and onnxruntime, and no PyTorch.
+"""Classify images with an exported ONNX file; needs only numpy, Pillow and onnxruntime.
 
 python predict_onnx.py model.onnx image.jpg …
 """
@@ -13,12 +13,12 @@ from PIL import Image, ImageOps
 with open(f"{sys.argv[1]}.json", encoding="utf-8") as file:
     manifest = json.load(file)
 given, (height, width) = manifest["input"], manifest["input"]["shape"][2:]
-resize = given["resize"] or sys.exit(f"{sys.argv[1]} takes images resized in a way that is not written here")
+resize = given["resize"] or sys.exit(f"{sys.argv[1]} needs a resize that this script does not implement")
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 for name in sys.argv[2:]:
     image = Image.open(name)
     if image.mode[0] in "IF":
-        sys.exit(f"{name} has more than 8 bits a channel, which Pillow would cut off: store it with 8")
+        sys.exit(f"{name} has more than 8 bits a channel, which Pillow would clip; convert it to 8 bits")
     image = ImageOps.exif_transpose(image).convert("RGB")
     if "shortest_edge" in resize:
         size = [int(resize["shortest_edge"] * side / min(image.size)) for side in image.size]

@@ -1,4 +1,4 @@
-"""Exports a model to ONNX, float32 or statically quantised to int8; checked by onnx, run by onnxruntime.
+"""Export a model to ONNX, float32 or statically quantized to int8.
 
 python export/to_onnx.py resnet18 --out resnet18.onnx
 """
@@ -21,20 +21,20 @@ OPSET = 18
 NOTES = {"opset": OPSET}
 
 _DEEP_ATTENTION = ("timm.models.hiera", "timm.models.nest", "timm.models.twins", "timm.models.vision_transformer_sam")
-_LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf ends at 2 GiB, weights beyond that lie in a second file
+_LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf is limited to 2 GiB, so larger weights go into a second file
 
 
 def convert(
     model: torch.nn.Module, example: torch.Tensor, path: Path, precision: str, calibration: Sequence[np.ndarray]
 ) -> None:
-    """Write the model to `path`; the batch is dynamic.
+    """Write the model to `path`, with a dynamic batch size.
 
     Args:
-        model: In evaluation mode.
-        example: Two images, 2 x channels x height x width.
+        model: A model in eval mode.
+        example: Two images [2, C, H, W].
         path: File to write.
         precision: One of PRECISIONS.
-        calibration: Batches of preprocessed images, for int8 alone.
+        calibration: Batches of preprocessed images, for int8 only.
     """
     import onnx
 
@@ -51,18 +51,18 @@ def convert(
             verbose=False,
         )
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # stack traces, which tell the paths of the machine
+        node.metadata_props.clear()  # stack traces hold paths of this machine
         node.doc_string = None
     _restore_constants(program.model.graph)
     size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     program.save(path, external_data=size > _LARGEST_FILE)
     if precision == "int8":
-        _quantise(path, calibration)
+        _quantize(path, calibration)
     onnx.checker.check_model(str(path), full_check=True)
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that runs the file in onnxruntime on the CPU: N x channels x height x width to N x classes."""
+    """Return a function that runs the file in onnxruntime on the CPU: images [N, C, H, W] to logits [N, classes]."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -73,7 +73,7 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _restore_constants(graph: Any) -> None:
-    """Give back what onnxscript 0.7.2 loses when it merges clamps that follow one another: it names limits alike."""
+    """Restore constants that onnxscript 0.7.2 loses when it merges consecutive clamps: their limits share a name."""
     for node in graph.all_nodes():
         for value in node.inputs:
             known = value is None or value.const_value is None or value.producer() is not None
@@ -84,7 +84,7 @@ def _restore_constants(graph: Any) -> None:
 
 @contextmanager
 def _plain_attention(model: torch.nn.Module) -> Iterator[None]:
-    """Let timm write out attention of five dimensions: torch.onnx translates the fused kind with four alone."""
+    """Disable fused attention where it has five dimensions: torch.onnx translates fused attention of four only."""
     fused = [m for m in model.modules() if type(m).__module__ in _DEEP_ATTENTION and getattr(m, "fused_attn", False)]
     for module in fused:
         module.fused_attn = False
@@ -95,8 +95,8 @@ def _plain_attention(model: torch.nn.Module) -> Iterator[None]:
             module.fused_attn = True
 
 
-def _quantise(path: Path, batches: Sequence[np.ndarray]) -> None:
-    """Replace a float file by one whose weights (per channel) and activations are 8-bit integers."""
+def _quantize(path: Path, batches: Sequence[np.ndarray]) -> None:
+    """Quantize a float file in place: int8 weights (per channel) and activations."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -109,7 +109,7 @@ def _quantise(path: Path, batches: Sequence[np.ndarray]) -> None:
             return None if batch is None else {"pixel_values": batch}
 
     prepared = path.with_suffix(".prepared.onnx")
-    quant_pre_process(path, prepared, skip_symbolic_shape=True)  # dynamo's shapes are complete already
+    quant_pre_process(path, prepared, skip_symbolic_shape=True)  # dynamo exports complete shapes
     quantize_static(
         prepared,
         path,
@@ -123,6 +123,6 @@ def _quantise(path: Path, batches: Sequence[np.ndarray]) -> None:
 
 
 if __name__ == "__main__":
-    from ssia_zoo.export.exporter import main
+    from ssia_zoo.cli import main
 
-    sys.exit(main("onnx"))
+    sys.exit(main(["export", "onnx", *sys.argv[1:]]))

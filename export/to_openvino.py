@@ -1,4 +1,4 @@
-"""Exports a model to OpenVINO IR (.xml and .bin): float32, float16 weights, or int8 by nncf; OpenVINO runs it.
+"""Export a model to OpenVINO IR (.xml and .bin): float32, float16 weights, or int8 by nncf.
 
 python export/to_openvino.py resnet18 --out resnet18.xml --precision fp16
 """
@@ -27,13 +27,13 @@ NOTES: dict[str, object] = {}
 def convert(
     model: torch.nn.Module, example: torch.Tensor, path: Path, precision: str, calibration: Sequence[np.ndarray]
 ) -> None:
-    """Write the model to `path` and its weights beside it; the batch is dynamic. See to_onnx.py for the arguments.
+    """Write the model to `path` and its weights beside it, with a dynamic batch size; arguments as in to_onnx.py.
 
-    The way goes through ONNX: read from torch's graph, OpenVINO loses the image's size and the names.
+    The model is exported to ONNX first: from torch's graph, OpenVINO loses the image size and the names.
     """
     import openvino
 
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # above 2 GiB there are two files, read until the end
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # above 2 GiB it has two files, read lazily
         onnx_file = Path(folder) / "model.onnx"
         _to_onnx().convert(model, example, onnx_file, "fp32", ())
         converted = openvino.convert_model(onnx_file)
@@ -47,7 +47,10 @@ def convert(
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that runs the file in OpenVINO on the CPU, in float32 where it is not quantised."""
+    """Return a function that runs the file in OpenVINO on the CPU: images [N, C, H, W] to logits [N, num_classes].
+
+    Layers that are not quantized run in float32.
+    """
     import openvino
 
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
@@ -63,6 +66,6 @@ def _to_onnx() -> ModuleType:
 
 
 if __name__ == "__main__":
-    from ssia_zoo.export.exporter import main
+    from ssia_zoo.cli import main
 
-    sys.exit(main("openvino"))
+    sys.exit(main(["export", "openvino", *sys.argv[1:]]))

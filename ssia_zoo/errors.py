@@ -9,6 +9,7 @@ from difflib import get_close_matches
 _USER_INFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)[^\s/?#]*@")
 _SECRET_PARAMETER = re.compile(r"([?&][\w.-]*(?:token|secret|password|signature|credential)[\w.-]*=)[^&\s#'\"]+", re.I)
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SETTING = re.compile(r"`([a-z][a-z0-9_.]*)`")
 
 
@@ -27,7 +28,7 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
         error: Any exception.
         limit: Maximum number of characters.
     """
-    text = without_credentials(" ".join(str(error).split()))[:limit] or type(error).__name__
+    text = without_credentials(" ".join(_COLOUR.sub("", str(error)).split()))[:limit] or type(error).__name__
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

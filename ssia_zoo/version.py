@@ -1,3 +1,21 @@
-"""The package's version."""
+"""The version of this package, and of those that it works with."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
 
 __version__ = "0.1.0"
+
+_PACKAGES = ("ssia-zoo", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "executorch")
+
+
+def versions() -> dict[str, str]:
+    """Return the version of Python and of each package of training and export that is installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

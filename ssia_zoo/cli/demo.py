@@ -1,4 +1,4 @@
-"""The main job in small: train with SSIA and without, publish, and create the model from what was published."""
+"""Train a small model with and without SSIA, publish it to a folder, and load it from there."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ssia_zoo.data import DataConfig, digits
 from ssia_zoo.data.preprocessing import model_preprocessing
 from ssia_zoo.errors import ConfigError, SSIAZooError
 from ssia_zoo.evaluation.validate import validate
+from ssia_zoo.figures import require_matplotlib
 from ssia_zoo.hub import publish_to_folder
 from ssia_zoo.inference.attention import draw_attention, stage_attention
 from ssia_zoo.training import TrainConfig, TrainResult, train
@@ -30,24 +31,25 @@ _SETTINGS = TrainConfig(
     smoothing=0.0,
     workers=1,
 )
-_PICTURED = 5
+_DRAWN_IMAGES = 5
 
 
 def run_demo(folder: Path, epochs: int | None = None) -> Path:
-    """Train a small backbone twice on scikit-learn's digits, publish into a folder, load from there, draw pictures.
+    """Train a small model twice on scikit-learn's digits, publish it to a folder, load it, and draw figures.
 
     Args:
-        folder: Where a new numbered folder is made.
-        epochs: Passes over the data; the demo's own if None.
+        folder: Folder in which a new numbered folder is created.
+        epochs: Passes over the data; 12 if None.
 
     Returns:
-        The numbered folder: vanilla/ and ssia/ (the runs), hub/ (what a Hub repository would hold), two pictures.
+        The numbered folder, with vanilla/ and ssia/ (the runs), hub/ (laid out as a Hub repository) and two figures.
 
     Raises:
         SSIAZooError: If the folder cannot be written or training fails.
     """
     if epochs is not None and epochs < 1:
-        raise ConfigError(f"--epochs is {epochs}; expected at least 1")
+        raise ConfigError(f"`epochs` is {epochs}; expected at least 1")
+    require_matplotlib()
     root = _new_folder(folder)
     print(f"SSIA Zoo demo, writing to {root}")
     results = {}
@@ -65,9 +67,9 @@ def run_demo(folder: Path, epochs: int | None = None) -> Path:
     _draw_attention(data, {"vanilla": vanilla, "SSIA": model}, root / "attention.png")
     print(_table(results, {"vanilla": vanilla, "ssia": model}))
     print(
-        f"\ncreated from {published} by timm.create_model: top-1 {recomputed:.2f} % on the 360 test images\n"
-        "Digits show that the parts work together; they are far too easy to show a gain, and this is one seed.\n"
-        f"pictures: {root / 'curves.png'}, {root / 'attention.png'}"
+        f"\nloaded from {published} by timm.create_model: top-1 {recomputed:.2f} % on the 360 test images\n"
+        "The demo shows that all steps work; digits are too easy to show a gain, and this is one seed.\n"
+        f"figures: {root / 'curves.png'}, {root / 'attention.png'}"
     )
     return root
 
@@ -79,18 +81,18 @@ def _new_folder(folder: Path) -> Path:
             path.mkdir(parents=True)
         except FileExistsError:
             if folder.is_file():
-                raise SSIAZooError(f"--output-dir {folder}: is a file; expected a folder") from None
+                raise SSIAZooError(f"`output_dir` is {folder}, which is a file; expected a folder") from None
             continue
         except OSError as error:
             raise SSIAZooError(
-                f"--output-dir {folder}: cannot be written ({error.strerror}); choose another"
+                f"`output_dir` is {folder}: cannot be written ({error.strerror}); choose another"
             ) from error
         return path
     raise AssertionError("unreachable: count() does not end")
 
 
 def _draw_attention(data: DataConfig, models: dict[str, torch.nn.Module], path: Path) -> None:
-    test = digits()["test"].select(range(_PICTURED))
+    test = digits()["test"].select(range(_DRAWN_IMAGES))
     transform = model_preprocessing(next(iter(models.values())), data).transform()
     images = torch.stack([transform(image.convert("RGB")) for image in test["image"]])
     maps = {name: stage_attention(model, images) for name, model in models.items()}

@@ -1,4 +1,4 @@
-"""Published weights as people and programs read them: a table of all, a page of one."""
+"""Format published weights as a table, a page or JSON."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _WIDTH = 100
 _DATA_WIDTH = 28
 _RECONSTRUCTION = (
     "The SSIA loss is a reconstruction from the abstract of arXiv 2206.07434; the paper's formulas were not available, "
-    "and nothing here is claimed to reproduce its results."
+    "and its results are not claimed to be reproduced."
 )
 
 
 def select_weights(pattern: str | None = None, dataset: str | None = None) -> list[PublishedWeight]:
-    """Choose published weights, sorted by name.
+    """Return the published weights that match, sorted by name; case-insensitive.
 
     Args:
-        pattern: Part of the name, or a pattern with * and ? for the whole name; letter case does not matter.
-        dataset: Part of the data set's name or source, or its part of the tag ("c10"); letter case does not matter.
+        pattern: Part of the name, or a pattern with * and ? for the full name.
+        dataset: Part of the data set's name or source, or the data set's part of the tag ("c10").
     """
     chosen = []
     for name, config in sorted(weights().items()):
@@ -48,7 +48,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def summary(config: PublishedWeight) -> dict[str, Any]:
-    """What a row of the table says: percentages, bytes (None if the file is not here), "embedded" or "Hub"."""
+    """Return one weight's row of the table: accuracy in percent, size in bytes (None if not downloaded), place."""
     metrics = config.metrics
     size, place = _file(config)
     return {
@@ -68,12 +68,12 @@ def summary(config: PublishedWeight) -> dict[str, Any]:
 
 
 def mean_difference(runs: Sequence[PairedRun]) -> float:
-    """Mean over seeds of top-1 with SSIA minus top-1 without, in points of percent."""
+    """Return the mean over seeds of top-1 with SSIA minus top-1 without, in percentage points."""
     return round(fmean(run.ssia - run.vanilla for run in runs), 4)
 
 
 def _file(config: PublishedWeight) -> tuple[int | None, str]:
-    """Size in bytes and place of a weight's file; asks no network."""
+    """Return the size in bytes and the place of a weight's file, without network access."""
     if config.file is not None:
         path = resource_dir("hub_configs") / config.file
         return (path.stat().st_size if path.is_file() else None), "embedded"
@@ -82,7 +82,7 @@ def _file(config: PublishedWeight) -> tuple[int | None, str]:
 
 
 def table(configs: Iterable[PublishedWeight]) -> str:
-    """A line a weight, with a line of headings and one of explanation."""
+    """Return a table with one row per weight and a legend."""
     heads = ("WEIGHT", "TRAINED ON", "CLASSES", "INPUT", "TOP-1", "CONTROL", "MEAN DIFF.", "SIZE", "WHERE")
     rows = [heads]
     for config in configs:
@@ -102,13 +102,13 @@ def table(configs: Iterable[PublishedWeight]) -> str:
         )
     return (
         f"{align(rows, right=(2, 3, 4, 5, 6, 7))}\n\n"
-        "* what the name without tag means. Top-1 in percent, of the published file; control: same seed without SSIA;\n"
-        "mean diff.: SSIA minus control, over the seeds in brackets. `ssia-zoo info NAME` says more."
+        "* default for the name without tag. Top-1 of the published file, percent; control: same seed without SSIA;\n"
+        "mean diff.: SSIA minus control over the given number of seeds. Details: `ssia-zoo info NAME`."
     )
 
 
 def align(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Rows of text as aligned columns, two spaces apart; columns whose index is in `right` are flush right."""
+    """Align rows in columns two spaces apart; columns whose index is in `right` are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -125,7 +125,7 @@ def _megabytes(size: int | None) -> str:
 
 
 def details(config: PublishedWeight) -> dict[str, Any]:
-    """All that is published of a weight, and what follows from it, for JSON."""
+    """Return everything that is published about a weight, for JSON."""
     return {
         "name": config.name,
         **asdict(config),
@@ -137,11 +137,11 @@ def details(config: PublishedWeight) -> dict[str, Any]:
 
 
 def _reproduce(config: PublishedWeight) -> str:
-    return f"python -m train_hf --config {config.name} --output-dir runs/again"
+    return f"ssia-zoo train --config {config.name} --output-dir runs/again"
 
 
 def page(config: PublishedWeight) -> str:
-    """All that is published of a weight, for people."""
+    """Return a page with everything that is published about a weight."""
     size, place = _file(config)
     height_width = "×".join(map(str, config.input_size[1:]))
     where = f"{place}, {_megabytes(size)}"
@@ -149,12 +149,12 @@ def page(config: PublishedWeight) -> str:
     facts = [
         ("architecture", f"timm's {config.architecture}, unchanged"),
         ("create", f'timm.create_model("{config.name}", pretrained=True)'),
-        ("default", f"yes: {config.arch_name} means this weight" if config.default else "no: name it with its tag"),
+        ("default", f"yes: {config.arch_name} is this weight" if config.default else "no: use the name with tag"),
         ("file", where),
         ("sha256", str(config.sha256 or config.repo_sha256)),
         ("licence", config.license),
         ("trained on", config.dataset.name),
-        ("data from", config.dataset.source),
+        ("data source", config.dataset.source),
         ("data licence", config.dataset.license),
         ("data terms", config.dataset.terms),
         ("classes", f"{config.num_classes}: {_shortened(config.label_names)}"),
@@ -175,11 +175,11 @@ def page(config: PublishedWeight) -> str:
             "",
             *_measured(config),
             "",
-            "Training (settings that are not set are left out)",
+            "Training (only settings that are set)",
             *_facts(settings, indent="  "),
             *_facts([("environment", environment)], indent="  "),
             "",
-            "To repeat it",
+            "To reproduce it",
             f"  {_reproduce(config)}",
             "",
             *_wrap(_RECONSTRUCTION),
@@ -195,12 +195,12 @@ def _measured(config: PublishedWeight) -> list[str]:
         rows.append((str(run.seed), f"{run.ssia:.2f}", f"{run.vanilla:.2f}", f"{difference:+.2f}"))
     means = (fmean(run.ssia for run in metrics.runs), fmean(run.vanilla for run in metrics.runs))
     rows.append(("mean", f"{means[0]:.2f}", f"{means[1]:.2f}", f"{fmean(differences):+.2f}"))
-    spread = f", standard deviation {stdev(differences):.2f}" if len(differences) > 1 else ", one seed: proves nothing"
+    spread = f", standard deviation {stdev(differences):.2f}" if len(differences) > 1 else ", one seed: not significant"
     return [
-        f"Top-1 in percent on {metrics.split}, {metrics.images} images; every seed that was run",
+        f"Top-1 in percent on {metrics.split}, {metrics.images} images; all seeds that were run",
         *textwrap.indent(align(rows, right=(0, 1, 2, 3)), "  ").splitlines(),
         f"  mean paired difference {fmean(differences):+.2f} points{spread}",
-        f"  published: seed {metrics.seed}; its file scores {metrics.top1:.2f} as timm loads it, its control "
+        f"  published: seed {metrics.seed}; top-1 of its file in timm {metrics.top1:.2f}, of its control "
         f"{metrics.control_top1:.2f}",
     ]
 

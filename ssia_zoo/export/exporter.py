@@ -1,7 +1,7 @@
-"""Take a model to another runtime, and call it done only once that runtime gives what PyTorch gives.
+"""Export a model to another runtime and check there that its logits are PyTorch's.
 
-One script a target lies in export/; what they share is here: the model, real images, parity, the manifest, and that a
-failure leaves no file.
+Each target has a script in export/ with `convert` and `load`; this module adds the model, real images, the parity check
+and the manifest, and writes no file when a step fails.
 """
 
 from __future__ import annotations
@@ -9,25 +9,28 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import tyro
 from torch import nn
 
-from ssia_zoo.errors import ConfigError, ExportError, SSIAZooError, WeightError
-from ssia_zoo.export.files import describe_files, input_contract, move_out, quiet, room_beside, versions
-from ssia_zoo.export.images import batches, calibration_data, data_config, parity_images
-from ssia_zoo.export.parity import accuracy, class_outputs, compare, judge, judge_accuracy, reference
+from ssia_zoo.errors import ConfigError, ExportError, did_you_mean, one_line
+from ssia_zoo.export.files import commit_files, describe_files, describe_input, quiet, staging_dir
+from ssia_zoo.export.images import Array, batches, calibration_data, data_config, parity_images
+from ssia_zoo.export.parity import (
+    Runner,
+    accuracy,
+    check_accuracy,
+    check_parity,
+    class_outputs,
+    compare,
+    reference,
+)
+from ssia_zoo.extras import require_packages
 from ssia_zoo.hub import file_sha256
 from ssia_zoo.hub.files import WEIGHTS
 from ssia_zoo.models.label_names import read_label_names
@@ -35,8 +38,7 @@ from ssia_zoo.models.loading import load_model, timm_name
 from ssia_zoo.models.registry import published_weight, vanilla_architecture
 from ssia_zoo.models.saving import public_model
 from ssia_zoo.resources import resource_dir
-
-__all__ = ["TARGETS", "TOLERANCE", "ExportResult", "command", "export", "export_model", "load_artefact", "main"]
+from ssia_zoo.version import versions
 
 TARGETS = {
     "onnx": "to_onnx.py",
@@ -47,21 +49,18 @@ TARGETS = {
 """The script in export/ for each target."""
 
 BATCHES = (1, 7, 7)
-"""The parity images come to the runtime in batches of these sizes."""
+"""Batch sizes in which the parity images are run."""
 
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2.0}
 """fp32, fp16: largest logit error, as a fraction of the largest logit where that is above 1.
-int8: percentage points of accuracy that may be lost to quantisation."""
+int8: largest loss of accuracy, percentage points."""
 
 _CALIBRATION_BATCH = 16
-_LONGEST_REASON = 300  # characters of an exporter's error
-
-Array = npt.NDArray[np.float32]
-Runner = Callable[[Array], Array]
+_REASON_LIMIT = 300  # characters of an exporter's error
 
 
 class _Script(Protocol):
-    """What a script in export/ defines."""
+    """The names that a script in export/ defines."""
 
     SUFFIX: str
     PACKAGES: tuple[str, ...]
@@ -77,7 +76,7 @@ class _Script(Protocol):
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export left: the artefact, files it needs beside it, and its manifest."""
+    """The exported file and its manifest."""
 
     path: Path
     manifest_path: Path
@@ -97,31 +96,31 @@ def export(
     tolerance: float | None = None,
     pretrained: bool = True,
 ) -> ExportResult:
-    """Create a model, export it, and prove parity in the target's own runtime.
+    """Load a model, export it, and check parity in the target's runtime.
 
     Args:
         target: One of `TARGETS`.
-        model: What timm.create_model takes: a name, `local-dir:FOLDER` or `hf-hub:org/name`.
-        out: File to write, with the target's suffix; or an existing folder, where the file takes the model's name,
-            followed by the precision if that is not fp32.
-        precision: "fp32", and where the target has them "fp16" and "int8".
-        images: Folder of real images for the parity check; scikit-learn's digits if None.
-        calibration_dataset: For int8: a data set as `ssia_zoo.data.DataConfig` takes it.
-        calibration_images: How many of its training images calibrate.
-        image_size: Height and width of the input in pixels; the model's own if None.
-        tolerance: Instead of `TOLERANCE` for this precision.
-        pretrained: Load the model's weights; random ones are of use for measuring speed alone.
+        model: A name, folder or repository, as `ssia_zoo.models.loading.load_model` takes it.
+        out: File to write, with the target's suffix, or an existing folder: the file is then named after the model
+            and, unless it is fp32, the precision.
+        precision: "fp32", or "fp16" and "int8" where the target has them.
+        images: Folder of images for the parity check; scikit-learn's digits if None.
+        calibration_dataset: Data set for int8, as `ssia_zoo.data.DataConfig` takes it.
+        calibration_images: Number of training images for calibration.
+        image_size: Height and width of the input, pixels; the model's own if None.
+        tolerance: Replaces `TOLERANCE` of this precision.
+        pretrained: Load the model's weights; random weights serve to measure speed only.
 
     Raises:
         ConfigError: If an argument is not valid, a package is missing, or `out` cannot be written.
         WeightError: If the model has no weights or they are damaged.
-        ExportError: If the target cannot take the model, or the artefact differs from PyTorch beyond tolerance.
+        ExportError: If the target does not support the model, or the file differs from PyTorch beyond tolerance.
     """
-    script = _script(target, precision)  # a wrong target is told before weights are fetched
+    script = _script(target, precision)  # before weights are downloaded
     if (precision == "int8") != (calibration_dataset is not None):
-        needs = "needs --calibration-dataset, e.g. digits" if precision == "int8" else "takes no --calibration-dataset"
-        raise ConfigError(f"--precision {precision} {needs}")
-    path = _artefact_path(out, model, precision, script.SUFFIX, target)
+        needs = "needs `calibration_dataset`, e.g. digits" if precision == "int8" else "takes no `calibration_dataset`"
+        raise ConfigError(f"`precision` {precision} {needs}")
+    path = _output_path(out, model, precision, script.SUFFIX, target)
     created = _create(model, image_size, pretrained)
     return export_model(
         target,
@@ -134,7 +133,7 @@ def export(
         calibration_images=calibration_images,
         image_size=image_size,
         tolerance=tolerance,
-        weights=_weight_facts(model, created) if pretrained else "random",
+        weights=_describe_weights(model, created) if pretrained else "random",
     )
 
 
@@ -152,12 +151,12 @@ def export_model(
     tolerance: float | None = None,
     weights: Any = "as given",
 ) -> ExportResult:
-    """Export a timm model that exists already; as `export`, and it puts the model into evaluation mode.
+    """Export a timm model instance, like `export`; the model is put into eval mode.
 
     Args:
         target: As in `export`.
-        model: The model.
-        name: How the manifest names it.
+        model: A timm classifier.
+        name: The model's name in the manifest and in errors.
         out: File to write.
         precision: As in `export`.
         images: As in `export`.
@@ -165,7 +164,7 @@ def export_model(
         calibration_images: As in `export`.
         image_size: As in `export`.
         tolerance: As in `export`.
-        weights: What the manifest says of the weights.
+        weights: Description of the weights for the manifest.
 
     Raises:
         ConfigError: As in `export`.
@@ -174,57 +173,60 @@ def export_model(
     script = _script(target, precision)
     limit = TOLERANCE[precision] if tolerance is None else tolerance
     if not 0 < limit < math.inf:
-        raise ConfigError(f"--tolerance is {limit:g}; expected a finite number above 0")
+        raise ConfigError(f"`tolerance` is {limit:g}; expected a finite number above 0")
     model = model.cpu().float().eval()
     config = data_config(model, image_size)
     real = parity_images(config, images, sum(BATCHES))
     expected = reference(model, real, name)
     data = calibration_data(config, calibration_dataset, calibration_images) if calibration_dataset else None
     calibration = [] if data is None else list(batches(data.images, _CALIBRATION_BATCH))
-    with room_beside(out) as room, quiet():
-        path = room / out.name
+    with staging_dir(out) as folder, quiet():
+        path = folder / out.name
         try:
             with torch.no_grad():  # some graphs cannot be decomposed otherwise
                 script.convert(model, torch.from_numpy(real.pixels[:2].copy()), path, precision, calibration)
-        except Exception as error:  # exporters raise every kind
-            raise ExportError(f"{target} cannot take {name}: {_one_line(error)}") from error
+        except Exception as error:  # exporters raise any exception
+            raise ExportError(f"{target} cannot export {name}: {_first_cause(error)}") from error
         try:
             run = script.load(path)
             parity = compare(run, real, expected, BATCHES) | {"tolerance": limit}
             if data is not None:
-                # Of random weights only the agreement says something.
+                # With random weights accuracy says nothing, agreement does.
                 outputs = None if weights == "random" else class_outputs(model, data)
                 parity |= accuracy(model, run, data, outputs)
         except Exception as error:  # so do runtimes
-            raise ExportError(f"{target} cannot run its file of {name}: {_one_line(error)}") from error
+            raise ExportError(f"{target} cannot run the exported file of {name}: {_first_cause(error)}") from error
         if data is None:
-            judge(parity, limit, f"{name} in {target} {precision}")
+            check_parity(parity, limit, f"{name} in {target} {precision}")
         else:
-            judge_accuracy(parity, limit, f"{name} in {target} int8")
+            check_accuracy(parity, limit, f"{name} in {target} int8")
         manifest = {
             "format": "ssia-zoo export 1",
             "target": target,
             "precision": precision,
             "file": out.name,
-            "files": describe_files(room),
+            "files": describe_files(folder),
             "model": public_model(name),
-            "architecture": vanilla_architecture(_architecture(model)),
+            "architecture": vanilla_architecture(str(model.pretrained_cfg["architecture"])),
             "weights": weights,
-            "input": input_contract(config),
+            "input": describe_input(config),
             "output": {"name": "logits", "shape": ["batch", *expected.shape[1:]], "dtype": "float32"},
-            "labels": _labels(model),
+            "labels": read_label_names(model.pretrained_cfg, model.num_classes),
             "parity": parity,
             **script.NOTES,
             "versions": versions(),
         }
         text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-        (room / f"{out.name}.json").write_text(text, encoding="utf-8")
-        move_out(room, out)
+        (folder / f"{out.name}.json").write_text(text, encoding="utf-8")
+        commit_files(folder, out)
     return ExportResult(out, out.with_name(f"{out.name}.json"), manifest)
 
 
 def load_artefact(target: str, path: Path) -> Runner:
-    """A function that runs an exported file in its own runtime: float32 N x channels x height x width to N x classes.
+    """Load an exported file in its runtime.
+
+    Returns:
+        A function from float32 images [N, C, H, W] to logits [N, num_classes].
 
     Raises:
         ConfigError: If the target is unknown or its runtime is not installed.
@@ -232,56 +234,8 @@ def load_artefact(target: str, path: Path) -> Runner:
     return _script(target, "fp32").load(path)
 
 
-def command(
-    target: Annotated[str, tyro.conf.Positional],
-    model: Annotated[str, tyro.conf.Positional],
-    out: Path,
-    precision: Literal["fp32", "fp16", "int8"] = "fp32",
-    images: Path | None = None,
-    calibration_dataset: str | None = None,
-    calibration_images: int = 128,
-    image_size: int | None = None,
-    tolerance: float | None = None,
-    pretrained: bool = True,
-) -> None:
-    """Export a model and check that the file gives what PyTorch gives.
-
-    For example:
-      ssia-zoo export onnx mobilenetv3_small_050_ssia --out m.onnx
-      ssia-zoo export onnx mobilenetv3_small_050_ssia --out m8.onnx --precision int8 --calibration-dataset digits
-      ssia-zoo export torch-export mobilenetv3_small_050_ssia --out m.pt2
-      ssia-zoo export openvino mobilenetv3_small_050_ssia --out m.xml --precision fp16
-      ssia-zoo export executorch mobilenetv3_small_050_ssia --out m.pte
-
-    Args:
-        target: onnx, torch-export, openvino or executorch.
-        model: name such as mobilenetv3_small_050_ssia, any timm name, local-dir:FOLDER or hf-hub:org/name.
-        out: file to write, or an existing folder; a manifest FILE.json is written beside it.
-        precision: fp32; openvino also fp16 (weights) and int8, onnx also int8.
-        images: folder of real images for the check; scikit-learn's digits if not given.
-        calibration_dataset: for int8: Hub id, folder of parquet files, image folder, or digits.
-        calibration_images: images that calibrate.
-        image_size: height and width of the input, pixels; the model's own if not given.
-        tolerance: largest logit error let pass, as a fraction of the largest logit (int8: loss of accuracy, points).
-        pretrained: load weights; --no-pretrained exports random ones, to measure speed.
-    """
-    result = export(
-        target,
-        model,
-        out,
-        precision=precision,
-        images=images,
-        calibration_dataset=calibration_dataset,
-        calibration_images=calibration_images,
-        image_size=image_size,
-        tolerance=tolerance,
-        pretrained=pretrained,
-    )
-    print(summary(result))
-
-
 def summary(result: ExportResult) -> str:
-    """One line on an export: file, size, and how near it comes to PyTorch."""
+    """Describe an export in one line: file, size, and the error against PyTorch."""
     parity = result.manifest["parity"]
     size = sum(file["bytes"] for file in result.manifest["files"].values())
     line = f"{result.path}: {size / 1e6:.2f} MB, largest logit error {parity['max_abs_error']:.2g}"
@@ -289,40 +243,19 @@ def summary(result: ExportResult) -> str:
         line += f", top-1 {parity['accuracy']:.2f} % (fp32 {parity['accuracy_fp32']:.2f} %)"
     elif "agreement" in parity:
         line += f", same top-1 as fp32 on {parity['agreement']:.2f} %"
-    return f"{line}, checked on {parity['images']} of {parity['source']}"
-
-
-def main(target: str, args: Sequence[str] | None = None) -> int:
-    """The command line of one target's script.
-
-    Returns:
-        Exit status: 0 done, 1 failed with a message (2, a wrong flag, exits at once).
-    """
-    arguments = [target, *(sys.argv[1:] if args is None else args)]
-    try:
-        tyro.cli(command, args=arguments)
-    except SSIAZooError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-# --- The script, the model, the files ---------------------------------------------------------------------------------
+    return f"{line}, checked on {parity['images']} images of {parity['source']}"
 
 
 def _script(target: str, precision: str) -> _Script:
+    """Load a target's script and check that it can run here."""
     if target not in TARGETS:
-        near = get_close_matches(target, TARGETS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{target!r} is no target; expected one of {', '.join(TARGETS)}{hint}")
+        hint = did_you_mean(target, TARGETS, f"expected one of {', '.join(TARGETS)}", most=1)
+        raise ConfigError(f"unknown export target {target!r}; {hint}")
     script = _load_script(target)
     if precision not in script.PRECISIONS:
-        raise ConfigError(f"--precision {precision}: {target} has {', '.join(script.PRECISIONS)}; choose one of them")
+        raise ConfigError(f"`precision` is {precision}; {target} has {', '.join(script.PRECISIONS)}")
     packages = (*script.PACKAGES, *(getattr(script, "PACKAGES_INT8", ()) if precision == "int8" else ()))
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        extra = "executorch" if target == "executorch" else "'.[export]' in a clone of SSIA Zoo"
-        raise ConfigError(f"{target} needs {', '.join(missing)}, which is not installed; run: pip install {extra}")
+    require_packages(target, packages, "executorch" if target == "executorch" else "'ssia-zoo[export]'")
     return script
 
 
@@ -339,37 +272,24 @@ def _load_script(target: str) -> _Script:
 
 def _create(name: str, image_size: int | None, pretrained: bool) -> Any:
     if image_size is not None and image_size < 1:
-        raise ConfigError(f"--image-size is {image_size}; expected at least 1 pixel")
-    try:
-        model = load_model(name, pretrained=pretrained)
-        if image_size is not None and model.pretrained_cfg.get("fixed_input_size"):
-            model = load_model(name, pretrained=pretrained, img_size=image_size)
-    except WeightError as error:
-        hint = "; --no-pretrained exports it with random weights" if pretrained else ""
-        raise WeightError(f"{error}{hint}") from error
+        raise ConfigError(f"`image_size` is {image_size}; expected at least 1 pixel")
+    model = load_model(name, pretrained=pretrained)
+    if image_size is not None and model.pretrained_cfg.get("fixed_input_size"):
+        model = load_model(name, pretrained=pretrained, img_size=image_size)
     return model
 
 
-def _artefact_path(out: Path, model: str, precision: str, suffix: str, target: str) -> Path:
+def _output_path(out: Path, model: str, precision: str, suffix: str, target: str) -> Path:
     out = Path(out)
     if out.is_dir():
         stem = public_model(model).split(":", 1)[-1].rsplit("/", 1)[-1]
         return out / f"{stem}{'' if precision == 'fp32' else f'_{precision}'}{suffix}"
     if out.suffix != suffix:
-        raise ConfigError(f"--out {out}: {target} writes {suffix} files; expected such a name or an existing folder")
+        raise ConfigError(f"`out` is {out}; expected a name ending in {suffix} for {target}, or an existing folder")
     return out
 
 
-def _architecture(model: Any) -> str:
-    return str(model.pretrained_cfg["architecture"])
-
-
-def _labels(model: Any) -> list[str] | None:
-    names = read_label_names(model.pretrained_cfg, model.num_classes)
-    return None if names is None else list(names)
-
-
-def _weight_facts(name: str, model: Any) -> dict[str, Any]:
+def _describe_weights(name: str, model: Any) -> dict[str, Any]:
     cfg = model.pretrained_cfg
     facts = {key: cfg.get(key) for key in ("tag", "hf_hub_id", "license")}
     if (published := published_weight(name)) is not None:
@@ -379,9 +299,8 @@ def _weight_facts(name: str, model: Any) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value}
 
 
-def _one_line(error: BaseException) -> str:
-    """The first cause, which says more than the exporters' advice around it, without colours and line ends."""
+def _first_cause(error: BaseException) -> str:
+    """Return the text of the exception that started a chain; exporters wrap it in general advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
+    return one_line(error, _REASON_LIMIT)

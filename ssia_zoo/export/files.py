@@ -1,61 +1,62 @@
-"""What an export writes: files that appear whole or not at all, and the manifest that says how to use them."""
+"""Write exported files all or none, and describe them for the manifest."""
 
 from __future__ import annotations
 
 import logging
 import os
-import platform
-import tempfile
+import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.hub import file_sha256
 
-_PACKAGES = ("ssia-zoo", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "executorch")
 _CHATTY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "nncf", "root")
 
 
 @contextmanager
-def room_beside(out: Path) -> Iterator[Path]:
-    """A hidden folder beside the artefact, which goes whatever happens: what is whole is renamed out of it.
+def staging_dir(out: Path) -> Iterator[Path]:
+    """Yield a hidden temporary folder beside `out`; `commit_files` moves the finished files out of it.
 
     Raises:
         ConfigError: If the folder cannot be written.
     """
-    try:
-        made = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
-    with made as room:
-        yield Path(room)
+    folder = out.with_name(f".{out.name}-{uuid4().hex[:8]}")
+    try:  # named beforehand, unlike tempfile's folders, so that a signal right after mkdir leaves nothing
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise ConfigError(f"`out` is {out}: cannot be written ({error.strerror}); choose another folder") from error
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def move_out(room: Path, out: Path) -> None:
-    """Give the files their names; the artefact last, so that it never stands there incomplete.
+def commit_files(folder: Path, out: Path) -> None:
+    """Move all files of `folder` beside `out`, `out` itself last, so that it never exists without the others.
 
     Raises:
-        ConfigError: If a name is taken by a folder, or cannot be written.
+        ConfigError: If a file cannot be written, or a folder has its name.
     """
-    taken = [file.name for file in room.iterdir() if out.with_name(file.name).is_dir()]
+    taken = [file.name for file in folder.iterdir() if out.with_name(file.name).is_dir()]
     if taken:
-        raise ConfigError(f"--out {out}: {taken[0]} is a folder there; name another")
+        raise ConfigError(f"`out` is {out}, but {out.with_name(taken[0])} is a folder; choose another name")
     try:
-        for file in sorted(room.iterdir(), key=lambda file: file.name == out.name):
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == out.name):
             os.replace(file, out.with_name(file.name))
     except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); name another") from error
+        raise ConfigError(f"`out` is {out}: cannot be written ({error.strerror}); choose another name") from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the exporters' chatter from the user; their errors come as exceptions."""
+    """Hide the exporters' warnings and log; their errors still arrive as exceptions."""
     loggers = [logging.getLogger(name) for name in _CHATTY]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -69,11 +70,11 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def input_contract(config: dict[str, Any]) -> dict[str, Any]:
-    """How an image becomes the file's input, in terms that need no timm.
+def describe_input(config: dict[str, Any]) -> dict[str, Any]:
+    """Describe how an image becomes the model's input, in terms that do not need timm.
 
     Args:
-        config: As timm.data.resolve_model_data_config gives it.
+        config: As returned by timm.data.resolve_model_data_config.
     """
     channels, height, width = config["input_size"]
     return {
@@ -93,9 +94,9 @@ def input_contract(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resize(config: dict[str, Any]) -> dict[str, int] | None:
-    """What comes before the centre crop, in transformers' terms; None for what they cannot say.
+    """Return the resize before the center crop as transformers writes it, or None where it has no equivalent.
 
-    That is a frame around the image ("border"), and an input that is not square and keeps the image's proportions.
+    It has none for `crop_mode` "border", nor for an input that is not square unless `crop_mode` is "squash".
     """
     height, width = (int(np.floor(side / config["crop_pct"])) for side in config["input_size"][1:])
     if config["crop_mode"] == "squash":
@@ -104,16 +105,5 @@ def _resize(config: dict[str, Any]) -> dict[str, int] | None:
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of every file in a folder."""
+    """Return the size and sha256 of every file in a folder."""
     return {file.name: {"bytes": file.stat().st_size, "sha256": file_sha256(file)} for file in sorted(folder.iterdir())}
-
-
-def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
-    """Versions of what is installed of the packages that take part, and of Python."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

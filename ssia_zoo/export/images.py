@@ -1,4 +1,4 @@
-"""Real images for an export: to compare the runtimes on, to calibrate int8 with, and to measure what int8 costs."""
+"""Load real images for an export: for the parity check, for int8 calibration and for int8 accuracy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ssia_zoo.data.decode import decode_rgb
 from ssia_zoo.data.image_types import image_suffixes, suffix_of
 from ssia_zoo.data.preprocessing import Preprocessing, model_preprocessing
 from ssia_zoo.data.splits import subset
-from ssia_zoo.errors import ConfigError, DataError
+from ssia_zoo.errors import ConfigError, DataError, one_line
 from ssia_zoo.models.saving import public_name
 
 _ACCURACY_IMAGES = 1000
@@ -27,7 +27,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class RealImages:
-    """Preprocessed images, N x channels x height x width, and what to call each."""
+    """Preprocessed images [N, C, H, W] with their names."""
 
     pixels: Array
     names: list[str]
@@ -36,7 +36,7 @@ class RealImages:
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Training images to calibrate with, and labelled ones of the evaluation split to judge by."""
+    """Training images for calibration, and labelled evaluation images for measuring accuracy."""
 
     images: Array
     eval_images: Array
@@ -46,7 +46,12 @@ class CalibrationData:
 
 
 def data_config(model: Any, image_size: int | None) -> dict[str, Any]:
-    """A model's preprocessing, as `Preprocessing` has it: input_size, mean, std, interpolation, crop_pct, crop_mode."""
+    """Return a model's preprocessing as a dict of `Preprocessing`'s fields.
+
+    Args:
+        model: A timm model.
+        image_size: Height and width of the input, pixels; the model's own if None.
+    """
     config = asdict(model_preprocessing(model))
     if image_size is not None:
         config["input_size"] = (config["input_size"][0], image_size, image_size)
@@ -54,10 +59,10 @@ def data_config(model: Any, image_size: int | None) -> dict[str, Any]:
 
 
 def parity_images(config: dict[str, Any], folder: Path | None, count: int) -> RealImages:
-    """Preprocess `count` images of a folder, repeating them if there are fewer; scikit-learn's digits if it is None.
+    """Preprocess `count` images of a folder, repeated if there are fewer; scikit-learn's digits if it is None.
 
     Raises:
-        ConfigError: If there is no such folder, or no image in it that can be read.
+        ConfigError: If the folder does not exist or has no readable image.
     """
     found = _digit_images(count) if folder is None else _folder_images(folder, count)
     names = [name for name, _ in found]
@@ -68,14 +73,14 @@ def parity_images(config: dict[str, Any], folder: Path | None, count: int) -> Re
 
 
 def calibration_data(config: dict[str, Any], dataset: str, count: int) -> CalibrationData:
-    """Preprocess `count` training images and up to 1000 of the evaluation split.
+    """Preprocess `count` training images and at most 1000 images of the evaluation split.
 
     Raises:
-        ConfigError: If the number is below 1.
+        ConfigError: If `count` is below 1.
         DataError: If the data set cannot be read.
     """
     if count < 1:
-        raise ConfigError(f"--calibration-images is {count}; expected at least 1")
+        raise ConfigError(f"`calibration_images` is {count}; expected at least 1")
     data = load_image_data(DataConfig(dataset, max_eval_images=_ACCURACY_IMAGES))
     parts = []
     splits: tuple[tuple[str, Any], ...] = (("train", subset(data.train, count)), (data.eval_name, data.eval))
@@ -83,16 +88,16 @@ def calibration_data(config: dict[str, Any], dataset: str, count: int) -> Calibr
         try:
             stored = rows.cast_column(data.image_column, datasets.Image(decode=False))
             images = [decode_rgb(value) for value in stored[data.image_column]]
-        except Exception as error:  # decoders raise whatever they like on damaged files
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(f"an image of {name} of {dataset} cannot be decoded: {reason}; mend it") from error
+        except Exception as error:  # decoders raise any exception on damaged files
+            reason = one_line(error, 200)
+            raise DataError(f"cannot decode an image of {name} of {dataset}: {reason}; repair the data set") from error
         parts.append(_preprocess(config, images))
     labels = np.asarray(data.eval[data.label_column], dtype=np.int64)
     return CalibrationData(parts[0], parts[1], labels, list(data.label_names), public_name(dataset))
 
 
 def batches(images: Array, size: int) -> Iterator[Array]:
-    """Consecutive batches; the last may be short."""
+    """Yield consecutive batches; the last one may be smaller."""
     for start in range(0, len(images), size):
         yield images[start : start + size]
 
@@ -104,23 +109,23 @@ def _digit_images(count: int) -> list[tuple[str, PIL.Image.Image]]:
 
 def _folder_images(folder: Path, count: int) -> list[tuple[str, PIL.Image.Image]]:
     if not folder.is_dir():
-        raise ConfigError(f"--images {folder}: is no folder; expected one with images")
+        raise ConfigError(f"`images` is {folder}, which is not a folder; expected a folder of images")
     suffixes = image_suffixes()
     files = sorted(path for path in folder.rglob("*") if suffix_of(path.name) in suffixes and path.is_file())[:count]
     if not files:
-        raise ConfigError(f"--images {folder}: has no image; expected JPEG, PNG or whatever else Pillow reads")
+        raise ConfigError(f"`images` is {folder}, which has no images; expected files that Pillow reads: JPEG, PNG, …")
     found = []
     for file in files:
         try:
             found.append((str(file.relative_to(folder)), decode_rgb({"path": str(file), "bytes": None})))
-        except Exception as error:  # decoders raise whatever they like on damaged files
-            raise ConfigError(f"{file} cannot be decoded: {' '.join(str(error).split())[:200]}; remove it") from error
+        except Exception as error:  # decoders raise any exception on damaged files
+            raise ConfigError(f"cannot decode {file}: {one_line(error, 200)}; remove it") from error
     return found
 
 
 def _preprocess(config: dict[str, Any], images: list[PIL.Image.Image]) -> Array:
     if config["input_size"][0] != 3:
-        raise ConfigError(f"the model takes {config['input_size'][0]} channels; exports are made of RGB models alone")
+        raise ConfigError(f"the model has {config['input_size'][0]} input channels; only RGB models can be exported")
     transform = Preprocessing(**config).transform()
     stacked: Array = np.stack([transform(image).numpy() for image in images])
     return stacked

@@ -1,4 +1,4 @@
-"""ONNX files in a publishable folder, where transformers.js and optimum look for them."""
+"""Add ONNX files to a publishable folder, where transformers.js and Optimum look for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssia_zoo.hub.folder import ONNX_FILES, check_folder
 
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 _JAVASCRIPT_TYPE = "resnet"
-"""transformers.js has no type for timm's models and runs every image classifier alike; it knows this one."""
+"""transformers.js has no type for timm models; it runs all types of image classifiers alike, so any known one works."""
 
 
 def add_onnx(
@@ -26,58 +26,58 @@ def add_onnx(
     images: Path | None = None,
     tolerance: float | None = None,
 ) -> list[str]:
-    """Export a publishable folder's model into it: parity is checked first, and a failure leaves nothing new.
+    """Export the model of a publishable folder to ONNX, inside the folder; a failure leaves the folder unchanged.
 
-    Writes onnx/model.onnx, with a data set to calibrate on onnx/model_quantized.onnx, and what transformers.js needs
-    beside them: preprocessor_config.json and onnx/config.json. config.json stays as it is: the `model_type` that
-    transformers.js wants there would stop transformers in Python from seeing a timm model.
+    Writes onnx/model.onnx, onnx/model_quantized.onnx if there is a data set for calibration, and for transformers.js
+    preprocessor_config.json and onnx/config.json. config.json is not changed: with the `model_type` that
+    transformers.js needs, transformers in Python would no longer recognise a timm model.
 
     Args:
         folder: A publishable folder.
-        calibration_dataset: Data set for int8, as `ssia_zoo.data.DataConfig` takes it; nothing is quantised if None.
-        calibration_images: How many of its training images calibrate.
-        images: Folder of real images for the parity check; scikit-learn's digits if None.
-        tolerance: Instead of the exporter's own, for the float32 file.
+        calibration_dataset: Data set for int8, as `ssia_zoo.data.DataConfig` takes it; no int8 file if None.
+        calibration_images: Number of training images for calibration.
+        images: Folder of images for the parity check; scikit-learn's digits if None.
+        tolerance: Replaces the exporter's tolerance for float32.
 
     Returns:
-        The added files, relative to the folder: what `ssia_zoo.hub.publish(..., extra=...)` takes.
+        The added files, relative to the folder, for `ssia_zoo.hub.publish(..., extra=...)`.
 
     Raises:
-        WeightError: If the folder is not fit to be published.
-        ConfigError: If the folder cannot be written, or the preprocessing cannot be told to transformers.js.
-        ExportError: If the files would differ from PyTorch beyond tolerance.
+        WeightError: If the folder cannot be published as it is.
+        ConfigError: If the folder cannot be written, or transformers.js has no equivalent of the preprocessing.
+        ExportError: If a file differs from PyTorch beyond tolerance.
     """
     folder = Path(folder)
     check_folder(folder)
     name, target = f"local-dir:{folder}", folder / "onnx"
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx-") as made:
-            room = Path(made)
-            result = export("onnx", name, room / "model.onnx", images=images, tolerance=tolerance)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx-") as temporary:
+            staging = Path(temporary)
+            result = export("onnx", name, staging / "model.onnx", images=images, tolerance=tolerance)
             if calibration_dataset is not None:
                 export(
                     "onnx",
                     name,
-                    room / "model_quantized.onnx",
+                    staging / "model_quantized.onnx",
                     precision="int8",
                     images=images,
                     calibration_dataset=calibration_dataset,
                     calibration_images=calibration_images,
                 )
-            _write(room / "config.json", _javascript_config(result.manifest))
-            _write(room / "preprocessor_config.json", _preprocessor(result.manifest["input"]))
-            return _move(room, folder, target)
+            _write(staging / "config.json", _javascript_config(result.manifest))
+            _write(staging / "preprocessor_config.json", _preprocessor(result.manifest["input"]))
+            return _commit(staging, folder, target)
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be written ({error.strerror}); correct its rights or free space") from error
+        raise ConfigError(f"cannot write {folder} ({error.strerror}); check permissions and free space") from error
 
 
-def _move(room: Path, folder: Path, target: Path) -> list[str]:
-    """Give complete files their names; returns them, relative to the folder."""
+def _commit(staging: Path, folder: Path, target: Path) -> list[str]:
+    """Move finished files into the folder; return their names relative to it."""
     fresh = not target.exists()
     target.mkdir(exist_ok=True)
     added = []
     try:
-        for file in sorted(room.iterdir()):
+        for file in sorted(staging.iterdir()):
             place = folder if file.name == "preprocessor_config.json" else target
             os.replace(file, place / file.name)
             added.append((place / file.name).relative_to(folder).as_posix())
@@ -88,26 +88,26 @@ def _move(room: Path, folder: Path, target: Path) -> list[str]:
     return [file for file in ONNX_FILES if file in added]
 
 
-def _preprocessor(contract: dict[str, Any]) -> dict[str, Any]:
-    """In transformers' terms, Python's and JavaScript's: both know this type, and it does what is said here."""
-    _, _, height, width = contract["shape"]
-    if contract["resize"] is None:
+def _preprocessor(preprocessing: dict[str, Any]) -> dict[str, Any]:
+    """Describe the preprocessing for transformers, both in Python and in JavaScript."""
+    _, _, height, width = preprocessing["shape"]
+    if preprocessing["resize"] is None:
         raise ConfigError(
-            f"transformers.js cannot resize to {height} x {width} pixels by crop_mode {contract['crop_mode']!r}; "
-            "publish without ONNX"
+            f"transformers.js cannot resize to {height} x {width} pixels with crop_mode "
+            f"{preprocessing['crop_mode']!r}; publish without ONNX"
         )
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
-        "size": contract["resize"],
-        "resample": _RESAMPLE[contract["interpolation"]],
+        "size": preprocessing["resize"],
+        "resample": _RESAMPLE[preprocessing["interpolation"]],
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": contract["mean"],
-        "image_std": contract["std"],
+        "image_mean": preprocessing["mean"],
+        "image_std": preprocessing["std"],
     }
 
 

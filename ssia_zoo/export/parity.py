@@ -1,4 +1,4 @@
-"""Whether an exported file gives what PyTorch gives: logits and top-1 on real images, accuracy if it is quantised."""
+"""Compare an exported file with PyTorch on real images: logits and top-1, and accuracy for int8."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from ssia_zoo.errors import ClassesError, ConfigError, ExportError
-from ssia_zoo.export.images import CalibrationData, RealImages, batches
+from ssia_zoo.errors import ClassesError, ConfigError, ExportError, one_line
+from ssia_zoo.export.images import Array, CalibrationData, RealImages, batches
 from ssia_zoo.models.label_names import match_model
 
-Array = npt.NDArray[np.float32]
 Runner = Callable[[Array], Array]
+"""Runs an exported file: float32 images [N, C, H, W] to logits [N, num_classes]."""
 
 _log = logging.getLogger(__name__)
 
@@ -24,28 +23,28 @@ _EVAL_BATCH = 32
 
 
 def reference(model: nn.Module, real: RealImages, name: str) -> Array:
-    """PyTorch's logits.
+    """Compute PyTorch's logits.
 
     Raises:
         ConfigError: If the model does not take images of this size.
-        ExportError: If its output is not one finite row a image.
+        ExportError: If a logit is NaN or infinite.
     """
     size = " x ".join(str(side) for side in real.pixels.shape[2:])
     try:
         output = forward(model, real.pixels)
-    except Exception as error:  # models raise every kind
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ConfigError(f"{name} does not take images of {size} pixels: {reason}; change --image-size") from error
+    except Exception as error:  # models raise any exception
+        reason = one_line(error, 200)
+        raise ConfigError(f"{name} does not take images of {size} pixels: {reason}; change `image_size`") from error
     if not np.isfinite(output).all():
-        raise ExportError(f"{name} gives NaN or infinite logits on {real.source}; there is nothing to compare with")
+        raise ExportError(f"{name} gives NaN or infinite logits on {real.source}, so parity cannot be checked")
     return output
 
 
 def forward(model: nn.Module, images: Array) -> Array:
-    """PyTorch's output on a few images at a time.
+    """Run a model in batches.
 
     Raises:
-        TypeError: If it is not a tensor.
+        TypeError: If the output is not a tensor.
     """
     parts = []
     with torch.inference_mode():
@@ -59,11 +58,11 @@ def forward(model: nn.Module, images: Array) -> Array:
 
 
 def compare(run: Runner, real: RealImages, expected: Array, sizes: Sequence[int]) -> dict[str, Any]:
-    """Run the file on batches of these sizes and compare with PyTorch, image by image.
+    """Run the file in batches of these sizes and compare its logits with PyTorch's, image by image.
 
     Returns:
-        "images", "source", "batches"; "max_abs_error" of any logit, "max_abs_logit", "top1_agreement" (0 to 1),
-        and "worst_image" with its error.
+        "images", "source", "batches"; "max_abs_error" (of any logit), "max_abs_logit", "top1_agreement" (0 to 1),
+        and "worst_image", the image with the largest error.
     """
     parts, start = [], 0
     for size in sizes:
@@ -78,7 +77,7 @@ def compare(run: Runner, real: RealImages, expected: Array, sizes: Sequence[int]
     top, top_expected = flat.argmax(axis=1), flat_expected.argmax(axis=1)
     rows = np.arange(len(got))
     margin = flat_expected[rows, top_expected] - flat_expected[rows, top]
-    # A class that PyTorch itself holds for as good, to within the error there, is no other answer.
+    # Two classes that PyTorch itself separates by less than the numerical error count as a tie.
     other = (top != top_expected) & (margin > 2 * error)
     worst = int(np.argmax(error))
     return {
@@ -92,30 +91,30 @@ def compare(run: Runner, real: RealImages, expected: Array, sizes: Sequence[int]
     }
 
 
-def judge(parity: dict[str, Any], tolerance: float, what: str) -> None:
-    """Raise if logits differ by more than `tolerance` x max(1, largest logit), or an image gets another class.
+def check_parity(parity: dict[str, Any], tolerance: float, what: str) -> None:
+    """Check that no logit differs by more than `tolerance` x max(1, largest logit) and that top-1 is the same.
 
     Raises:
-        ExportError: Names the worst image.
+        ExportError: If the check fails; names the worst image.
     """
     allowed = tolerance * max(1.0, parity["max_abs_logit"])
     if not parity["max_abs_error"] <= allowed:
         raise ExportError(
-            f"{what} differs from PyTorch by {parity['max_abs_error']:.3g} in a logit of {parity['worst_image']}, "
-            f"allowed is {allowed:.3g}; nothing was written: try another precision, or raise --tolerance"
+            f"{what} differs from PyTorch by {parity['max_abs_error']:.3g} in a logit of {parity['worst_image']} "
+            f"(allowed: {allowed:.3g}); no file was written: try another precision, or raise `tolerance`"
         )
     if parity["top1_agreement"] < 1:
         raise ExportError(
-            f"{what} gives another top-1 than PyTorch, worst on {parity['worst_image']}; nothing was written: "
-            "try another precision"
+            f"{what} predicts another class than PyTorch, with the largest error on {parity['worst_image']}; "
+            "no file was written: try another precision"
         )
 
 
 def class_outputs(model: Any, data: CalibrationData) -> list[int] | None:
-    """For each class of the data the model's output, by name; None if the data cannot tell how accurate the model is.
+    """Return the model's output for each class of the data, matched by name.
 
-    Any images calibrate. So data of other classes, or classes without names, are no error: a warning says that the
-    accuracy is not measured.
+    Any images can calibrate, so classes that do not match are not an error: the result is None, and a warning says
+    that accuracy is not measured.
     """
     used = set(data.eval_labels.tolist())
     try:
@@ -127,9 +126,13 @@ def class_outputs(model: Any, data: CalibrationData) -> list[int] | None:
 
 
 def accuracy(model: nn.Module, run: Runner, data: CalibrationData, outputs: Sequence[int] | None) -> dict[str, Any]:
-    """Accuracy of PyTorch and of the file, in percent, on the evaluation split; how often they agree, in percent.
+    """Measure how often the file agrees with PyTorch on the evaluation split, and the accuracy of both, in percent.
 
-    The accuracies are left out if `outputs`, which `class_outputs` gives, is None.
+    Args:
+        model: The model.
+        run: Runs the file.
+        data: The evaluation images.
+        outputs: As returned by `class_outputs`; accuracy is left out if None.
     """
     logits = forward(model, data.eval_images)
     logits_got = np.concatenate([run(batch) for batch in batches(data.eval_images, _EVAL_BATCH)])
@@ -147,11 +150,11 @@ def accuracy(model: nn.Module, run: Runner, data: CalibrationData, outputs: Sequ
     return result
 
 
-def judge_accuracy(parity: dict[str, Any], tolerance: float, what: str) -> None:
-    """Raise if accuracy (or agreement, where there are no labels) falls by more than `tolerance` percentage points.
+def check_accuracy(parity: dict[str, Any], tolerance: float, what: str) -> None:
+    """Check that accuracy falls by at most `tolerance` percentage points, or agreement where accuracy is unknown.
 
     Raises:
-        ExportError: Says by how much, and names the image whose logits moved most.
+        ExportError: If the check fails; names the image with the largest logit error.
     """
     if "accuracy" in parity:
         loss, measure = parity["accuracy_fp32"] - parity["accuracy"], "top-1"
@@ -159,7 +162,7 @@ def judge_accuracy(parity: dict[str, Any], tolerance: float, what: str) -> None:
         loss, measure = 100 - parity["agreement"], "agreement with float32"
     if not loss <= tolerance:
         raise ExportError(
-            f"{what} loses {loss:.1f} points of {measure} on {parity['calibration_dataset']}, allowed are "
-            f"{tolerance:g}; logits moved most on {parity['worst_image']}; nothing was written: calibrate with more "
-            "images, keep fp32, or raise --tolerance"
+            f"{what} loses {loss:.1f} points of {measure} on {parity['calibration_dataset']} (allowed: {tolerance:g}); "
+            f"the largest logit error is on {parity['worst_image']}; no file was written: calibrate with more images, "
+            "use fp32, or raise `tolerance`"
         )

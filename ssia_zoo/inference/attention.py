@@ -1,8 +1,7 @@
-"""Pictures of where a network's stages look."""
+"""Compute and draw the spatial attention of a model's stages."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import torch
-from matplotlib.figure import Figure
 
+from ssia_zoo.figures import new_figure
+from ssia_zoo.files import atomic_write
 from ssia_zoo.loss.ssia import spatial_attention
 from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices
 
@@ -20,14 +20,14 @@ AttentionMap = npt.NDArray[np.float32]
 
 @torch.inference_mode()
 def stage_attention(model: TimmModel, images: torch.Tensor) -> list[AttentionMap]:
-    """Where each stage of a model is active.
+    """Compute where each stage of a model is active.
 
     Args:
         model: A timm classifier.
-        images: Normalised images [B, 3, H, W].
+        images: Normalized images [B, 3, H, W].
 
     Returns:
-        One array [B, h, w] a stage, lowest first; each image's map sums to 1 (see `ssia.spatial_attention`).
+        One array [B, h, w] per stage, lowest first; each image's map sums to 1 (see `ssia.spatial_attention`).
     """
     with evaluating(model):
         _, features = forward_stages(model, images, stage_indices(model))
@@ -40,16 +40,16 @@ def stage_attention(model: TimmModel, images: torch.Tensor) -> list[AttentionMap
 def draw_attention(
     images: Sequence[PIL.Image.Image], models: dict[str, list[AttentionMap]], titles: Sequence[str], path: Path
 ) -> None:
-    """Draw stage attention maps of several models side by side, an image a row.
+    """Draw the stage attention maps of several models side by side, one row per image.
 
     Args:
         images: The images, in the order of the maps.
-        models: Maps of each model, as given by `stage_attention`, by the name that the picture shows.
-        titles: What to write beside each image.
+        models: Maps from `stage_attention`, by the model's name in the figure.
+        titles: One title per image.
         path: PNG to write.
     """
     stages = [(name, i, maps) for name, per_stage in models.items() for i, maps in enumerate(per_stage)]
-    figure = Figure(figsize=(1.3 * (len(stages) + 1), 1.45 * len(images) + 0.6), layout="constrained")
+    figure = new_figure(1.3 * (len(stages) + 1), 1.45 * len(images) + 0.6)
     axes = figure.subplots(len(images), len(stages) + 1, squeeze=False)
     for row, (image, title) in enumerate(zip(images, titles, strict=True)):
         axes[row][0].imshow(image, cmap="gray" if image.mode == "L" else None)
@@ -61,7 +61,6 @@ def draw_attention(
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     axes[0][0].set_title("input", fontsize=8)
-    figure.suptitle("stage attention: where the energy of each stage's map lies (bright = high)", fontsize=9)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    figure.suptitle("stage attention: share of the activation energy at each position (bright = high)", fontsize=9)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

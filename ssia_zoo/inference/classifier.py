@@ -1,4 +1,4 @@
-"""What a classifier says of image files: found, decoded, prepared as the model asks, in batches."""
+"""Classify image files in batches, with the model's own preprocessing."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 from ssia_zoo.data.decode import decode_rgb
 from ssia_zoo.data.image_types import image_suffixes, suffix_of
 from ssia_zoo.data.preprocessing import model_preprocessing
-from ssia_zoo.errors import ConfigError, DataError
+from ssia_zoo.errors import ConfigError, DataError, one_line
 from ssia_zoo.models.features import TimmModel, evaluating
 from ssia_zoo.models.label_names import imagenet_names, read_label_names
 
 Skip = Callable[[Path, str], None]
-"""Told of a path that cannot be used, and why, in one line."""
+"""Called with each path that is skipped and the reason, in one line."""
 
 
 @dataclass(frozen=True)
 class Guess:
-    """One class that a model takes an image for."""
+    """A class that a model predicts for an image."""
 
     index: int
     label: str
@@ -38,25 +38,25 @@ class Prediction:
 
 
 def find_images(paths: Sequence[Path], skip: Skip) -> list[Path]:
-    """List image files: a file as it is named, a folder's images of all its levels, sorted by path.
+    """List image files: files as given, and the images in folders, recursively and sorted by path.
 
-    Hidden files and folders inside a folder are left out; a file that is named twice is listed once.
+    Hidden files and folders inside a folder are left out; a file given twice is listed once.
 
     Args:
         paths: Files and folders.
-        skip: Told of a path that is missing, and of a folder without images.
+        skip: Called for a path that does not exist and for a folder without images.
     """
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if _is_image(file, path))
             if not inside:
-                skip(path, f"holds no image; looked for {' '.join(sorted(image_suffixes()))}")
+                skip(path, f"contains no images; looked for {' '.join(sorted(image_suffixes()))}")
             found |= dict.fromkeys(inside)
         elif path.is_file():
             found[path] = None
         else:
-            skip(path, "there is no such file or folder")
+            skip(path, "no such file or folder")
     return list(found)
 
 
@@ -66,31 +66,34 @@ def _is_image(file: Path, folder: Path) -> bool:
 
 
 def read_image(path: Path) -> PIL.Image.Image:
-    """Decode a file of any mode (grey, palette, CMYK, 16 bits, turned by EXIF) to 8-bit RGB, upright.
+    """Decode an image of any mode (grey, palette, CMYK, 16 bits) to 8-bit RGB, rotated as its EXIF data says.
 
     Raises:
-        DataError: If it cannot be read or is no image; the message does not name the path.
+        DataError: If the file cannot be read or is not an image; the message does not name the path.
     """
     try:
         return decode_rgb({"path": None, "bytes": path.read_bytes()})
     except OSError as error:
-        reason = "is not an image, or damaged" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
+        reason = "not an image, or damaged" if isinstance(error, PIL.UnidentifiedImageError) else one_line(error, 200)
         raise DataError(f"cannot be read: {error.strerror or reason}") from error
-    except Exception as error:  # decoders raise whatever they like on damaged files
-        raise DataError(f"cannot be decoded: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
+    except Exception as error:  # decoders raise any exception on damaged files
+        raise DataError(f"cannot be decoded: {one_line(error, 200)}") from error
 
 
 class Classifier:
-    """A timm classifier with its own preprocessing and its classes' names."""
+    """A timm classifier with its preprocessing and class names."""
 
     def __init__(self, model: TimmModel) -> None:
-        """Take a model that `timm.create_model(..., pretrained=True)` made; it is put into eval mode.
+        """Put a model into eval mode, on the GPU if there is one.
+
+        Args:
+            model: A timm classifier, as `timm.create_model(..., pretrained=True)` returns it.
 
         Raises:
-            ConfigError: If it is no classifier of RGB or grey images.
+            ConfigError: If it is not a classifier of RGB or grey images.
         """
         if getattr(model, "num_classes", 0) < 1:
-            raise ConfigError(f"{type(model).__name__} has no classifier (num_classes=0); name a model with classes")
+            raise ConfigError(f"{type(model).__name__} has no classifier (num_classes=0); choose a model with classes")
         preprocessing = model_preprocessing(model)
         self._transform = preprocessing.transform()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -100,19 +103,19 @@ class Classifier:
         self.labels = label_names(model)
 
     def prepare(self, image: PIL.Image.Image) -> torch.Tensor:
-        """Turn an RGB image into the model's input [3, H, W], or [1, H, W] of grey, normalised, on the CPU."""
+        """Transform an RGB image to the model's normalized input [3, H, W], or [1, H, W] for grey, on the CPU."""
         tensor: torch.Tensor = self._transform(image)
         return tensor
 
     @torch.inference_mode()
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """Softmax of the logits: inputs [B, C, H, W] to [B, num_classes], float32 on the CPU."""
+        """Return the softmax of the logits: inputs [B, C, H, W] to [B, num_classes], float32 on the CPU."""
         with evaluating(self.model):
             logits: torch.Tensor = self.model(images.to(self.device))
         return logits.float().softmax(dim=1).cpu()
 
     def guesses(self, probabilities: torch.Tensor, top: int) -> tuple[Guess, ...]:
-        """The `top` most probable classes (all if there are fewer) of one image's probabilities [num_classes]."""
+        """Return the `top` most probable classes of one image, or all if there are fewer, from [num_classes]."""
         values, indices = probabilities.topk(min(top, len(probabilities)))
         return tuple(
             Guess(index, self.labels[index], value)
@@ -120,20 +123,20 @@ class Classifier:
         )
 
     def predict(self, paths: Sequence[Path], skip: Skip, *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
-        """Classify files in their order, a batch at a time.
+        """Classify files in order, in batches.
 
         Args:
             paths: Image files.
-            skip: Told of a file that cannot be read; the others go on.
-            top: Classes an image, at least 1.
-            batch_size: Images per step, at least 1.
+            skip: Called for a file that cannot be read.
+            top: Number of classes per image, at least 1.
+            batch_size: Images per batch, at least 1.
 
         Raises:
             ConfigError: If a number is less than 1.
         """
-        for flag, value in (("--top", top), ("--batch-size", batch_size)):
+        for name, value in (("top", top), ("batch_size", batch_size)):
             if value < 1:
-                raise ConfigError(f"{flag} is {value}; expected at least 1")
+                raise ConfigError(f"`{name}` is {value}; expected at least 1")
         return self._predict(paths, skip, top, batch_size)
 
     def _predict(self, paths: Sequence[Path], skip: Skip, top: int, batch_size: int) -> Iterator[Prediction]:
@@ -155,9 +158,9 @@ def _batched(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
 
 
 def label_names(model: TimmModel) -> tuple[str, ...]:
-    """One name a class: the model's own, ImageNet's if timm knows it for such a classifier, or "class 0", "class 1", ….
+    """Return one name per class.
 
-    Only timm's own weights can be of ImageNet's classes; other weights say theirs in `label_names`.
+    They are the model's `label_names`, else ImageNet's for timm's ImageNet weights, else "class 0", "class 1", ….
     """
     own = read_label_names(model.pretrained_cfg or {}, model.num_classes)
     if own is not None:

@@ -1,48 +1,53 @@
-"""One picture of what models see in an image: where each stage is active, and what speaks for the predicted class."""
+"""Draw the spatial attention of a model's stages and the Grad-CAM map of the predicted class."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ssia_zoo.errors import ConfigError
+from ssia_zoo.figures import new_figure
+from ssia_zoo.files import atomic_write
 from ssia_zoo.inference.attention import AttentionMap, stage_attention
 from ssia_zoo.inference.classifier import Classifier, Guess
 from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Pixels = npt.NDArray[np.float32]
 
 _LEGEND = (
-    "Stages: where each is active (softmax over positions of its standardised energy). Peak: the highest share of one "
-    "position; even: each position's, were all alike.\nClass map (Grad-CAM): what speaks for the predicted class. "
-    "In each panel dark is 0 and bright yellow is the panel's own highest value."
+    "Stages: spatial attention (softmax over positions of the standardized activation energy). Peak: the largest share "
+    "of one position; uniform: the share if all were equal.\nClass map: Grad-CAM of the predicted class. "
+    "In each panel dark is 0 and bright yellow is the panel's largest value."
 )
-_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # luma, ITU-R BT.601
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Where the evidence for a class lies, in one stage's map."""
+    """Grad-CAM map of a class at one stage."""
 
     stage: int
-    """counted from 0, among the stages of `stage_attention`"""
+    """index among the stages of `stage_attention`"""
     values: AttentionMap
     """[h, w], not negative"""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What one model sees in one image."""
+    """Stage attention and class map of one model for one image."""
 
     name: str
     pixels: Pixels
@@ -51,19 +56,19 @@ class Explanation:
     stages: tuple[AttentionMap, ...]
     """[h, w] each, lowest stage first; each sums to 1"""
     class_map: ClassMap | None
-    """None if no stage's map has more than one position and a gradient"""
+    """None if no stage has both more than one position and a gradient"""
 
 
 def explain(name: str, classifier: Classifier, image: PIL.Image.Image) -> Explanation:
-    """Look at an image through a model's stages.
+    """Compute the stage attention and the class map of the predicted class.
 
     Args:
-        name: What to call the model.
+        name: The model's name in the figure.
         classifier: The model.
-        image: RGB.
+        image: An RGB image.
 
     Raises:
-        ConfigError: If the model's stages cannot be taken (see `features.stage_indices`).
+        ConfigError: If the model's stages are not available (see `features.stage_indices`).
     """
     prepared = classifier.prepare(image)
     batch = prepared[None].to(classifier.device)
@@ -75,17 +80,17 @@ def explain(name: str, classifier: Classifier, image: PIL.Image.Image) -> Explan
 
 
 def class_map(model: TimmModel, image: Tensor, index: int) -> ClassMap | None:
-    """Grad-CAM of one class, at the deepest stage map that has more than one position and a gradient.
+    """Compute Grad-CAM of one class at the deepest stage that has more than one position and a gradient.
 
     Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
     arXiv 1610.02391, equations 1 and 2: with the class's logit y and the map's channels A_k of Z positions,
-    α_k = 1/Z Σ_ij ∂y/∂A_k,ij and L = ReLU(Σ_k α_k A_k). In a transformer that reads its class token, the last stage's
-    positions have no gradient; the stage below it is taken then.
+    α_k = 1/Z Σ_ij ∂y/∂A_k,ij and L = ReLU(Σ_k α_k A_k). In a transformer that classifies by its class token the last
+    stage's positions have no gradient, so the stage below is used.
 
     Args:
         model: A timm classifier.
-        image: Normalised image [1, 3, H, W].
-        index: The class.
+        image: Normalized image [1, 3, H, W].
+        index: Index of the class.
 
     Returns:
         The map, or None if no stage has one.
@@ -126,10 +131,10 @@ def _keeper(outputs: dict[int, Tensor], index: int) -> Callable[[nn.Module, obje
 
 
 def _gradient(logit: Tensor, feature: Tensor, output: Tensor | None) -> Tensor | None:
-    """Gradient of a logit by a stage's map [1, C, h, w]; None if there is none.
+    """Return the gradient of a logit with respect to a stage's map [1, C, h, w], or None if there is none.
 
-    The map is often what the network went on with. In models of tokens or NHWC it is a rearranged copy, and the
-    gradient is that of the stage's `output`, rearranged in the same way.
+    In most models the map is part of the graph. In models of tokens or NHWC it is a rearranged copy; the gradient is
+    then taken with respect to the stage's `output` and rearranged in the same way.
     """
     gradient = _grad(logit, feature)
     if gradient is not None or output is None or not output.requires_grad:
@@ -146,7 +151,7 @@ def _grad(logit: Tensor, by: Tensor) -> Tensor | None:
 
 
 def _like_map(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """Rearrange NHWC or (prefix and) patch tokens to NCHW of this shape; None if they do not fit."""
+    """Rearrange NHWC or patch tokens (after prefix tokens) to NCHW of this shape; None if they do not fit."""
     batch, channels, height, width = shape
     if tuple(tensor.shape) == (batch, height, width, channels):
         return tensor.permute(0, 3, 1, 2)
@@ -157,54 +162,49 @@ def _like_map(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
 
 
 def check_writable(path: Path) -> None:
-    """Make sure, before work starts, that a PNG can be written there; an existing one may be replaced.
+    """Check, before any work, that a PNG can be written or replaced; create its folder.
 
     Raises:
-        ConfigError: If it cannot, or the name does not end in .png.
+        ConfigError: If it cannot be written, or the name does not end in .png.
     """
     if path.suffix.lower() != ".png":
-        raise ConfigError(f"--out {path}: expected a name that ends in .png")
+        raise ConfigError(f"`out` is {path}; expected a name ending in .png")
     if path.is_dir():
-        raise ConfigError(f"--out {path}: is a folder; expected a file's name")
-    trial = _temporary(path)
-    try:
+        raise ConfigError(f"`out` is {path}, which is a folder; expected a file name")
+    with _report_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with trial.open("wb"):
-            pass
-        trial.unlink()
-    except OSError as error:
-        raise ConfigError(f"--out {path}: cannot be written ({error.strerror or error}); choose another") from error
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
 def draw(explanations: Sequence[Explanation], title: str, path: Path) -> None:
-    """Draw explanations, one row a model, into a PNG, which takes its name once it is whole.
+    """Draw explanations, one row per model.
 
     Args:
         explanations: At least one.
-        title: Heading, such as the image's name.
+        title: Title of the figure, such as the image's name.
         path: PNG to write.
 
     Raises:
         ConfigError: If it cannot be written.
     """
     columns = max(len(e.stages) for e in explanations) + 2
-    figure = Figure(figsize=(2.1 * columns, 2.6 * len(explanations) + 0.9), layout="constrained")
+    figure = new_figure(2.1 * columns, 2.6 * len(explanations) + 0.9)
     parts = figure.subfigures(len(explanations), 1, squeeze=False)[:, 0]
     for part, explanation in zip(parts, explanations, strict=True):
         part.suptitle(explanation.name, fontsize=11, fontweight="bold", x=0.01, ha="left")
         _draw_row(part.subplots(1, columns, squeeze=False)[0], explanation)
     figure.suptitle(title, fontsize=10)
     figure.supxlabel(_LEGEND, fontsize=8.5)
-    temporary = _temporary(path)
-    try:
+    with _report_unwritable(path), atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
-        os.replace(temporary, path)
+
+
+@contextmanager
+def _report_unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise ConfigError(f"--out {path}: cannot be written ({error.strerror or error}); choose another") from error
+        raise ConfigError(f"`out` is {path}: cannot be written ({error.strerror or error}); choose another") from error
 
 
 def _draw_row(axes: Sequence[Axes], explanation: Explanation) -> None:
@@ -212,9 +212,10 @@ def _draw_row(axes: Sequence[Axes], explanation: Explanation) -> None:
         axis.set_axis_off()
     height, width = explanation.pixels.shape[:2]
     axes[0].imshow(explanation.pixels)
-    axes[0].set_title(f"input, {height}×{width}\n{_guessed(explanation.guess)}", fontsize=9)
+    axes[0].set_title(f"input, {height}×{width}\n{_describe(explanation.guess)}", fontsize=9)
     for stage, (axis, values) in enumerate(zip(axes[1:], explanation.stages, strict=False), start=1):
-        note = "one position: no map" if values.size == 1 else f"peak {values.max():.2%}, even {1 / values.size:.2%}"
+        single = values.size == 1
+        note = "one position: no map" if single else f"peak {values.max():.2%}, uniform {1 / values.size:.2%}"
         _overlay(axis, explanation.pixels, values, f"stage {stage}, {_size(values)}\n{note}")
     found = explanation.class_map
     if found is None:
@@ -225,10 +226,10 @@ def _draw_row(axes: Sequence[Axes], explanation: Explanation) -> None:
 
 
 def _overlay(axis: Axes, pixels: Pixels, values: AttentionMap, title: str) -> None:
-    """Lay a map over the image in grey, each value over the pixels it stands for; high values hide more of it."""
+    """Draw a map over the image in grey, more opaque where its values are high."""
     height, width = pixels.shape[:2]
     axis.set_title(title, fontsize=9)
-    axis.imshow(0.2 + 0.6 * (pixels @ _GREY), cmap="gray", vmin=0, vmax=1)
+    axis.imshow(0.2 + 0.6 * (pixels @ _LUMA), cmap="gray", vmin=0, vmax=1)
     if values.size > 1:
         share = values / (float(values.max()) or 1.0)
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
@@ -240,6 +241,6 @@ def _size(values: AttentionMap) -> str:
     return f"{values.shape[0]}×{values.shape[1]}"
 
 
-def _guessed(guess: Guess) -> str:
+def _describe(guess: Guess) -> str:
     label = guess.label if len(guess.label) <= 22 else f"{guess.label[:21]}…"
     return f"“{label}” {guess.probability:.1%}"

@@ -1,4 +1,4 @@
-"""How a command ends when a signal stops it."""
+"""Exit status and output of a command that a signal stops."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import signal
 
 import pytest
 
-from ssia_zoo import cli
-from ssia_zoo.cli import main
+from ssia_zoo.cli.main import _COMMANDS, main
 
 Captured = pytest.CaptureFixture[str]
 
@@ -16,8 +15,8 @@ def test_ctrl_c_ends_with_130_and_one_line(monkeypatch: pytest.MonkeyPatch, caps
     def stopped() -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setitem(cli._COMMANDS, "demo", stopped)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    monkeypatch.setitem(_COMMANDS, "demo", stopped)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     try:
         assert main(["demo"]) == 130
     finally:
@@ -25,20 +24,20 @@ def test_ctrl_c_ends_with_130_and_one_line(monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().err == "stopped\n"
 
 
-def test_sigterm_ends_with_143_one_line_and_the_handler_of_before(
+def test_sigterm_ends_with_143_and_one_line_and_restores_the_handler(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    tidied = []
+    cleaned = []
 
     def stopped() -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
-            tidied.append(True)
+            cleaned.append(True)
 
-    monkeypatch.setitem(cli._COMMANDS, "demo", stopped)
+    monkeypatch.setitem(_COMMANDS, "demo", stopped)
     before = signal.getsignal(signal.SIGTERM)
     assert main(["demo"]) == 143
-    assert tidied
+    assert cleaned
     assert signal.getsignal(signal.SIGTERM) is before
     assert capsys.readouterr().err == "stopped\n"

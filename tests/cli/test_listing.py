@@ -1,4 +1,4 @@
-"""The table and the pages of published weights."""
+"""Formatting published weights as a table, pages and JSON."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
         ("vit", "tiny", []),
     ],
 )
-def test_weights_are_chosen_by_name_and_data(pattern: str | None, dataset: str | None, expected: list) -> None:
+def test_weights_are_selected_by_name_and_data(pattern: str | None, dataset: str | None, expected: list) -> None:
     assert select_weights(pattern, dataset) == expected
 
 
-def test_the_table_has_a_line_a_weight_with_its_control_beside_it() -> None:
+def test_the_table_has_a_row_per_weight_with_its_control() -> None:
     head, *rows = table([CIFAR, TINY]).splitlines()[:3]
     assert " ".join(head.split()) == "WEIGHT TRAINED ON CLASSES INPUT TOP-1 CONTROL MEAN DIFF. SIZE WHERE"
     assert " ".join(rows[0].split()) == "test_resnet_ssia.c10_r32* CIFAR-10 3 32×48 71.25 70.00 +0.92 (3) ? Hub"
@@ -58,20 +58,20 @@ def test_the_mean_difference_is_over_all_seeds_with_its_sign() -> None:
 
 
 def test_a_summary_and_the_details_are_json() -> None:
-    row, all_of_it = (json.loads(json.dumps(part)) for part in (summary(CIFAR), details(CIFAR)))
+    row, everything = (json.loads(json.dumps(part)) for part in (summary(CIFAR), details(CIFAR)))
     assert (row["top1"], row["control_top1"], row["seeds"], row["bytes"]) == (71.25, 70.0, 3, None)
-    assert all_of_it["dataset"]["terms"] == "ask its authors"
-    assert all_of_it["metrics"]["runs"][1] == {"seed": 1, "ssia": 70.5, "vanilla": 71.0}
-    assert CIFAR.name in all_of_it["reproduce"]
-    assert "reconstruction" in all_of_it["note"]
+    assert everything["dataset"]["terms"] == "ask its authors"
+    assert everything["metrics"]["runs"][1] == {"seed": 1, "ssia": 70.5, "vanilla": 71.0}
+    assert CIFAR.name in everything["reproduce"]
+    assert "reconstruction" in everything["note"]
 
 
-def test_a_page_says_all_that_is_published() -> None:
-    text = " ".join(page(CIFAR).split())
-    for said in (
+def test_a_page_has_everything_that_is_published() -> None:
+    printed = " ".join(page(CIFAR).split())
+    for text in (
         CIFAR.description,
         "timm's test_resnet, unchanged",
-        "test_resnet_ssia means this weight",
+        "test_resnet_ssia is this weight",
         f"{CIFAR.repo_id} at {'a' * 40}",
         "b" * 64,
         "licence apache-2.0",
@@ -84,16 +84,16 @@ def test_a_page_says_all_that_is_published() -> None:
         "scale 0.7 1",
         "ssia weight 0.5",
         "torch 2.9.0, machine 1 GPU",
-        "train_hf --config test_resnet_ssia.c10_r32",
+        "ssia-zoo train --config test_resnet_ssia.c10_r32",
         "is a reconstruction",
     ):
-        assert said in text
+        assert text in printed
     assert max(map(len, page(CIFAR).splitlines())) <= 110
 
 
-def test_one_seed_is_called_no_proof() -> None:
+def test_one_seed_is_called_not_significant() -> None:
     metrics = replace(CIFAR.metrics, runs=CIFAR.metrics.runs[:1])
-    assert "one seed: proves nothing" in page(replace(CIFAR, metrics=metrics))
+    assert "one seed: not significant" in page(replace(CIFAR, metrics=metrics))
 
 
 def test_many_classes_are_shortened() -> None:

@@ -1,7 +1,8 @@
-"""The command `ssia-zoo`: what it does, and how it fails."""
+"""The command `ssia-zoo`."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,20 +15,18 @@ import timm
 from PIL import Image
 
 import ssia_zoo
-from ssia_zoo import cli
-from ssia_zoo.cli import main
+from ssia_zoo.cli.main import _COMMANDS, main
 from tests.helpers.hub_server import HubServer
 
 WEIGHT = "mobilenetv3_small_050_ssia"
 FULL = f"{WEIGHT}.digits_r32"
-COMMANDS = ("list", "info", "predict", "explain", "fetch", "verify", "validate", "publish", "export", "demo")
 
 Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder of three digits, made of noise, one of which is damaged."""
+    """A folder of three noise images, one of them damaged."""
     folder = tmp_path / "some images"
     folder.mkdir()
     for name in "abc":
@@ -56,7 +55,7 @@ def failed_in_one_line(capsys: Captured) -> str:
 # --- The command line itself ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted(set(_COMMANDS) - {"train"}))
 def test_help_of_a_command_has_examples(command: str, capsys: Captured) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -65,12 +64,16 @@ def test_help_of_a_command_has_examples(command: str, capsys: Captured) -> None:
 
 
 def test_help_has_the_commands_and_the_exit_statuses(capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert caught.value.code == 0
+    assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    for said in (*(f"• {command}" for command in COMMANDS), "  1 ", "  2 ", "  130 ", "  141 ", "  143 "):
-        assert said in printed
+    for text in (*(f"\n  {command} " for command in _COMMANDS), "  1 ", "  2 ", "  130 ", "  141 ", "  143 "):
+        assert text in printed
+    assert max(map(len, printed.splitlines())) <= 110
+
+
+def test_an_unknown_command_suggests_the_nearest(capsys: Captured) -> None:
+    assert main(["exprot"]) == 2
+    assert "'exprot'; did you mean export?" in failed_in_one_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -103,31 +106,31 @@ def test_a_wrong_command_line_ends_with_status_2(wrong: list[str], capsys: Captu
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [(RuntimeError("a\nbug"), "RuntimeError: a bug"), (OSError(28, "No space left on device"), "No space left")],
 )
-def test_what_nobody_foresaw_is_one_line_too(
-    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+def test_an_unexpected_error_is_one_line(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     def fail() -> None:
         raise error
 
-    monkeypatch.setitem(cli._COMMANDS, "demo", fail)
+    monkeypatch.setitem(_COMMANDS, "demo", fail)
     assert main(["demo"]) == 1
-    assert said in failed_in_one_line(capsys)
+    assert message in failed_in_one_line(capsys)
     monkeypatch.setenv("SSIA_ZOO_DEBUG", "1")
     assert main(["demo"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_reader_that_goes_ends_the_command_silently() -> None:
+def test_a_closed_pipe_ends_the_command_silently() -> None:
     process = start("list")
     process.stdout.close()  # type: ignore[union-attr]
     error = process.stderr.read()  # type: ignore[union-attr]
     assert (process.wait(), error) == (141, "")
 
 
-def test_piped_output_is_plain_and_json_alone() -> None:
+def test_piped_output_is_plain_text_or_only_json() -> None:
     table, document = start("list"), start("list", "--json")
     printed, error = table.communicate()
     assert (table.returncode, error) == (0, "")
@@ -141,39 +144,45 @@ def test_piped_output_is_plain_and_json_alone() -> None:
 # --- list, info, fetch, verify ----------------------------------------------------------------------------------------
 
 
-def test_list_shows_a_weight_beside_its_control(capsys: Captured) -> None:
+def test_list_shows_a_weight_with_its_control(capsys: Captured) -> None:
     assert main(["list", "mobilenet*", "--dataset", "digits"]) == 0
     metrics = ssia_zoo.weights()[FULL].metrics
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(FULL))
-    for said in (f"{metrics.top1:.2f}", f"{metrics.control_top1:.2f}", "32×32", "embedded", "MB"):
-        assert said in line
+    for text in (f"{metrics.top1:.2f}", f"{metrics.control_top1:.2f}", "32×32", "embedded", "MB"):
+        assert text in line
 
 
 @pytest.mark.parametrize(("flags", "printed"), [([], ""), (["--json"], "[]\n")])
-def test_list_says_that_nothing_fits(flags: list[str], printed: str, capsys: Captured) -> None:
+def test_list_reports_that_nothing_matches(flags: list[str], printed: str, capsys: Captured) -> None:
     assert main(["list", "nonesuch", *flags]) == 1
     out, err = capsys.readouterr()
     assert out == printed
-    assert "no published weight fits" in err
+    assert "no published weight matches" in err
 
 
-def test_info_tells_what_json_tells(capsys: Captured) -> None:
+def test_info_prints_what_json_prints(capsys: Captured) -> None:
     assert main(["info", WEIGHT, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["name"] == FULL
+    document = json.loads(capsys.readouterr().out)
+    assert document["name"] == FULL
     assert main(["info", FULL]) == 0
-    text = " ".join(capsys.readouterr().out.split())
-    for said in (told["description"], told["dataset"]["terms"], told["reproduce"], told["sha256"], "reconstruction"):
-        assert said in text
+    printed = " ".join(capsys.readouterr().out.split())
+    for text in (
+        document["description"],
+        document["dataset"]["terms"],
+        document["reproduce"],
+        document["sha256"],
+        "reconstruction",
+    ):
+        assert text in printed
 
 
 @pytest.mark.parametrize("command", ["info", "fetch"])
-def test_an_unknown_weight_is_answered_with_the_nearest(command: str, capsys: Captured) -> None:
+def test_an_unknown_weight_suggests_the_nearest(command: str, capsys: Captured) -> None:
     assert main([command, "mobilenetv3_smal_050_ssia"]) == 1
     assert WEIGHT in failed_in_one_line(capsys)
 
 
-def test_fetch_prints_the_file_or_makes_a_folder_that_timm_loads(tmp_path: Path, capsys: Captured) -> None:
+def test_fetch_prints_the_file_or_writes_a_folder_that_timm_loads(tmp_path: Path, capsys: Captured) -> None:
     assert main(["fetch", WEIGHT]) == 0
     assert Path(capsys.readouterr().out.strip()).name == f"{FULL}.safetensors"
     folder = tmp_path / "new" / "folder"
@@ -183,13 +192,13 @@ def test_fetch_prints_the_file_or_makes_a_folder_that_timm_loads(tmp_path: Path,
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes == 10
 
 
-def test_fetch_into_what_is_no_folder_is_refused(tmp_path: Path, capsys: Captured) -> None:
+def test_fetch_into_a_file_fails(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "file").touch()
     assert main(["fetch", WEIGHT, "--out", str(tmp_path / "file")]) == 1
     assert str(tmp_path / "file") in failed_in_one_line(capsys)
 
 
-def test_verify_finds_a_published_weight_sound_and_a_changed_folder_not(folder: Path, capsys: Captured) -> None:
+def test_verify_passes_a_published_weight_and_fails_a_damaged_folder(folder: Path, capsys: Captured) -> None:
     assert main(["verify", WEIGHT, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] is True
@@ -199,7 +208,7 @@ def test_verify_finds_a_published_weight_sound_and_a_changed_folder_not(folder: 
     assert "failed" in capsys.readouterr().out.lower()
 
 
-def test_verify_of_what_is_nowhere_is_refused(capsys: Captured) -> None:
+def test_verify_of_a_missing_folder_fails(capsys: Captured) -> None:
     assert main(["verify", "./nowhere"]) == 1
     assert "nowhere" in failed_in_one_line(capsys)
 
@@ -207,13 +216,13 @@ def test_verify_of_what_is_nowhere_is_refused(capsys: Captured) -> None:
 # --- predict, explain -------------------------------------------------------------------------------------------------
 
 
-def test_predict_names_the_damaged_image_and_goes_on(images: Path, capsys: Captured) -> None:
+def test_predict_reports_the_damaged_image_and_continues(images: Path, capsys: Captured) -> None:
     assert main(["predict", str(images), "--model", WEIGHT, "--top", "2", "--json"]) == 1
     out, err = capsys.readouterr()
-    told = json.loads(out)
-    assert [Path(image["path"]).name for image in told["images"]] == ["a.png", "c.png"]
-    assert [Path(image["path"]).name for image in told["skipped"]] == ["b.png"]
-    for image in told["images"]:
+    document = json.loads(out)
+    assert [Path(image["path"]).name for image in document["images"]] == ["a.png", "c.png"]
+    assert [Path(image["path"]).name for image in document["skipped"]] == ["b.png"]
+    for image in document["images"]:
         first, second = image["predictions"]
         assert first["probability"] >= second["probability"]
         assert first["label"] == ssia_zoo.weights()[FULL].label_names[first["index"]]
@@ -221,7 +230,7 @@ def test_predict_names_the_damaged_image_and_goes_on(images: Path, capsys: Captu
     assert str(images / "b.png") in err
 
 
-def test_predict_prints_a_line_an_image_for_top_1_and_a_block_else(images: Path, capsys: Captured) -> None:
+def test_predict_prints_a_line_per_image_for_top_1_and_else_a_block(images: Path, capsys: Captured) -> None:
     files = [str(images / name) for name in ("c.png", "a.png")]
     assert main(["predict", *files, "--model", WEIGHT, "--top", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -230,7 +239,7 @@ def test_predict_prints_a_line_an_image_for_top_1_and_a_block_else(images: Path,
     assert len(capsys.readouterr().out.splitlines()) == 2 * (1 + 5)
 
 
-def test_predict_takes_a_folder_as_model(images: Path, folder: Path, capsys: Captured) -> None:
+def test_predict_accepts_a_folder_as_model(images: Path, folder: Path, capsys: Captured) -> None:
     assert main(["predict", str(images / "a.png"), "--model", str(folder), "--top", "1"]) == 0
     assert "class " in capsys.readouterr().out
 
@@ -272,7 +281,7 @@ def test_explain_fails_in_one_line(images: Path, tmp_path: Path, capsys: Capture
         (images / "b.png", WEIGHT, out, "b.png"),
         (images / "none.png", WEIGHT, out, "none.png"),
         (images / "a.png", "nonesuch", out, "nonesuch"),
-        (images / "a.png", "nonesuch", str(images / "a.png" / "x.png"), "--out"),  # before the model is looked for
+        (images / "a.png", "nonesuch", str(images / "a.png" / "x.png"), "--out"),  # checked before the model is loaded
         (images / "a.png", WEIGHT, str(tmp_path / "x.gif"), "--out"),
     ):
         assert main(["explain", str(image), "--model", model, "--out", path]) == 1
@@ -280,10 +289,24 @@ def test_explain_fails_in_one_line(images: Path, tmp_path: Path, capsys: Capture
     assert not Path(out).exists()
 
 
+@pytest.mark.parametrize(
+    "words", [["explain", "x.png", "--model", WEIGHT, "--out", "x.png"], ["demo", "--output-dir", "runs"]]
+)
+def test_without_matplotlib_the_extra_is_named_before_any_work(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a))
+    assert main(words) == 1
+    assert failed_in_one_line(capsys) == "error: drawing needs matplotlib; run: pip install 'ssia-zoo[plots]'\n"
+    assert not list(tmp_path.iterdir())
+
+
 # --- publish, validate, export, demo ----------------------------------------------------------------------------------
 
 
-def test_publish_all_prints_where_each_weight_went(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+def test_publish_all_prints_the_address_of_each_weight(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     asked = []
 
     def publish_all(org: str, *, private: bool) -> list[object]:
@@ -296,7 +319,7 @@ def test_publish_all_prints_where_each_weight_went(monkeypatch: pytest.MonkeyPat
     assert capsys.readouterr().out == "x: https://hub/org/x\n"
 
 
-def test_publish_prints_where_it_went(
+def test_publish_prints_the_address(
     hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_good")
@@ -320,17 +343,19 @@ def test_validate_measures_a_published_weight(capsys: Captured) -> None:
     assert "360 images" in capsys.readouterr().out
 
 
-def test_validate_prints_json_of_a_part_at_another_size(capsys: Captured) -> None:
+def test_validate_prints_json_for_a_subset_at_another_size(capsys: Captured) -> None:
     flags = ["--workers", "0", "--max-eval-images", "50", "--image-size", "48", "--json"]
     assert main(["validate", WEIGHT, "--dataset", "digits", *flags]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told.keys() == {"model", "dataset", "top1", "top5", "loss", "images"}
-    assert told["images"] == 50
+    document = json.loads(capsys.readouterr().out)
+    assert document.keys() == {"model", "dataset", "top1", "top5", "loss", "images"}
+    assert document["images"] == 50
 
 
-def test_export_takes_its_flags(tmp_path: Path, capsys: Captured) -> None:
+def test_export_writes_the_file(tmp_path: Path, capsys: Captured) -> None:
     assert main(["export", "nonesuch", WEIGHT, "--out", str(tmp_path / "x")]) == 1
     assert "nonesuch" in failed_in_one_line(capsys)
+    assert main(["export", "torch-export", "test_vit_ssia", "--out", str(tmp_path / "x.pt2")]) == 1
+    assert "test_vit_ssia" in failed_in_one_line(capsys)
     out = tmp_path / "x.pt2"
     assert main(["export", "torch-export", WEIGHT, "--out", str(out)]) == 0
     assert str(out) in capsys.readouterr().out
@@ -368,10 +393,51 @@ def test_demo_runs_twice_into_new_numbered_folders(tmp_path: Path, capsys: Captu
     assert "too easy to show a gain" in printed
 
 
-def test_demo_into_what_is_no_folder_is_refused(tmp_path: Path, capsys: Captured) -> None:
+def test_demo_into_a_file_fails(tmp_path: Path, capsys: Captured) -> None:
     file = tmp_path / "file"
     file.touch()
     assert main(["demo", "--output-dir", str(file)]) == 1
     assert str(file) in capsys.readouterr().err
     assert main(["demo", "--output-dir", str(tmp_path), "--epochs", "0"]) == 1
     assert "--epochs" in capsys.readouterr().err
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+def test_train_shows_the_flags_of_training(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--help"])
+    assert caught.value.code == 0
+    assert "--output-dir" in capsys.readouterr().out
+
+
+def test_train_passes_its_words_and_returns_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[list[str]] = []
+
+    def training(words: list[str]) -> int:
+        received.append(words)
+        return 143
+
+    monkeypatch.setattr("ssia_zoo.training.main", training)
+    words = ["--dataset", "digits", "--no-hflip"]
+    assert main(["train", *words]) == 143
+    assert received == [words]
+
+
+def test_train_writes_what_train_hf_writes(tmp_path: Path) -> None:
+    flags = ["--model", "test_resnet", "--dataset", "digits", "--image-size", "32", "--max-steps", "1"]
+    assert main(["train", *flags, "--workers", "0", "--output-dir", str(tmp_path / "run")]) == 0
+    assert {"config.json", "model.safetensors", "README.md"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("flags", "status"), [(["--dataset", "./nowhere", "--output-dir", "{}"], 1), (["--nonesuch"], 2)]
+)
+def test_train_fails_with_a_documented_status(flags: list[str], status: int, tmp_path: Path, capsys: Captured) -> None:
+    try:
+        returned = main(["train", *(flag.format(tmp_path / "run") for flag in flags)])
+    except SystemExit as caught:
+        returned = caught.code
+    assert returned == status
+    assert "Traceback" not in capsys.readouterr().err

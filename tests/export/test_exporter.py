@@ -18,13 +18,14 @@ import timm
 import torch
 
 import ssia_zoo
+from ssia_zoo.cli import main
 from ssia_zoo.data import digits
 from ssia_zoo.errors import ConfigError, ExportError, SSIAZooError
 from ssia_zoo.export import exporter as exporting
 from ssia_zoo.export.exporter import ExportResult, export, export_model, load_artefact
-from ssia_zoo.export.files import move_out, room_beside
+from ssia_zoo.export.files import commit_files, staging_dir
 from ssia_zoo.export.images import CalibrationData, RealImages, calibration_data, data_config, parity_images
-from ssia_zoo.export.parity import accuracy, class_outputs, compare, judge, judge_accuracy
+from ssia_zoo.export.parity import accuracy, check_accuracy, check_parity, class_outputs, compare
 from ssia_zoo.hub import file_sha256
 from tests.helpers.publishable_folder import contents, edit_config, make_folder
 
@@ -57,7 +58,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Artefacts(dict[str, ExportResult]):
-    """The model in float32 for each target, exported when it is asked for."""
+    """The model in float32 for each target, exported on first use."""
 
     def __init__(self, source: Path, folder: Path) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ def test_an_artefact_gives_the_models_logits_for_any_batch(target: str, artefact
 
 
 @pytest.mark.parametrize("target", NEEDS)
-def test_the_manifest_says_how_to_use_the_file(target: str, artefacts: Artefacts, source: Path) -> None:
+def test_the_manifest_describes_the_file(target: str, artefacts: Artefacts, source: Path) -> None:
     need(NEEDS[target])
     result = artefacts[target]
     manifest = json.loads(result.manifest_path.read_text())
@@ -100,17 +101,21 @@ def test_the_manifest_says_how_to_use_the_file(target: str, artefacts: Artefacts
     assert manifest["architecture"] == "test_resnet"
     assert manifest["labels"] == LABELS
     cfg = timm.create_model(f"local-dir:{source}").pretrained_cfg
-    told = manifest["input"]
-    assert told["shape"] == ["batch", 3, SIZE, SIZE]
-    assert (told["mean"], told["std"]) == (list(cfg["mean"]), list(cfg["std"]))
-    assert (told["resize"], told["interpolation"], told["layout"]) == ({"shortest_edge": 71}, "bicubic", "NCHW")
+    described = manifest["input"]
+    assert described["shape"] == ["batch", 3, SIZE, SIZE]
+    assert (described["mean"], described["std"]) == (list(cfg["mean"]), list(cfg["std"]))
+    assert (described["resize"], described["interpolation"], described["layout"]) == (
+        {"shortest_edge": 71},
+        "bicubic",
+        "NCHW",
+    )
     assert manifest["parity"]["images"] == 15
     assert manifest["parity"]["max_abs_error"] <= manifest["parity"]["tolerance"]
     assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
 @pytest.mark.parametrize("target", NEEDS)
-def test_an_artefact_tells_nothing_of_the_machine(target: str, artefacts: Artefacts) -> None:
+def test_an_artefact_holds_no_path_of_this_machine(target: str, artefacts: Artefacts) -> None:
     need(NEEDS[target])
     for name in artefacts[target].manifest["files"]:
         content = artefacts[target].path.with_name(name).read_bytes()
@@ -118,15 +123,15 @@ def test_an_artefact_tells_nothing_of_the_machine(target: str, artefacts: Artefa
         assert str(ROOT).encode() not in content
 
 
-def test_beyond_tolerance_the_worst_image_is_named_and_no_file_is_left(source: Path, tmp_path: Path) -> None:
+def test_an_error_beyond_tolerance_names_the_worst_image_and_leaves_no_file(source: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept.txt"
     kept.write_text("mine")
-    with pytest.raises(ExportError, match=r"differs from PyTorch by .* digits test image \d+, allowed is"):
+    with pytest.raises(ExportError, match=r"differs from PyTorch by .* digits test image \d+ \(allowed: "):
         export("onnx", f"local-dir:{source}", tmp_path / "model.onnx", tolerance=1e-15)
     assert contents(tmp_path) == {"kept.txt": b"mine"}
 
 
-def test_a_failure_leaves_the_file_of_an_earlier_export(source: Path, tmp_path: Path) -> None:
+def test_a_failure_keeps_the_file_of_an_earlier_export(source: Path, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"earlier")
     with pytest.raises(ExportError):
         export("onnx", f"local-dir:{source}", tmp_path / "model.onnx", tolerance=1e-15)
@@ -138,23 +143,23 @@ def made_up(*rows: list[float]) -> tuple[RealImages, np.ndarray]:
     return RealImages(np.zeros((len(rows), 3, 2, 2), np.float32), [f"i{n}.png" for n in range(len(rows))], "x"), logits
 
 
-def test_another_top1_fails_within_tolerance_and_a_tie_does_not() -> None:
+def test_a_different_top1_fails_within_tolerance_and_a_tie_does_not() -> None:
     real, expected = made_up([1.0, 0.9], [0.5, 0.5])
     swapped = compare(lambda _: np.array([[0.9, 1.0], [0.5, 0.5]], np.float32), real, expected, (2,))
-    assert swapped["top1_agreement"] == 1, "an error of half the margin or more may turn the answer"
+    assert swapped["top1_agreement"] == 1, "an error of at least half the margin can change top-1"
     real, expected = made_up([1.0, 0.0], [0.5, 0.5])
     tie = compare(lambda _: np.array([[1.0, 0.0], [0.5, 0.5001]], np.float32), real, expected, (2,))
-    judge(tie, 1e-3, "a tie")
+    check_parity(tie, 1e-3, "a tie")
     turned = compare(lambda _: np.array([[0.2, 0.9], [0.5, 0.5]], np.float32), real, expected, (2,))
     with pytest.raises(ExportError, match=r"i0\.png"):
-        judge(turned, 0.1, "turned")
+        check_parity(turned, 0.1, "turned")
 
 
 def test_nan_is_never_parity() -> None:
     real, expected = made_up([1.0, 0.0], [0.5, 0.4])
     parity = compare(lambda _: np.array([[1.0, 0.0], [np.nan, 0.4]], np.float32), real, expected, (2,))
     with pytest.raises(ExportError, match=r"i1\.png"):
-        judge(parity, 1e9, "it")
+        check_parity(parity, 1e9, "it")
 
 
 def test_parity_is_checked_on_the_users_images(source: Path, tmp_path: Path) -> None:
@@ -174,7 +179,7 @@ def test_parity_is_checked_on_the_users_images(source: Path, tmp_path: Path) -> 
 # --- int8, fp16, large files ------------------------------------------------------------------------------------------
 
 
-def test_int8_tells_its_accuracy_beside_that_of_float32(tmp_path: Path) -> None:
+def test_int8_reports_its_accuracy_and_that_of_float32(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10)
     model.pretrained_cfg |= {"label_names": [str(digit) for digit in range(10)]}
@@ -195,10 +200,10 @@ def test_int8_tells_its_accuracy_beside_that_of_float32(tmp_path: Path) -> None:
         (["cat", "dog", "bird"], 100),
         ({"0": "cat", "1": "dog", "2": "bird"}, 100),
         (["dog", "cat", "bird"], 0),
-        (["bird", "cat", "dog"], 50),  # without the bird, of which no image is, the first image is a cat
+        (["bird", "cat", "dog"], 50),  # without the bird, which has no image, the first image is a cat
     ],
 )
-def test_int8_is_judged_by_labels_matched_by_name(names: Any, expected: float) -> None:
+def test_int8_accuracy_matches_labels_by_name(names: Any, expected: float) -> None:
     images = np.eye(3, dtype=np.float32)[:2]
     data = CalibrationData(images, images, np.array([0, 1]), ["cat", "dog"], "pets")
     outputs = class_outputs(SimpleNamespace(pretrained_cfg={"label_names": names}, num_classes=3), data)
@@ -207,7 +212,7 @@ def test_int8_is_judged_by_labels_matched_by_name(names: Any, expected: float) -
 
 
 @pytest.mark.parametrize("names", [["dog", "zebra"], ["0", "1"], None])
-def test_int8_is_judged_by_agreement_where_the_data_has_not_the_models_classes(
+def test_int8_measures_only_agreement_on_data_of_other_classes(
     names: list[str] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = CalibrationData(np.zeros((1, 2)), np.eye(2, dtype=np.float32), np.array([0, 1]), ["cat", "dog"], "pets")
@@ -216,7 +221,7 @@ def test_int8_is_judged_by_agreement_where_the_data_has_not_the_models_classes(
     assert "accuracy is not measured" in caplog.text
 
 
-def test_images_of_sixteen_bits_calibrate_scaled_and_not_cut_off(tmp_path: Path) -> None:
+def test_images_of_sixteen_bits_are_scaled_for_calibration(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     for split in ("train", "test"):
         for label in ("a", "b"):
@@ -230,11 +235,11 @@ def test_images_of_sixteen_bits_calibrate_scaled_and_not_cut_off(tmp_path: Path)
 
 def test_int8_that_loses_accuracy_fails() -> None:
     parity = {"accuracy": 90.0, "accuracy_fp32": 93.0, "calibration_dataset": "digits", "worst_image": "image 3"}
-    with pytest.raises(ExportError, match=r"loses 3\.0 points of top-1 on digits, allowed are 2; .* image 3"):
-        judge_accuracy(parity, 2.0, "it")
-    judge_accuracy(parity, 3.0, "it")
+    with pytest.raises(ExportError, match=r"loses 3\.0 points of top-1 on digits \(allowed: 2\); .* image 3"):
+        check_accuracy(parity, 2.0, "it")
+    check_accuracy(parity, 3.0, "it")
     with pytest.raises(ExportError, match="agreement with float32"):
-        judge_accuracy({"agreement": 90.0, "calibration_dataset": "x", "worst_image": "y"}, 2.0, "it")
+        check_accuracy({"agreement": 90.0, "calibration_dataset": "x", "worst_image": "y"}, 2.0, "it")
 
 
 def test_openvino_stores_half_the_bytes_in_fp16(source: Path, tmp_path: Path, artefacts: Artefacts) -> None:
@@ -245,7 +250,7 @@ def test_openvino_stores_half_the_bytes_in_fp16(source: Path, tmp_path: Path, ar
 
 
 @pytest.mark.slow
-def test_openvino_leaves_no_onnx_behind_where_that_has_a_second_file(
+def test_openvino_leaves_no_onnx_file_even_where_it_has_two(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("openvino")
@@ -258,7 +263,7 @@ def test_openvino_leaves_no_onnx_behind_where_that_has_a_second_file(
     assert set(result.manifest["files"]) == {"m.xml", "m.bin"}
 
 
-def test_openvino_quantises_with_its_own_tool(tmp_path: Path) -> None:
+def test_openvino_quantizes_with_nncf(tmp_path: Path) -> None:
     need("nncf")
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10)
@@ -268,7 +273,7 @@ def test_openvino_quantises_with_its_own_tool(tmp_path: Path) -> None:
     assert "accuracy" in result.manifest["parity"]
 
 
-def test_weights_beyond_what_protobuf_holds_lie_in_a_second_file(
+def test_weights_beyond_the_limit_of_protobuf_are_in_a_second_file(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting._load_script("onnx"), "_LARGEST_FILE", 1000)
@@ -282,7 +287,7 @@ def test_weights_beyond_what_protobuf_holds_lie_in_a_second_file(
     assert load_artefact("onnx", moved / "m.onnx")(images).shape == (1, 7)
 
 
-def test_executorch_takes_the_batches_its_manifest_names(artefacts: Artefacts) -> None:
+def test_executorch_takes_the_largest_batch_of_its_manifest(artefacts: Artefacts) -> None:
     need("executorch")
     result = artefacts["executorch"]
     images = np.zeros((result.manifest["largest_batch"], 3, SIZE, SIZE), np.float32)
@@ -292,7 +297,7 @@ def test_executorch_takes_the_batches_its_manifest_names(artefacts: Artefacts) -
 # --- Free at inference ------------------------------------------------------------------------------------------------
 
 
-def test_the_graph_of_an_ssia_name_is_the_vanilla_one_node_for_node(tmp_path: Path) -> None:
+def test_the_graph_of_an_ssia_name_is_the_vanilla_graph(tmp_path: Path) -> None:
     import onnx
 
     ssia_zoo.register("test_resnet")
@@ -315,26 +320,26 @@ def bad(source: Path, folder: Path) -> dict[str, tuple[str, str, Path, dict, str
     model, out = f"local-dir:{source}", folder / "m.onnx"
     ssia_zoo.register("test_vit")
     return {
-        "unknown target": ("onx", model, out, {}, "'onx' is no target; .* did you mean onnx?"),
-        "wrong suffix": ("onnx", model, folder / "m.pt2", {}, "onnx writes .onnx files"),
+        "unknown target": ("onx", model, out, {}, "unknown export target 'onx'; did you mean onnx?"),
+        "wrong suffix": ("onnx", model, folder / "m.pt2", {}, "`out` is .*expected a name ending in .onnx for onnx"),
         "no such folder": ("onnx", model, folder / "none" / "m.onnx", {}, "cannot be written"),
         "precision": ("torch-export", model, folder / "m.pt2", {"precision": "int8"}, "torch-export has fp32"),
-        "no calibration": ("onnx", model, out, {"precision": "int8"}, "needs --calibration-dataset"),
-        "idle calibration": ("onnx", model, out, {"calibration_dataset": "digits"}, "takes no --calibration-dataset"),
+        "no calibration": ("onnx", model, out, {"precision": "int8"}, "`precision` int8 needs `calibration_dataset`"),
+        "idle calibration": ("onnx", model, out, {"calibration_dataset": "digits"}, "takes no `calibration_dataset`"),
         "no weights": ("onnx", "test_vit_ssia", out, {}, "has no published weight"),
         "unknown model": ("onnx", "resnet5O", out, {}, "resnet5O"),
         "wrong size": ("onnx", "test_vit_ssia", out, {"image_size": 33, "pretrained": False}, "33|patch"),
-        "no size": ("onnx", model, out, {"image_size": 0}, "--image-size is 0"),
+        "no size": ("onnx", model, out, {"image_size": 0}, "`image_size` is 0"),
         "too small": ("onnx", "inception_v3", out, {"image_size": 8, "pretrained": False}, "8 x 8 pixels"),
-        "tolerance": ("onnx", model, out, {"tolerance": 0.0}, "--tolerance is 0"),
-        "no tolerance": ("onnx", model, out, {"tolerance": float("inf")}, "--tolerance is inf"),
-        "no images": ("onnx", model, out, {"images": folder / "none"}, "is no folder"),
-        "empty images": ("onnx", model, out, {"images": folder}, "has no image"),
+        "tolerance": ("onnx", model, out, {"tolerance": 0.0}, "`tolerance` is 0"),
+        "no tolerance": ("onnx", model, out, {"tolerance": float("inf")}, "`tolerance` is inf"),
+        "no images": ("onnx", model, out, {"images": folder / "none"}, "`images` is .*, which is not a folder"),
+        "empty images": ("onnx", model, out, {"images": folder}, "`images` is .*, which has no images"),
     }
 
 
 @pytest.mark.parametrize("case", sorted(bad(Path(), Path())))
-def test_bad_input_gets_one_line_and_leaves_nothing(case: str, source: Path, tmp_path: Path) -> None:
+def test_bad_input_is_an_error_of_one_line_and_leaves_nothing(case: str, source: Path, tmp_path: Path) -> None:
     target, model, out, options, message = bad(source, tmp_path)[case]
     with pytest.raises(SSIAZooError, match=message) as caught:
         export(target, model, out, **options)
@@ -343,34 +348,34 @@ def test_bad_input_gets_one_line_and_leaves_nothing(case: str, source: Path, tmp
 
 
 @pytest.mark.parametrize("taken", ["m.xml", "m.bin", "m.xml.json"])
-def test_a_name_taken_by_a_folder_is_told_before_any_file_is_replaced(taken: str, tmp_path: Path) -> None:
+def test_a_folder_of_the_same_name_is_an_error_before_any_file_is_replaced(taken: str, tmp_path: Path) -> None:
     names = ["m.xml", "m.bin", "m.xml.json"]
     for name in names:
         (tmp_path / name).mkdir() if name == taken else (tmp_path / name).write_text("old")
-    with room_beside(tmp_path / "m.xml") as room:
+    with staging_dir(tmp_path / "m.xml") as staging:
         for name in names:
-            (room / name).write_text("new")
+            (staging / name).write_text("new")
         with pytest.raises(ConfigError, match=f"{taken} is a folder"):
-            move_out(room, tmp_path / "m.xml")
+            commit_files(staging, tmp_path / "m.xml")
     assert {name: (tmp_path / name).read_text() for name in names if name != taken} == dict.fromkeys(
         set(names) - {taken}, "old"
     )
 
 
-def test_in_a_folder_each_precision_has_a_name_of_its_own(source: Path, tmp_path: Path) -> None:
+def test_in_a_folder_each_precision_has_its_own_name(source: Path, tmp_path: Path) -> None:
     paths = [
-        exporting._artefact_path(tmp_path, model, precision, ".onnx", "onnx").name
+        exporting._output_path(tmp_path, model, precision, ".onnx", "onnx").name
         for model, precision in (("hf-hub:org/name", "fp32"), ("resnet18", "int8"), (f"local-dir:{source}/.", "fp16"))
     ]
     assert paths == ["name.onnx", "resnet18_int8.onnx", f"{source.name}_fp16.onnx"]
 
 
-def test_a_missing_runtime_is_told_with_the_command_that_installs_it(
+def test_a_missing_runtime_is_an_error_with_the_command_that_installs_it(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "onnxruntime" else find(name, *a))
-    with pytest.raises(ConfigError, match=r"onnx needs onnxruntime, .* pip install '\.\[export\]'"):
+    with pytest.raises(ConfigError, match=r"^onnx needs onnxruntime; run: pip install 'ssia-zoo\[export\]'$"):
         export("onnx", f"local-dir:{source}", tmp_path / "m.onnx")
 
 
@@ -382,8 +387,8 @@ def test_sigterm_leaves_nothing_behind(source: Path, tmp_path: Path) -> None:
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=120)
-    assert (process.returncode, said) == (143, "stopped\n")
+        _, printed = process.communicate(timeout=120)
+    assert (process.returncode, printed) == (143, "stopped\n")
     assert not list(tmp_path.iterdir())
 
 
@@ -396,13 +401,13 @@ def test_help_shows_an_example_for_each_target() -> None:
         assert f"ssia-zoo export {target} " in done.stdout
 
 
-def test_a_script_prints_what_it_wrote_and_one_line_on_failure(
+def test_export_prints_the_file_or_one_line_on_failure(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "m.pt2"
-    assert exporting.main("torch-export", [f"local-dir:{source}", "--out", str(out)]) == 0
+    assert main(["export", "torch-export", f"local-dir:{source}", "--out", str(out)]) == 0
     assert str(out) in capsys.readouterr().out
-    assert exporting.main("torch-export", ["nothing", "--out", str(out)]) == 1
+    assert main(["export", "torch-export", "nothing", "--out", str(out)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: there is no model 'nothing'")
     assert len(error.splitlines()) == 1

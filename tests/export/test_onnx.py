@@ -43,12 +43,12 @@ def small(folder: Path) -> Path:
     return folder
 
 
-def test_add_onnx_lays_files_where_others_look_and_publish_sends_them(small: Path, hub: HubServer) -> None:
+def test_add_onnx_writes_files_where_transformers_looks_and_publish_uploads_them(small: Path, hub: HubServer) -> None:
     before = contents(small)
     added = add_onnx(small)
     assert set(added) == {"onnx/model.onnx", "onnx/model.onnx.json", "onnx/config.json", "preprocessor_config.json"}
     assert set(added) <= set(ONNX_FILES)
-    assert {path: contents(small)[path] for path in before} == before, "nothing that was there changes"
+    assert {path: contents(small)[path] for path in before} == before, "existing files do not change"
     preprocessor = json.loads((small / "preprocessor_config.json").read_text())
     assert preprocessor["size"] == {"shortest_edge": 71}
     assert preprocessor["crop_size"] == {"height": SIZE, "width": SIZE}
@@ -75,23 +75,23 @@ def test_transformers_preprocesses_as_timm_does_with_and_without_the_added_file(
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
-    """A published weight as a publishable folder: int8 costs random weights more points than are let pass."""
+    """A published weight as a publishable folder: with random weights int8 loses more accuracy than is allowed."""
     name = "mobilenetv3_small_050_ssia.digits_r32"
     return write_weight_folder(ssia_zoo.weights()[name], tmp_path / "trained", repo_id="alice/name")
 
 
-def test_the_command_publishes_with_onnx_and_a_quantised_file(
+def test_the_command_publishes_onnx_and_a_quantized_file(
     trained: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     flags = ["--with", "onnx", "--calibration-dataset", "digits"]
     assert main(["publish", str(trained), "alice/name", *flags]) == 0
     assert set(ONNX_FILES) < set(HfApi(endpoint=hub.url, token="hf_good").list_repo_files("alice/name"))
-    full, quantised = (trained / "onnx" / name for name in ("model.onnx", "model_quantized.onnx"))
-    assert quantised.stat().st_size < full.stat().st_size / 2
+    full, quantized = (trained / "onnx" / name for name in ("model.onnx", "model_quantized.onnx"))
+    assert quantized.stat().st_size < full.stat().st_size / 2
 
 
-def test_a_failed_push_is_repeated_with_onnx(
+def test_a_failed_push_names_the_command_with_onnx(
     trained: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
@@ -104,20 +104,20 @@ def test_a_failed_push_is_repeated_with_onnx(
     "words",
     [["--all", "--org", "alice", "--with", "onnx"], ["runs/mine", "alice/name", "--calibration-dataset", "digits"]],
 )
-def test_flags_of_onnx_that_go_with_nothing_are_a_wrong_command_line(
+def test_onnx_flags_without_a_folder_are_a_wrong_command_line(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["publish", *words]) == 2
-    assert "--calibration-dataset with --with onnx" in capsys.readouterr().err
+    assert "--calibration-dataset needs --with onnx" in capsys.readouterr().err
 
 
-def test_publish_refuses_extra_files_that_add_onnx_does_not_write(folder: Path) -> None:
+def test_publish_rejects_files_that_add_onnx_does_not_write(folder: Path) -> None:
     for name in ("log.jsonl", "../secret", "onnx/model.onnx"):
         with pytest.raises(WeightError, match=name):
             publish(folder, "alice/x", extra=[name])
 
 
-def test_add_onnx_that_fails_leaves_the_folder_as_it_was(small: Path) -> None:
+def test_a_failed_export_leaves_the_folder_unchanged(small: Path) -> None:
     before = contents(small)
     with pytest.raises(ExportError):
         add_onnx(small, tolerance=1e-15)
@@ -126,7 +126,7 @@ def test_add_onnx_that_fails_leaves_the_folder_as_it_was(small: Path) -> None:
 
 @pytest.mark.parametrize("at", ["model_quantized.onnx", "preprocessor_config.json", "config.json", "move"])
 @pytest.mark.parametrize("earlier", [True, False])
-def test_a_failure_at_any_point_leaves_the_folder_as_it_was(
+def test_a_failure_at_any_point_leaves_the_folder_unchanged(
     small: Path, monkeypatch: pytest.MonkeyPatch, at: str, earlier: bool
 ) -> None:
     if earlier:
@@ -136,7 +136,7 @@ def test_a_failure_at_any_point_leaves_the_folder_as_it_was(
     before = contents(small)
     if at == "move":
         if earlier:
-            pytest.skip("what renames cannot do half")
+            pytest.skip("renames replace earlier files one by one")
 
         def replace(*_: object) -> None:
             raise OSError(28, "No space left on device")
@@ -157,10 +157,10 @@ def test_a_failure_at_any_point_leaves_the_folder_as_it_was(
     assert (small / "onnx").exists() == earlier
 
 
-def test_preprocessing_that_javascript_cannot_be_told_is_refused(small: Path) -> None:
+def test_preprocessing_without_an_equivalent_in_javascript_is_an_error(small: Path) -> None:
     edit_config(small, lambda config: config["pretrained_cfg"].update(crop_mode="border"))
     before = contents(small)
-    with pytest.raises(ConfigError, match="by crop_mode 'border'"):
+    with pytest.raises(ConfigError, match="with crop_mode 'border'"):
         add_onnx(small)
     assert contents(small) == before
 
@@ -178,8 +178,8 @@ def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("node")
     (folder / "package.json").write_text("{}")
     command = ["npm", "install", "--no-audit", "--no-fund", TRANSFORMERS_JS]
-    cpu_alone = os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"}  # the package brings what a CPU needs
-    done = subprocess.run(command, cwd=folder, env=cpu_alone, capture_output=True, text=True, check=False)
+    cpu_only = os.environ | {"ONNXRUNTIME_NODE_INSTALL": "skip"}  # the CPU runtime is in the package
+    done = subprocess.run(command, cwd=folder, env=cpu_only, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"npm cannot install {TRANSFORMERS_JS}: {done.stderr[-200:]}")
     yield folder
@@ -195,7 +195,7 @@ def test_transformers_js_classifies_from_the_hub_as_pytorch_does(
     publish(trained, "alice/name", token="hf_good", extra=add_onnx(trained, calibration_dataset="digits"))
     model = timm.create_model(f"local-dir:{trained}", pretrained=True).eval()
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
-    # Of the model's size: transformers.js resizes with other filters than Pillow.
+    # At the model's size, as transformers.js resizes with other filters than Pillow.
     images = [digits()["test"][index]["image"].convert("RGB").resize((32, 32)) for index in (0, 1)]
     files = [tmp_path / f"{index}.png" for index in range(len(images))]
     for image, file in zip(images, files, strict=True):

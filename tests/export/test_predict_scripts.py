@@ -1,4 +1,4 @@
-"""export/predict_*.py classify as PyTorch does, with the runtime alone."""
+"""export/predict_*.py give PyTorch's classes without PyTorch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ import runpy, sys
 class Forbidden:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "timm", "ssia_zoo", "torchvision", "transformers"):
-            raise ImportError(f"{name} is not here")
+            raise ImportError(f"{name} is forbidden")
 sys.meta_path.insert(0, Forbidden())
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -59,8 +59,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def artefacts(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("artefacts")
-    here = [target for target, package in RUNTIME.items() if importlib.util.find_spec(package)]
-    return {t: export(t, f"local-dir:{source}", folder / f"model{SUFFIX[t]}").path for t in here}
+    installed = [target for target, package in RUNTIME.items() if importlib.util.find_spec(package)]
+    return {t: export(t, f"local-dir:{source}", folder / f"model{SUFFIX[t]}").path for t in installed}
 
 
 @pytest.fixture(params=RUNTIME)
@@ -71,7 +71,7 @@ def target(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[Path]:
-    """A square, one that is not, and a photograph that EXIF turns."""
+    """A square image, one that is not square, and one with EXIF rotation."""
     folder = tmp_path / "images"
     folder.mkdir()
     first, second, third = (digits()["test"][index]["image"] for index in (0, 1, 2))
@@ -96,7 +96,7 @@ def run(python: object, *arguments: object, cwd: Path) -> str:
 
 
 def check(printed: str, source: Path, images: list[Path], **preprocessing: object) -> None:
-    """That classes and probabilities are PyTorch's, after timm's preprocessing."""
+    """Compare classes and probabilities with PyTorch's after timm's preprocessing."""
     model = timm.create_model(f"local-dir:{source}", pretrained=True).eval()
     config = data_config(model, None) | preprocessing
     with torch.inference_mode():
@@ -115,7 +115,7 @@ def test_a_script_needs_neither_torch_nor_this_package(
     check(printed, source, images)
 
 
-def test_a_script_refuses_more_bits_than_it_would_keep(target: str, artefacts: dict[str, Path], tmp_path: Path) -> None:
+def test_more_than_8_bits_per_channel_is_an_error(target: str, artefacts: dict[str, Path], tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "deep.png")
     command = [sys.executable, script(target), artefacts[target], tmp_path / "deep.png"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
@@ -125,7 +125,7 @@ def test_a_script_refuses_more_bits_than_it_would_keep(target: str, artefacts: d
 
 
 def with_manifest(artefact: Path, folder: Path, **changes: object) -> Path:
-    """A copy of the artefact, with other words on its input."""
+    """A copy of the artefact with a changed manifest."""
     for file in artefact.parent.glob("model.*"):
         shutil.copy(file, folder)
     path = folder / f"{artefact.name}.json"
@@ -136,14 +136,14 @@ def with_manifest(artefact: Path, folder: Path, **changes: object) -> Path:
     return folder / artefact.name
 
 
-def test_a_script_squashes_where_the_manifest_says_so(
+def test_a_script_squashes_as_the_manifest_says(
     target: str, artefacts: dict[str, Path], source: Path, images: list[Path], tmp_path: Path
 ) -> None:
     squashed = with_manifest(artefacts[target], tmp_path, resize={"height": 71, "width": 71})
     check(run(sys.executable, script(target), squashed, *images, cwd=tmp_path), source, images, crop_mode="squash")
 
 
-def test_a_script_numbers_the_classes_of_a_model_that_does_not_name_them(
+def test_classes_without_names_are_numbered(
     target: str, artefacts: dict[str, Path], images: list[Path], tmp_path: Path
 ) -> None:
     nameless = with_manifest(artefacts[target], tmp_path, labels=None)
@@ -152,7 +152,7 @@ def test_a_script_numbers_the_classes_of_a_model_that_does_not_name_them(
     assert [LABELS[int(line.split("\t")[1])] for line in lines] == [line.split("\t")[1] for line in named]
 
 
-def test_a_script_refuses_a_resize_that_it_does_not_know(
+def test_an_unknown_resize_is_an_error(
     target: str, artefacts: dict[str, Path], images: list[Path], tmp_path: Path
 ) -> None:
     odd = with_manifest(artefacts[target], tmp_path, resize=None)
@@ -161,7 +161,7 @@ def test_a_script_refuses_a_resize_that_it_does_not_know(
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert "resized in a way" in done.stderr
+    assert "needs a resize that this script does not implement" in done.stderr
 
 
 @pytest.mark.slow
@@ -173,6 +173,6 @@ def test_a_script_runs_where_only_its_runtime_is_installed(
     install = [python, "-m", "pip", "install", "--quiet", "numpy", "pillow", RUNTIME[target]]
     if subprocess.run(install, check=False).returncode:
         pytest.skip("the packages cannot be installed here")
-    absent = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ['torch', 'timm', 'ssia_zoo'])))"
-    run(python, "-c", absent, cwd=tmp_path)
+    check_absent = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ['torch', 'timm', 'ssia_zoo'])))"
+    run(python, "-c", check_absent, cwd=tmp_path)
     check(run(python, script(target), artefacts[target], *images, cwd=tmp_path), source, images)

@@ -1,5 +1,5 @@
-// Classifies images with transformers.js: node classify.cjs PACKAGES HUB ORG/NAME DTYPE IMAGE …
-// PACKAGES is the folder whose node_modules holds @huggingface/transformers. Prints a list of classes for each image.
+// Classify images with transformers.js: node classify.cjs PACKAGES HUB ORG/NAME DTYPE IMAGE …
+// PACKAGES is a folder with node_modules/@huggingface/transformers. Prints a list of classes for each image.
 const { createRequire } = require('node:module');
 const [packages, remoteHost, repo, dtype, ...images] = process.argv.slice(2);
 const { env, pipeline } = createRequire(`${packages}/`)('@huggingface/transformers');

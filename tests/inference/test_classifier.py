@@ -1,4 +1,4 @@
-"""What a classifier says of image files."""
+"""Classification of image files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def image(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def test_a_folder_gives_the_images_of_all_its_levels_in_order(tmp_path: Path, skipped: list) -> None:
+def test_a_folder_is_searched_recursively_in_order(tmp_path: Path, skipped: list) -> None:
     files = [image(tmp_path / name) for name in ("a/2.png", "a/b/1.JPG", "c.webp")]
     for other in (".hidden.png", ".cache/x.png"):
         image(tmp_path / other)
@@ -44,7 +44,7 @@ def test_a_folder_gives_the_images_of_all_its_levels_in_order(tmp_path: Path, sk
     assert skipped == []
 
 
-def test_a_file_is_taken_as_it_is_named_and_once(tmp_path: Path, skipped: list) -> None:
+def test_a_file_of_any_name_is_listed_once(tmp_path: Path, skipped: list) -> None:
     file = tmp_path / "no-suffix"
     image(tmp_path / "x.png").rename(file)
     found = find_images([file, tmp_path, file], lambda *what: skipped.append(what))
@@ -52,10 +52,10 @@ def test_a_file_is_taken_as_it_is_named_and_once(tmp_path: Path, skipped: list) 
     assert [path for path, _ in skipped] == [tmp_path]
 
 
-def test_a_missing_path_and_an_empty_folder_are_told(tmp_path: Path, skipped: list) -> None:
+def test_a_missing_path_and_an_empty_folder_are_skipped(tmp_path: Path, skipped: list) -> None:
     assert find_images([tmp_path / "nowhere", tmp_path], lambda *what: skipped.append(what)) == []
     assert "no such file" in skipped[0][1]
-    assert "holds no image" in skipped[1][1]
+    assert "contains no images" in skipped[1][1]
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1", "LA"])
@@ -65,7 +65,7 @@ def test_any_mode_is_read_as_rgb(mode: str, tmp_path: Path) -> None:
     assert read_image(path).mode == "RGB"
 
 
-def test_sixteen_bits_are_scaled_and_exif_turns(tmp_path: Path) -> None:
+def test_sixteen_bits_are_scaled_and_exif_rotation_applied(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 6), 65535, dtype=np.uint16)).save(tmp_path / "deep.png")
     assert read_image(tmp_path / "deep.png").getpixel((0, 0)) == (255, 255, 255)
     exif = Image.Exif()
@@ -94,7 +94,7 @@ def test_predictions_are_those_of_timm_with_the_models_own_transform(classifier:
     assert [guess.probability for guess in done.guesses] == pytest.approx(values.tolist(), rel=1e-5)
 
 
-def test_batches_give_what_single_images_give_and_the_unreadable_is_left_out(
+def test_batches_equal_single_images_and_unreadable_files_are_skipped(
     classifier: Classifier, tmp_path: Path, skipped: list
 ) -> None:
     files = [image(tmp_path / f"{i}.png", seed=i) for i in range(5)]
@@ -114,12 +114,12 @@ def test_top_beyond_the_classes_gives_all_classes(classifier: Classifier, tmp_pa
 
 
 @pytest.mark.parametrize("numbers", [{"top": 0}, {"batch_size": 0}, {"batch_size": -1}])
-def test_numbers_below_one_are_refused_at_once(classifier: Classifier, numbers: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
+def test_numbers_below_one_are_errors_before_any_image_is_read(classifier: Classifier, numbers: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"`(top|batch_size)` is .*at least 1"):
         classifier.predict([], pytest.fail, **numbers)
 
 
-def test_what_is_no_rgb_classifier_is_refused() -> None:
+def test_only_classifiers_of_rgb_or_grey_are_accepted() -> None:
     with pytest.raises(ConfigError, match="no classifier"):
         Classifier(timm.create_model("test_resnet", num_classes=0))
     with pytest.raises(ConfigError, match="4 channels; expected 3"):
@@ -138,7 +138,7 @@ def test_a_model_of_one_channel_gets_grey_images(tmp_path: Path, overlay: dict[s
     assert explain("grey", classifier, coloured).pixels.shape[2] == 3
 
 
-def test_classes_have_the_models_names_or_imagenets_or_numbers() -> None:
+def test_class_names_are_the_models_or_imagenets_or_numbers() -> None:
     named = timm.create_model("test_resnet", num_classes=2, pretrained_cfg_overlay={"label_names": ("cat", "dog")})
     assert label_names(named) == ("cat", "dog")
     for mapping in ({0: "cat", 1: "dog"}, {"1": "dog", "0": "cat"}):  # timm allows it, JSON makes its keys strings

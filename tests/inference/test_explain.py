@@ -1,4 +1,4 @@
-"""Pictures of what models see in an image."""
+"""Stage attention, Grad-CAM and their figure."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ SMALL_SWIN = {"img_size": 64, "embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads
 
 
 @pytest.mark.parametrize(("arch", "options"), [("test_resnet", {}), ("swin_tiny_patch4_window7_224", SMALL_SWIN)])
-def test_the_class_map_is_grad_cams(arch: str, options: dict) -> None:
-    """By finite differences: α_k is what y gains when all positions of channel k rise, divided by their number."""
+def test_the_class_map_is_grad_cam(arch: str, options: dict) -> None:
+    """α_k by finite differences: the change of y when all positions of channel k rise, divided by their number."""
     torch.manual_seed(0)
     model = timm.create_model(arch, num_classes=3, **options).eval().double()
     image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
@@ -68,14 +68,14 @@ def test_the_class_map_is_grad_cams(arch: str, options: dict) -> None:
     np.testing.assert_allclose(found.values, expected.relu().numpy(), rtol=1e-3, atol=1e-5)
 
 
-def test_a_stage_of_one_position_is_passed_over() -> None:
+def test_a_stage_of_one_position_is_not_used() -> None:
     model = timm.create_model("test_resnet", num_classes=3)
     found = class_map(model, torch.randn(1, 3, 32, 32), 0)
     assert found is not None
     assert found.values.size > 1
 
 
-def test_a_vit_that_reads_its_class_token_is_explained_below_the_last_stage() -> None:
+def test_a_vit_with_a_class_token_uses_the_stage_below_the_last() -> None:
     model = timm.create_model("test_vit", num_classes=3)
     nn.init.normal_(model.head.weight)
     found = class_map(model, torch.randn(1, 3, 160, 160), 0)
@@ -83,7 +83,7 @@ def test_a_vit_that_reads_its_class_token_is_explained_below_the_last_stage() ->
     assert found.stage == 2
 
 
-def test_looking_changes_nothing_of_the_model() -> None:
+def test_the_model_is_not_changed() -> None:
     model = timm.create_model("test_resnet", num_classes=3).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     class_map(model, torch.randn(1, 3, 64, 64), 0)
@@ -93,7 +93,7 @@ def test_looking_changes_nothing_of_the_model() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_picture_has_a_row_a_model(tmp_path: Path) -> None:
+def test_a_figure_has_a_row_per_model(tmp_path: Path) -> None:
     rows = [explain(name, Classifier(timm.create_model("test_resnet", num_classes=3)), PICTURE) for name in "ab"]
     heights = []
     for count in (1, 2):
@@ -104,12 +104,12 @@ def test_a_picture_has_a_row_a_model(tmp_path: Path) -> None:
     assert heights[1] > 1.5 * heights[0]
 
 
-def test_a_place_that_cannot_be_written_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_an_error_and_nothing_changes(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     (tmp_path / "folder.png").mkdir()
     for wrong in (file / "x.png", tmp_path / "folder.png", tmp_path / "x.jpg"):
-        with pytest.raises(ConfigError, match="--out"):
+        with pytest.raises(ConfigError, match="`out` is"):
             check_writable(wrong)
     old = tmp_path / "old.png"
     old.write_bytes(b"old")

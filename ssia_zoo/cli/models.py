@@ -1,0 +1,186 @@
+"""Commands that run any model: `predict`, `explain`, `verify` and `validate`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ssia_zoo.cli.console import DONE, FAILED, UsageError, complain, print_json
+from ssia_zoo.errors import DataError
+
+_Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+
+
+def predict(
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|FOLDER ...")],
+    model: str,
+    top: int = 5,
+    batch_size: int = 32,
+    json: bool = False,
+) -> int:
+    """Classify images.
+
+    The preprocessing is the model's own. Images that cannot be read are reported on stderr and skipped, and the exit
+    status is then 1.
+
+    For example:
+      ssia-zoo predict cat.jpg --model resnet18
+      ssia-zoo predict photos/ more.png --model hf-hub:org/name --top 1
+      ssia-zoo predict photos/ --model runs/mine --json
+
+    Args:
+        images: Image files, and folders, which are searched recursively.
+        model: Published weight, timm name, folder or hf-hub:org/name.
+        top: Number of classes per image.
+        batch_size: Images per batch.
+        json: Print one JSON document.
+    """
+    if not images:
+        raise UsageError("predict: no images given; expected files or folders: ssia-zoo predict cat.jpg --model NAME")
+    from tqdm import tqdm
+
+    from ssia_zoo.inference.classifier import Classifier, find_images
+    from ssia_zoo.models.loading import load_model
+
+    skipped: list[dict[str, str]] = []
+
+    def skip(path: Path, reason: str) -> None:
+        skipped.append({"path": str(path), "reason": reason})
+        complain(f"skipped {path}: {reason}")
+
+    files = find_images(images, skip)
+    predicted = []
+    if files:
+        predictions = Classifier(load_model(model)).predict(files, skip, top=top, batch_size=batch_size)
+        # disable=None: a progress bar only if stderr is a terminal
+        for done in tqdm(predictions, "predict", len(files), unit=" images", disable=None, leave=False):
+            if json:
+                predicted.append({"path": str(done.path), "predictions": [asdict(guess) for guess in done.guesses]})
+            elif top == 1:
+                print(f"{done.path}  {done.guesses[0].probability:.2%}  {done.guesses[0].label}")
+            else:
+                print(done.path, *(f"{guess.probability:>9.2%}  {guess.label}" for guess in done.guesses), sep="\n")
+    if json:
+        print_json({"model": model, "images": predicted, "skipped": skipped})
+    return FAILED if skipped else DONE
+
+
+def explain(
+    image: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")],
+    model: str,
+    out: Path,
+    vs: str | None = None,
+) -> None:
+    """Draw the attention of a model's stages and its Grad-CAM map for an image.
+
+    For example:
+      ssia-zoo explain cat.jpg --model mobilenetv3_small_050_ssia --out cat.png
+      ssia-zoo explain cat.jpg --model runs/ssia --vs runs/vanilla --out both.png
+
+    Args:
+        image: Image file.
+        model: Published weight, timm name, folder or hf-hub:org/name.
+        out: PNG to write; an existing file is replaced.
+        vs: Second model, drawn below the first.
+    """
+    from ssia_zoo.figures import require_matplotlib
+    from ssia_zoo.inference.classifier import Classifier, read_image
+    from ssia_zoo.inference.explain import check_writable, draw
+    from ssia_zoo.inference.explain import explain as explain_image
+    from ssia_zoo.models.loading import load_model
+
+    require_matplotlib()
+    check_writable(out)
+    try:
+        picture = read_image(image)
+    except DataError as error:
+        raise DataError(f"{image}: {error}") from error
+    rows = [explain_image(name, Classifier(load_model(name)), picture) for name in (model, vs) if name is not None]
+    draw(rows, image.name, out)
+    for row in rows:
+        print(f"{row.name}: {row.guess.label} {row.guess.probability:.2%}")
+    print(out)
+
+
+def verify(target: _Model, dataset: str | None = None, json: bool = False) -> int:
+    """Check a model's files, hashes and tensors, and its published top-1 on a data set.
+
+    For example:
+      ssia-zoo verify mobilenetv3_small_050_ssia --dataset digits
+      ssia-zoo verify hf-hub:org/name --json
+
+    Args:
+        target: Published weight, folder or hf-hub:org/name.
+        dataset: Data set to recompute the published top-1 on: Hub id, folder, or digits.
+        json: Print one JSON document.
+    """
+    from ssia_zoo.data import DataConfig
+    from ssia_zoo.evaluation.verify import verify as check
+
+    report = check(target, data=DataConfig(dataset=dataset) if dataset is not None else None)
+    if json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+    return DONE if report.ok else FAILED
+
+
+def validate(
+    model: _Model,
+    dataset: str,
+    dataset_config: str | None = None,
+    train_split: str | None = None,
+    eval_split: str | None = None,
+    holdout: float = 0.0,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    max_eval_images: int | None = None,
+    max_corrupt: float = 0.001,
+    max_pixels: int = 178_956_970,
+    batch_size: int = 128,
+    workers: int = 2,
+    json: bool = False,
+) -> None:
+    """Measure top-1, top-5 and loss of a model on a data set.
+
+    For example:
+      ssia-zoo validate mobilenetv3_small_050_ssia --dataset digits
+      ssia-zoo validate runs/mine --dataset uoft-cs/cifar10 --batch-size 512 --json
+
+    Args:
+        model: Published weight, timm name, folder or hf-hub:org/name.
+        dataset: Hub id, folder of parquet files, image folder, or digits.
+        dataset_config: Configuration of a data set that has several.
+        train_split: Split that defines the classes and that --holdout divides; train if not given.
+        eval_split: Split to evaluate; the first of validation, valid, val, dev, test if not given.
+        holdout: Evaluate this fraction of the training split, the one that training with this flag leaves out.
+        image_column: Column of the images.
+        label_column: Column of the classes.
+        num_classes: Number of classes, if labels are numbers without names.
+        image_size: Height and width of the input, pixels; the model's own if not given.
+        max_eval_images: Evaluate this many images, a fixed random subset.
+        max_corrupt: Largest fraction of unreadable images, which are skipped.
+        max_pixels: Largest image, pixels; larger JPEGs are decoded at a lower resolution, other formats are skipped.
+        batch_size: Images per batch.
+        workers: Number of data loading processes.
+        json: Print one JSON document.
+    """
+    settings = {name: value for name, value in locals().items() if name not in ("model", "json")}
+    from ssia_zoo.data import DataConfig
+    from ssia_zoo.evaluation.validate import validate as measure
+    from ssia_zoo.models.loading import load_model
+
+    data = DataConfig(**settings)
+    result = measure(load_model(model), data)
+    if json:
+        print_json({"model": model, "dataset": dataset, **result, "images": round(result["images"])})
+        return
+    print(
+        f"{model} on {dataset}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f}, "
+        f"{result['images']:.0f} images"
+    )

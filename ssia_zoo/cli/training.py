@@ -1,0 +1,43 @@
+"""Commands that train: `train` and `demo`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssia_zoo.log import show_log
+
+
+def train(args: Sequence[str]) -> int:
+    """Train or fine-tune a timm classifier with the SSIA loss.
+
+    This is train_hf.py.
+
+    Args:
+        args: Flags of train_hf.py.
+
+    Returns:
+        The exit status of `ssia_zoo.training.main`.
+    """
+    from ssia_zoo.training import main
+
+    return main(args)
+
+
+def demo(output_dir: Path = Path("runs"), epochs: int | None = None) -> None:
+    """Train a small model with and without SSIA, publish it to a folder and load it: two minutes.
+
+    The data are scikit-learn's digits.
+
+    For example:
+      ssia-zoo demo --epochs 1
+
+    Args:
+        output_dir: Folder in which a new numbered folder is created.
+        epochs: Passes over the data; 12 if not given.
+    """
+    from ssia_zoo.cli.demo import run_demo
+
+    show_log(logging.INFO)
+    run_demo(output_dir, epochs)

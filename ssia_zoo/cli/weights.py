@@ -1,0 +1,140 @@
+"""Commands on published weights: `list`, `info`, `fetch` and `publish`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ssia_zoo.cli.console import DONE, FAILED, UsageError, complain, print_json
+
+_Weight = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHT")]
+
+
+def list_weights(
+    pattern: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PATTERN]")] = None,
+    dataset: str | None = None,
+    json: bool = False,
+) -> int:
+    """List the published weights and their controls, trained without SSIA.
+
+    For example:
+      ssia-zoo list
+      ssia-zoo list '*resnet*' --dataset cifar
+      ssia-zoo list --json | jq '.[].name'
+
+    Args:
+        pattern: Part of the name, or a pattern with * and ?.
+        dataset: Part of the data set's name.
+        json: Print one JSON document.
+    """
+    from ssia_zoo.cli.listing import select_weights, summary, table
+    from ssia_zoo.models.registry import skipped_weights, weights
+
+    chosen = select_weights(pattern, dataset)
+    if json:
+        print_json([summary(config) for config in chosen])
+    elif chosen:
+        print(table(chosen))
+    if not chosen:
+        complain(f"no published weight matches; `ssia-zoo list` without arguments lists all {len(weights())}")
+    for name, reason in skipped_weights().items():
+        complain(f"skipped {name}: {reason}")
+    return DONE if chosen and not skipped_weights() else FAILED
+
+
+def info(name: _Weight, json: bool = False) -> None:
+    """Show a published weight: data, licence, results of every seed, and how to reproduce it.
+
+    For example:
+      ssia-zoo info mobilenetv3_small_050_ssia
+      ssia-zoo info mobilenetv3_small_050_ssia.digits_r32 --json
+
+    Args:
+        name: Name of a published weight, with or without tag.
+        json: Print one JSON document.
+    """
+    from ssia_zoo.cli.listing import details, page
+    from ssia_zoo.models.registry import find_weight
+
+    config = find_weight(name)
+    print_json(details(config)) if json else print(page(config))
+
+
+def fetch(name: _Weight, out: Path | None = None) -> None:
+    """Download a published weight and print its path, or save it as a folder that timm loads.
+
+    For example:
+      ssia-zoo fetch mobilenetv3_small_050_ssia --out weights/m3     # then timm: local-dir:weights/m3
+
+    Args:
+        name: Name of a published weight, with or without tag.
+        out: Folder for config.json, model.safetensors (float32) and README.md.
+    """
+    from ssia_zoo.models.registry import find_weight, weight_path
+
+    config = find_weight(name)
+    if out is None:
+        print(weight_path(config))
+        return
+    from ssia_zoo.models.release import write_weight_folder
+
+    print(write_weight_folder(config, out))
+
+
+def publish(
+    folder: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER")] = None,
+    repo_id: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="ORG/NAME]")] = None,
+    private: bool = False,
+    all: bool = False,
+    org: str | None = None,
+    with_: Annotated[Literal["onnx"] | None, tyro.conf.arg(name="with")] = None,
+    calibration_dataset: str | None = None,
+) -> None:
+    """Publish a trained model, or all published weights, to the Hugging Face Hub.
+
+    For example:
+      ssia-zoo publish runs/mine your-name/my-model         # after `hf auth login`
+      ssia-zoo publish runs/mine your-name/my-model --with onnx --calibration-dataset digits
+      ssia-zoo publish --all --org your-org --private
+
+    Args:
+        folder: Folder with config.json, model.safetensors and README.md; no other files are uploaded.
+        repo_id: Repository, org/name; created if it does not exist.
+        private: Create the repository as private.
+        all: Publish every weight of `ssia-zoo list`, each to its own repository; needs --org.
+        org: User or organisation that --all publishes to.
+        with_: Export the model to FOLDER/onnx and publish that too, for transformers.js and Optimum.
+        calibration_dataset: With --with onnx, add an int8 file calibrated on this data set.
+    """
+    if all != (org is not None) or all == (folder is not None) or (folder is None) != (repo_id is None):
+        raise UsageError("publish: expected either FOLDER ORG/NAME or --all --org ORG")
+    if (all and with_ is not None) or (with_ is None and calibration_dataset is not None):
+        raise UsageError("publish: --with needs a FOLDER, and --calibration-dataset needs --with onnx")
+    if folder is not None and repo_id is not None:
+        from ssia_zoo.commands import publish_command
+        from ssia_zoo.hub import publish as publish_folder
+        from ssia_zoo.models.registry import published_weight
+
+        if published_weight(folder) is not None:
+            raise UsageError(f"publish: {folder} is a published weight; for a folder of this name write ./{folder}")
+        path = Path(folder.removeprefix("local-dir:"))
+
+        extra: Sequence[str] = ()
+        repeat = publish_command(folder, repo_id, private)
+        if with_ == "onnx":
+            from ssia_zoo.export.onnx import add_onnx
+
+            extra = add_onnx(path, calibration_dataset=calibration_dataset)
+            repeat += " --with onnx"
+            repeat += f" --calibration-dataset {shlex.quote(calibration_dataset)}" if calibration_dataset else ""
+        print(publish_folder(path, repo_id, private=private, extra=extra, repeat=repeat))
+    elif org is not None:
+        from ssia_zoo.models.release import publish_all
+
+        repeat = shlex.join(["ssia-zoo", "publish", "--all", "--org", org, *(["--private"] if private else [])])
+        for done in publish_all(org, private=private, repeat=repeat):
+            print(done)
