@@ -29,10 +29,9 @@ from typing import Annotated, Any
 
 import pytest
 import tyro
-from _recording import append_record
+from recording import RESULTS, ROOT, append_record
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "mutate_flags.jsonl"
+RECORDS = RESULTS / "mutate_flags.jsonl"
 PACKAGE = ROOT / "ssia_zoo"
 RECORDS_OR_CHECKS = (PACKAGE / "training" / "config.py", PACKAGE / "training" / "checks.py")
 SET_BY_THE_PACKAGE = "_set_by_the_package"
@@ -214,7 +213,7 @@ def main(arguments: Arguments) -> int:
     uncovered = [name for name in wanted if name not in {setting for setting, _ in claims}]
     broken = failures(sorted({test for ids in claims.values() for test in ids}))
     if not arguments.settings:
-        RESULTS.unlink(missing_ok=True)
+        RECORDS.unlink(missing_ok=True)
     counts = {"killed": 0, "SURVIVED": 0, "fails as it is": 0}
     for (setting, test), ids in sorted(claims.items(), key=lambda claim: (wanted.index(claim[0][0]), claim[0][1])):
         fails = next((reason for name, reason in broken.items() if name in ids), None)
@@ -223,7 +222,7 @@ def main(arguments: Arguments) -> int:
         counts[result] += 1
         print(f"{result:<9} {setting:<22} {test}{f'  {reason[:100]}' if reason else ''}", flush=True)
         if not arguments.settings:
-            append_record(RESULTS, {"setting": setting, "test": test, "result": result, "reason": reason})
+            append_record(RECORDS, {"setting": setting, "test": test, "result": result, "reason": reason})
     for name in uncovered:
         print(f"NO TEST   {name}")
     print(
@@ -233,4 +232,4 @@ def main(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Arguments)))
+    sys.exit(main(tyro.cli(Arguments, description=__doc__)))

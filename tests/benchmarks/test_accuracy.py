@@ -163,7 +163,7 @@ def test_a_run_counts_in_every_plan_that_holds_it(
     assert [(r["method"], r["key"]) for r in found["other"]] == [("control", recorded[2]["key"])]
     assert list(found) == ["first", "other"]
     (arena.PLANS / "first.yaml").unlink()
-    left = arena.results_by_plan()["first, taken out of the plan since"]
+    left = arena.results_by_plan()["first, removed from the plan"]
     assert {r["key"] for r in left} == {recorded[i]["key"] for i in (0, 1, 3)}
 
 
