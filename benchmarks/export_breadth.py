@@ -31,12 +31,11 @@ import recording
 import timm
 import torch
 import tyro
-from recording import DOCS, RESULTS, Record, append_record
+from recording import DOCS, RESULTS, Record, append_record, versions
 from timm.models import model_entrypoint
 
 from ssia_zoo.errors import SSIAZooError, one_line
 from ssia_zoo.export.exporter import _load_script, export_model
-from ssia_zoo.export.files import versions
 
 RECORDS = RESULTS / "export_breadth.jsonl"
 REPORT = DOCS / "export_breadth.md"

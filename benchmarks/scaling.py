@@ -1,7 +1,7 @@
 """Measure weak scaling of train_hf.py from one process to two, and the gradients that SSIA adds to the all-reduce.
 
     python benchmarks/scaling.py --dataset DATASET    # measure, append to results/scaling.jsonl, write the tables
-    python benchmarks/scaling.py --report             # only write the tables in docs/scaling.md
+    python benchmarks/scaling.py --report             # only write the tables in benchmarks/scaling.md
 
 The batch size per process is constant, so two processes do twice the work in a step. Runs of one and two processes take
 turns. A run's rate is the median of metrics.jsonl without its first record. Each process has one thread.
@@ -23,7 +23,7 @@ from pathlib import Path
 import timm
 import tyro
 from recording import (
-    DOCS,
+    BENCHMARKS,
     METHODS,
     RESULTS,
     ROOT,
@@ -40,7 +40,7 @@ from ssia_zoo.task import SSIATask
 from ssia_zoo.training.metrics import read_records
 
 RECORDS = RESULTS / "scaling.jsonl"
-REPORT = DOCS / "scaling.md"
+REPORT = BENCHMARKS / "scaling.md"
 ARCHS = {
     "mobilenetv3_large_100": 224,
     "resnet18": 224,
