@@ -1,15 +1,16 @@
-"""The arena: method x architecture x data x seed, each run by train_hf.py, paired by seed; and the tables of docs/.
+"""Compare training methods: method x architecture x data set x seed, each trained by train_hf.py and paired by seed.
 
-    python benchmarks/accuracy.py run benchmarks/plans/PLAN.yaml --data-root DATA --jobs 2    # resumes where it stopped
-    python benchmarks/accuracy.py report                    # tables and plots of every plan's runs, and of the weights'
+    python benchmarks/accuracy.py run benchmarks/plans/PLAN.yaml --data-root DATA --jobs 2    # resumes if interrupted
+    python benchmarks/accuracy.py report      # write tables and plots of all plans and of the published weights
 
-A plan names seeds, settings in common, and three lists: data (with the classes and images to keep), archs, methods;
-every combination is a run, or of data and archs those that a fourth list, cells, names. The same seed gives each method
-the same initial student weights, data order and augmentation. The score is that of the weights after the last step. A
-plan evaluates on `validation` (a part of the training split, for choosing) or on `test` (the official one, for the last
-word): runs of the latter look at it once, when they have ended. Results are appended to results/accuracy.jsonl, a
-line a run, with every setting; a combination that has one is not run again, and counts in every plan that
-holds it.
+A plan lists seeds, common settings, data sets (with the classes and images to keep), architectures and methods. Every
+combination is one run; the optional list `cells` restricts the pairs of data set and architecture. With the same seed
+all methods start from the same weights and see the same images in the same order with the same augmentation. The score
+is that of the weights after the last step. A plan evaluates on `validation` (part of the training split, to choose
+settings) or on `test` (the official split, for final results, evaluated once after training).
+
+Each run is appended to results/accuracy.jsonl with all its settings. A combination that is recorded is not run again,
+and counts in every plan that contains it.
 """
 
 from __future__ import annotations
@@ -31,21 +32,22 @@ from typing import Any
 
 import datasets
 import numpy as np
+import recording
 import tyro
 import yaml
+from recording import ROOT, append_record, read_results
 
 from ssia_zoo.training.metrics import read_records
 
-ROOT = Path(__file__).resolve().parent.parent
-PLANS = ROOT / "benchmarks" / "plans"
-RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
-WEIGHTS = RESULTS.parent / "weights"
+PLANS = recording.BENCHMARKS / "plans"
+RESULTS = recording.RESULTS / "accuracy.jsonl"
+WEIGHTS = recording.RESULTS / "weights"
 Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: what it is called in tables, and every setting that decides its outcome."""
+    """One run: its names in the tables, and every setting that determines its result."""
 
     data: str
     arch: str
@@ -56,13 +58,13 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Names the run by its settings: equal ones are run once, whatever the plan calls them."""
+        """Hash of the settings: equal settings are run once, whatever the plans call them."""
         decisive = json.dumps({"subset": self.subset, **self.settings}, sort_keys=True)
         return hashlib.sha256(decisive.encode()).hexdigest()[:16]
 
 
 def cells(plan: Settings) -> Iterator[Cell]:
-    """The plan's runs; seed by seed, so that whatever is finished is a comparison."""
+    """Yield the plan's runs, seed by seed, so that an interrupted plan still compares all methods."""
     common = {"eval_split": plan["evaluate"], **plan["common"]}
     chosen = [tuple(cell) for cell in plan.get("cells", product(plan["data"], plan["archs"]))]
     for seed in plan["seeds"]:
@@ -73,22 +75,22 @@ def cells(plan: Settings) -> Iterator[Cell]:
 
 
 def merged(*parts: Settings) -> Settings:
-    """Settings of which later ones count; groups of settings (`model_kwargs`, `ssia`) are merged, not replaced."""
-    whole: Settings = {}
+    """Merge settings; later ones override earlier ones, groups (`model_kwargs`, `ssia`) are merged key by key."""
+    result: Settings = {}
     for name, value in (item for part in parts for item in part.items()):
-        whole[name] = {**whole.get(name, {}), **value} if isinstance(value, dict) else value
-    return whole
+        result[name] = {**result.get(name, {}), **value} if isinstance(value, dict) else value
+    return result
 
 
 def make_subset(source: Path, subset: Settings, target: Path) -> None:
-    """Write splits train, validation and test of some classes as parquet; the choice depends on the numbers alone.
+    """Write a subset's splits train, validation and test as parquet files; which images are kept is reproducible.
 
     Args:
-        source: Folder of parquet files as `datasets` reads it, with a training split and an official one to test on.
-        subset: `dataset` (its name), `classes` (all if not given), and images of its training split:
-            `train_per_class` and `validation_per_class`; without them its own splits are taken as they are.
-            `train_labels` names the column to train on, such as people's wrong answers; evaluation keeps the right
-            ones. `exchanged` is a share of the training images that get another class of the same `coarse` one.
+        source: Folder of parquet files as `datasets` reads it, with a training split and an official test split.
+        subset: `dataset` (its name); `classes` (number of classes, all by default); `train_per_class` and
+            `validation_per_class` (images of the training split; by default the data set's own splits are kept);
+            `train_labels` (the column to train on, such as noisy human labels; evaluation uses the clean ones);
+            `exchanged` (share of the training images that get the label of another class of the same `coarse` class).
         target: Folder to write.
     """
     splits = datasets.load_dataset(str(source))
@@ -114,7 +116,7 @@ def make_subset(source: Path, subset: Settings, target: Path) -> None:
 def _chosen_rows(
     splits: datasets.DatasetDict, label: str, kept: np.ndarray, subset: Settings
 ) -> dict[str, tuple[str, np.ndarray]]:
-    """The split and the rows that train, validation and test are made of."""
+    """Return for train, validation and test the source split and its rows."""
     if "train_per_class" not in subset:
         return {name: (name, np.arange(len(rows))) for name, rows in splits.items()}
     official = "test" if "test" in splits else "validation"
@@ -128,7 +130,7 @@ def _chosen_rows(
 
 
 def _exchanged(labels: np.ndarray, coarse: np.ndarray, share: float) -> np.ndarray:
-    """Give a share of the images the label of another class of the same coarse one, where there is another."""
+    """Relabel a share of the images with another class of the same coarse class, if there is one."""
     random = np.random.RandomState(0)
     wrong = labels.copy()
     for row in random.permutation(len(labels))[: round(share * len(labels))]:
@@ -144,7 +146,7 @@ def _rows_by_class(labels: list[int], kept: np.ndarray) -> list[np.ndarray]:
 
 
 def run_cell(cell: Cell, folder: Path, data: Path) -> Settings:
-    """Train one model in a process of its own, on one thread, and describe the result."""
+    """Train one model in a separate process, on one thread, and return its record."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "cell.yaml"
     config.write_text(yaml.safe_dump({**cell.settings, "dataset": str(data)}), encoding="utf-8")
@@ -179,19 +181,12 @@ def run_cell(cell: Cell, folder: Path, data: Path) -> Settings:
     }
 
 
-def read_results() -> list[Settings]:
-    """Every recorded run, oldest first."""
-    if not RESULTS.exists():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-
-
 def results_by_plan() -> dict[str, list[Settings]]:
-    """Of each plan in plans/ the runs that are recorded, whichever plan made them, in the plan's words and order.
+    """Return each plan's recorded runs, with the plan's names and in its order, whichever plan they were run for.
 
-    Runs that no plan holds any more come last, by the names that they were recorded under.
+    Runs that are in no plan any more come last, under the names they were recorded with.
     """
-    known = {result["key"]: result for result in read_results()}
+    known = {result["key"]: result for result in read_results(RESULTS)}
     plans: dict[str, list[Settings]] = {}
     for path in sorted(PLANS.glob("*.yaml")):
         planned = cells(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -203,19 +198,19 @@ def results_by_plan() -> dict[str, list[Settings]]:
     held = {run["key"] for runs in plans.values() for run in runs}
     for result in known.values():
         if result["key"] not in held:
-            plans.setdefault(f"{result['plan']}, taken out of the plan since", []).append(result)
+            plans.setdefault(f"{result['plan']}, removed from the plan", []).append(result)
     return plans
 
 
 def results_of_weights() -> list[Settings]:
-    """The runs of make_weight.py behind the published weights, as a plan's."""
+    """Return the runs behind the published weights, recorded by make_weight.py, in the format of a plan's runs."""
     runs = []
     for path in sorted(WEIGHTS.glob("*.jsonl")):
         entry = ROOT / "hub_configs" / f"{path.stem}.json"
-        if not entry.exists():  # the log of a weight that has been replaced
+        if not entry.exists():  # this weight has been replaced by another
             continue
         described = json.loads(entry.read_text(encoding="utf-8"))
-        for run in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        for run in read_results(path):
             training, method = run["training"], run["method"]
             if method == "ssia" and training["ssia"].get("labels"):
                 method = "SSIA + DSN"
@@ -238,22 +233,22 @@ def results_of_weights() -> list[Settings]:
 
 @dataclass(frozen=True)
 class Run:
-    """Run what of a plan has no result yet."""
+    """Run the part of a plan that has no result yet."""
 
     plan: tyro.conf.Positional[Path]
     """YAML file"""
     data_root: Path
-    """folder that holds the data sets' folders of parquet files"""
-    work: Path = Path("runs/arena")
-    """where subsets and unfinished runs are kept"""
+    """folder that contains the data sets, a folder of parquet files each"""
+    work: Path = Path("runs/accuracy")
+    """folder for subsets and unfinished runs"""
     jobs: int = 1
-    """runs at once, each on one thread"""
+    """parallel runs, one thread each"""
 
 
 def run(arguments: Run) -> None:
-    """Run the plan; a run that fails is told at the end and holds up no other."""
+    """Run the plan; failed runs are reported and do not stop the others."""
     plan = yaml.safe_load(arguments.plan.read_text(encoding="utf-8"))
-    known = {result["key"] for result in read_results()}
+    known = {result["key"] for result in read_results(RESULTS)}
     waiting = [cell for cell in cells(plan) if cell.key not in known]
     folders: dict[str, Path] = {}
     for cell in waiting:
@@ -270,18 +265,17 @@ def run(arguments: Run) -> None:
                 print(f"failed: {error}", file=sys.stderr, flush=True)
                 continue
             result = {"plan": arguments.plan.stem, **future.result()}
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(result) + "\n")
+            append_record(RESULTS, result)
             shutil.rmtree(arguments.work / result["key"])
             words = (result[name] for name in ("data", "arch", "method", "seed", "top1", "seconds"))
             print(f"{number}/{len(waiting)}", *words, flush=True)
     if failures:
-        sys.exit(f"{len(failures)} of {len(waiting)} runs failed; the same command runs them again")
+        sys.exit(f"{len(failures)} of {len(waiting)} runs failed; repeat the command to run them again")
 
 
 @dataclass(frozen=True)
 class Report:
-    """Write the tables and plots of docs/accuracy.md: of every plan, what has been run."""
+    """Write tables and plots of all recorded runs into benchmarks/accuracy.md."""
 
 
 def main(arguments: Run | Report) -> None:
@@ -294,4 +288,4 @@ def main(arguments: Run | Report) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Run | Report))  # type: ignore[arg-type]  # tyro takes unions
+    main(tyro.cli(Run | Report, description=__doc__))  # type: ignore[arg-type]  # tyro takes unions

@@ -1,9 +1,8 @@
-"""Tables and plots of docs/accuracy.md from the arena's recorded runs."""
+"""Write tables and plots of the runs recorded by accuracy.py into benchmarks/accuracy.md."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -12,39 +11,34 @@ from typing import Any
 import timm
 import torch
 from matplotlib.figure import Figure
+from recording import BENCHMARKS, Record, replace_table
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssia_zoo.models.comparison import Comparison, compare
 from ssia_zoo.models.weight import PairedRun
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs" / "accuracy.md"
-IMAGES = ROOT / "docs" / "images"
+REPORT = BENCHMARKS / "accuracy.md"
+IMAGES = BENCHMARKS / "images"
 CONTROL = "vanilla"
-START, END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
 
-Result = dict[str, Any]
-Group = dict[str, dict[int, Result]]
-"""Results by method and seed."""
+Group = dict[str, dict[Any, Record]]
+"""Records by method and seed."""
 
 
-def write_report(plans: dict[str, list[Result]]) -> None:
-    """Replace the generated part of docs/accuracy.md, and draw a plot for each plan of which something has been run."""
-    plans = {name: runs for name, runs in plans.items() if runs}
-    parts = []
+def write_report(plans: dict[str, list[Record]]) -> None:
+    """Replace the generated part of benchmarks/accuracy.md and draw a plot for each plan that has runs."""
+    parts = [""]
     for name, runs in plans.items():
+        if not runs:
+            continue
         parts.append(section(name, runs))
         if picture := draw(name, runs):
             parts.append(f"![paired differences of {name}](images/{picture.name})\n")
-    text = DOCS.read_text(encoding="utf-8")
-    generated = f"{START}\n\n" + "\n".join(parts) + f"\n{END}"
-    DOCS.write_text(
-        re.sub(f"{START}.*{END}", lambda _: generated, text, flags=re.DOTALL), encoding="utf-8", newline="\n"
-    )
+    replace_table(REPORT, "accuracy", parts)
 
 
-def groups(runs: list[Result]) -> dict[tuple[str, str], Group]:
-    """Runs by (data, arch), then method, then seed."""
+def groups(runs: list[Record]) -> dict[tuple[str, str], Group]:
+    """Group runs by (data, arch), then method, then seed."""
     found: dict[tuple[str, str], Group] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         found[run["data"], run["arch"]][run["method"]][run["seed"]] = run
@@ -52,25 +46,27 @@ def groups(runs: list[Result]) -> dict[tuple[str, str], Group]:
 
 
 def paired(group: Group, method: str) -> Comparison | None:
-    """A method against the control over the seeds that both have run."""
-    ours, controls = group[method], group.get(CONTROL, {})
-    pairs = [
-        PairedRun(seed=s, ssia=ours[s]["top1"], vanilla=controls[s]["top1"])
-        for s in sorted(ours.keys() & controls.keys())
-    ]
-    return compare(pairs) if pairs else None
+    """Compare a method with the control over the seeds that both have; None if there are none."""
+    runs, controls = group[method], group.get(CONTROL, {})
+    pairs = [(runs[seed]["top1"], controls[seed]["top1"]) for seed in sorted(runs.keys() & controls.keys())]
+    return compare_pairs(pairs) if pairs else None
+
+
+def compare_pairs(pairs: list[tuple[float, float]]) -> Comparison:
+    """Compare (score, score of the control) pairs."""
+    return compare([PairedRun(seed=number, ssia=s, vanilla=control) for number, (s, control) in enumerate(pairs)])
 
 
 def interval(comparison: Comparison | None) -> str:
-    """A 95 % interval in a table's cell."""
+    """Format the 95 % interval for a table cell."""
     if comparison is None or comparison.interval is None:
         return "–"
     low, high = comparison.interval
     return f"{low:+.2f} to {high:+.2f}"
 
 
-def section(plan: str, runs: list[Result]) -> str:
-    """One plan's tables, a table for each data set and architecture."""
+def section(plan: str, runs: list[Record]) -> str:
+    """Return the tables of one plan, one for each data set and architecture."""
     lines = [f"### `{plan}`", ""]
     held = "a part of the training split" if "validation_per_class" in runs[0]["subset"] else "the validation split"
     on = {"validation": held, "test": "the official test split"}[runs[0]["evaluated_on"]]
@@ -78,7 +74,7 @@ def section(plan: str, runs: list[Result]) -> str:
     for (data, arch), group in groups(runs).items():
         images = next(iter(next(iter(group.values())).values()))["images"]
         lines += [
-            f"`{arch}` on `{data}` ({images:,} images to evaluate on)",
+            f"`{arch}` on `{data}` (evaluated on {images:,} images)",
             "",
             "| method | at inference | mean | every seed | minus vanilla, paired | 95 % interval | final loss |",
             "|---|---|---|---|---|---|---|",
@@ -90,10 +86,10 @@ def section(plan: str, runs: list[Result]) -> str:
 
 
 def row(group: Group, method: str) -> str:
-    """A method's line: every seed in order."""
+    """Return a method's table row, with every seed in order."""
     results = [group[method][seed] for seed in sorted(group[method])]
     mean = sum(r["top1"] for r in results) / len(results)
-    smoothed = any(r["settings"].get("smoothing") for r in results)  # which makes another loss of it
+    smoothed = any(r["settings"].get("smoothing") for r in results)  # its loss is not comparable
     loss = "–" if smoothed else f"{sum(r['train_task_loss'] for r in results) / len(results):.3f}"
     seeds = " / ".join(f"{r['top1']:.2f}" for r in results)
     comparison = paired(group, method) if method != CONTROL else None
@@ -102,11 +98,11 @@ def row(group: Group, method: str) -> str:
     return f"| {method} | {cost} | {mean:.2f} | {seeds} | {difference} | {interval(comparison)} | {loss} |"
 
 
-def inference_cost(result: Result) -> str:
-    """What the network that was trained costs its user: parameters, and FLOPs for an image as PyTorch counts them."""
+def inference_cost(result: Record) -> str:
+    """Return parameters and FLOPs per image (as counted by PyTorch) of the network without its training heads."""
     settings = result["settings"]
     kwargs = json.dumps(settings.get("model_kwargs", {}), sort_keys=True)
-    if "classes" not in result["subset"]:  # all of the data's, whose number is not recorded
+    if "classes" not in result["subset"]:  # all classes of the data set; their number is not recorded
         return "–"
     parameters, flops = _size(settings["model"], kwargs, settings["image_size"], result["subset"]["classes"])
     return f"{parameters / 1e6:.3f} M, {flops / 1e6:.1f} MFLOPs"
@@ -122,11 +118,11 @@ def _size(architecture: str, kwargs: str, image_size: int, classes: int) -> tupl
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops()
 
 
-def pooled(runs: list[Result]) -> list[str]:
-    """Each method against the control over the cells: a mean of each cell's seeds, and an interval over the cells."""
+def pooled(runs: list[Record]) -> list[str]:
+    """Compare each method with the control over the cells, each cell counted once by the mean of its seeds."""
     lines = [
-        "Over all of them: a network on a data set, a cell, counts once, by the mean of its seeds' paired differences.",
-        "The 95 % t-interval is over the cells: it covers other networks and data, as far as these can stand for them.",
+        "All cells (a cell is one network on one data set), each counted once with the mean of its paired differences.",
+        "The 95 % t-interval is over the cells; it holds for other networks and data as far as these represent them.",
         "",
         "| method | cells | pairs | minus vanilla | 95 % interval | above zero in |",
         "|---|---|---|---|---|---|",
@@ -136,7 +132,7 @@ def pooled(runs: list[Result]) -> list[str]:
         cells = [comparison for group in found if method in group and (comparison := paired(group, method))]
         if not cells:
             continue
-        over = compare([PairedRun(seed=i, ssia=c.ssia_mean, vanilla=c.vanilla_mean) for i, c in enumerate(cells)])
+        over = compare_pairs([(cell.ssia_mean, cell.vanilla_mean) for cell in cells])
         above = sum(cell.difference > 0 for cell in cells)
         lines.append(
             f"| {method} | {len(cells)} | {sum(cell.seeds for cell in cells)} | {over.difference:+.2f} "
@@ -145,8 +141,12 @@ def pooled(runs: list[Result]) -> list[str]:
     return [*lines, ""]
 
 
-def draw(plan: str, runs: list[Result]) -> Path | None:
-    """Paired differences with their intervals, a panel for each data set and architecture; nothing without any."""
+def draw(plan: str, runs: list[Record]) -> Path | None:
+    """Plot paired differences with their intervals, one panel for each data set and architecture.
+
+    Returns:
+        The image file; None if no method can be compared with the control.
+    """
     found = {key: [m for m in group if m != CONTROL and paired(group, m)] for key, group in groups(runs).items()}
     found = {key: methods for key, methods in found.items() if methods}
     if not found:

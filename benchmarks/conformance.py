@@ -1,11 +1,11 @@
-"""Run timm's own tests/test_models.py, unmodified, over names made by `ssia_zoo.register`.
+"""Run timm's own tests/test_models.py, unmodified, on names registered by `ssia_zoo.register`.
 
     python benchmarks/conformance.py --work runs/conformance
 
-downloads the sdist of the installed timm once, registers `<arch>_ssia` for each architecture of the table below, and
-runs the tests of a family in one child process; a second call runs what is missing or failed. Results are JSON lines,
-a family each, in benchmarks/results/conformance.jsonl. Not covered by these tests: intermediate features and pretrained
-loading, which tests/test_features.py and tests/test_registry.py cover.
+This downloads the sdist of the installed timm once, registers `<arch>_ssia` for each architecture listed below, and
+runs the tests of each timm family in a child process. A second call runs the families that are missing or failed.
+results/conformance.jsonl has one line per family. Intermediate features and pretrained loading are not covered here but
+by tests/models/test_features.py and tests/models/test_registry.py.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from pathlib import Path
 
 import timm
 import tyro
+from recording import RESULTS, ROOT, read_results
 
-ROOT = Path(__file__).resolve().parent.parent
-
-# What people use, the smaller sizes of each.
+# Commonly used architectures, in their smaller sizes.
 ARCHS = """
 resnet10t resnet18 resnet26 resnet34 resnet50 resnet50d resnet101 resnext50_32x4d wide_resnet50_2 seresnet50
 ecaresnet26t resnetv2_50 resnetv2_50d_gn mobilenetv3_small_050 mobilenetv3_small_100 mobilenetv3_large_100 fbnetv3_b
@@ -42,9 +41,9 @@ efficientformerv2_s0 densenet121 vgg11 vgg16_bn dpn48b dla34 hrnet_w18_small har
 pvt_v2_b0 twins_svt_small tiny_vit_5m_224 inception_next_atto mambaout_femto starnet_s1 repvit_m1 rexnet_100
 res2net50_26w_4s skresnet18 nf_resnet26 hgnetv2_b0 cspresnet50 davit_tiny focalnet_tiny_srf gcvit_xxtiny
 coat_lite_tiny efficientvit_b0 efficientvit_m0
-""".split()  # noqa: SIM905  # a table to read
+""".split()  # noqa: SIM905  # easier to read than a list
 
-_PLUGIN = '''"""Registers names before timm's tests ask timm for its list; made by benchmarks/conformance.py."""
+_PLUGIN = '''"""Register names before timm's tests list the models; written by benchmarks/conformance.py."""
 import json, os
 import ssia_zoo
 for arch in json.loads(os.environ["SSIA_ZOO_ARCHS"]):
@@ -54,16 +53,16 @@ for arch in json.loads(os.environ["SSIA_ZOO_ARCHS"]):
 
 @dataclass(frozen=True)
 class Arguments:
-    """Run timm's own model tests over names made by ssia_zoo.register."""
+    """Run timm's own model tests on names registered by ssia_zoo.register."""
 
     work: Path = Path("runs/conformance")
-    """where timm's sdist and the logs go"""
-    results: Path = ROOT / "benchmarks" / "results" / "conformance.jsonl"
-    """JSON lines, a family each; families that passed are not run again"""
+    """folder for timm's sdist and the logs"""
+    results: Path = RESULTS / "conformance.jsonl"
+    """results, one JSON line per family; families that passed are not run again"""
     families: tuple[str, ...] = ()
-    """only these"""
+    """families to run; all by default"""
     timeout: int = 3600
-    """seconds for a family"""
+    """seconds allowed per family"""
 
 
 def main(arguments: Arguments) -> int:
@@ -74,9 +73,7 @@ def main(arguments: Arguments) -> int:
     families: dict[str, list[str]] = defaultdict(list)
     for arch in ARCHS:
         families[timm.models._registry._model_to_module[arch]].append(arch)
-    done = {}
-    if arguments.results.exists():
-        done = {r["family"]: r for r in map(json.loads, arguments.results.read_text().splitlines())}
+    done = {r["family"]: r for r in read_results(arguments.results)}
     for family, archs in sorted(families.items()):
         if arguments.families and family not in arguments.families:
             continue
@@ -98,7 +95,7 @@ def main(arguments: Arguments) -> int:
 
 
 def timm_tests(work: Path) -> Path:
-    """Find timm's tests/ of the installed version, from its sdist."""
+    """Return the tests/ folder of the installed timm version, downloaded with its sdist."""
     unpacked = work / f"timm-{timm.__version__}"
     if not (unpacked / "tests").is_dir():
         wanted = f"timm=={timm.__version__}"
@@ -112,7 +109,7 @@ def timm_tests(work: Path) -> Path:
 def run_family(tests: Path, arguments: Arguments, family: str, archs: list[str]) -> dict[str, object]:
     environment = {
         **os.environ,
-        "GITHUB_ACTIONS": "1",  # timm leaves out what needs more memory than a small machine has
+        "GITHUB_ACTIONS": "1",  # makes timm skip models that need much memory
         "HF_HUB_OFFLINE": "1",
         "SSIA_ZOO_ARCHS": json.dumps(archs),
         "PYTHONPATH": f"{arguments.work.resolve()}{os.pathsep}{ROOT}",
@@ -145,4 +142,4 @@ def run_family(tests: Path, arguments: Arguments, family: str, archs: list[str])
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Arguments)))
+    sys.exit(main(tyro.cli(Arguments, description=__doc__)))

@@ -1,24 +1,21 @@
-"""How fast a core decodes photographs: Pillow alone, other libraries, and the whole path from parquet to tensors.
+"""Time JPEG decoding on one core: Pillow, other libraries, and the complete path from parquet file to tensors.
 
-    OMP_NUM_THREADS=1 python benchmarks/decode.py FOLDER    # of parquet files with a column "image" of 64x64 images
+    OMP_NUM_THREADS=1 python benchmarks/decode.py FOLDER
 
-The photographs are mosaics of 8x6 images of the folder, 512x384 pixels, JPEG of quality 90. All ways take turns, some
-rounds; times are of the process (CPU), so that other programs on the machine matter less. simplejpeg is measured where
-it is installed. One JSON line goes to benchmarks/results/decode.jsonl.
+FOLDER contains parquet files with a column "image" of 64x64 images. The photographs are mosaics of 8x6 of them, 512x384
+pixels, JPEG quality 90. All functions are timed in turns, in CPU time, which depends less on other load. simplejpeg is
+measured if it is installed. The result is appended to results/decode.jsonl.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
 import io
 import json
 import os
-import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +24,29 @@ import numpy as np
 import PIL.features
 import PIL.Image
 import torch
+import tyro
+from recording import RESULTS, append_record, environment, in_turns, timed
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from ssia_zoo.data import DataConfig, eval_transform, load_image_data, train_loader, train_transform
 from ssia_zoo.data.decode import decode_rgb
 from ssia_zoo.data.samples import RowReader
 
-RESULTS = Path(__file__).resolve().parent / "results" / "decode.jsonl"
 PHOTOS, ROUNDS, SIZE = 64, 15, 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Pixels = np.ndarray[Any, Any]
 
 
-def photographs(folder: str) -> list[bytes]:
-    """Mosaics of small photographs, with as much detail as photographs of that size have."""
+def photographs(folder: Path) -> list[bytes]:
+    """Return JPEG files of mosaics of small images, which have as much detail as photographs of that size."""
     rows = datasets.load_dataset("parquet", data_files=f"{folder}/train-00000*.parquet", split="train[:4000]")
     numbers, made = np.random.default_rng(0), []
     for _ in range(PHOTOS):
-        whole = PIL.Image.new("RGB", (512, 384))
+        mosaic = PIL.Image.new("RGB", (512, 384))
         for place, index in enumerate(numbers.integers(0, len(rows), 48)):
-            whole.paste(rows[int(index)]["image"].convert("RGB"), (place % 8 * 64, place // 8 * 64))
+            mosaic.paste(rows[int(index)]["image"].convert("RGB"), (place % 8 * 64, place // 8 * 64))
         file = io.BytesIO()
-        whole.save(file, "JPEG", quality=90)
+        mosaic.save(file, "JPEG", quality=90)
         made.append(file.getvalue())
     return made
 
@@ -78,7 +76,7 @@ def decoders() -> dict[str, Callable[[bytes], Pixels]]:
 
 
 def parts(photos: list[bytes], config: DataConfig) -> dict[str, Callable[[], Any]]:
-    """The whole path, and each part of it, over all photographs."""
+    """Return functions that process all photographs: the complete path ("whole") and each of its parts."""
     data = load_image_data(config)
     loader = train_loader(data, config, mean=MEAN, std=STD, seed=0)
     source = RowReader(data.train, "image", "label")
@@ -94,33 +92,43 @@ def parts(photos: list[bytes], config: DataConfig) -> dict[str, Callable[[], Any
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder")
-    photos = photographs(parser.parse_args().folder)
+def decode_all(decode: Callable[[bytes], Pixels], photos: list[bytes]) -> list[Pixels]:
+    return [decode(photo) for photo in photos]
+
+
+def differences(photos: list[bytes]) -> dict[str, dict[str, float]]:
+    """Compare the pixels of the full-size decoders with Pillow's."""
+    expected = np.stack(decode_all(pillow, photos)).astype(int)
+    result = {}
+    for name, decode in decoders().items():
+        if not name.startswith("pillow"):
+            difference = np.abs(np.stack(decode_all(decode, photos)) - expected)
+            equal = round(float((difference == 0).mean()), 5)
+            result[name] = {"equal": equal, "largest_difference": int(difference.max())}
+    return result
+
+
+def main(folder: tyro.conf.Positional[Path]) -> None:
+    """Time JPEG decoding on one core.
+
+    Args:
+        folder: parquet files with a column "image" of 64x64 images
+    """
+    load = os.getloadavg()[0]
+    photos = photographs(folder)
     torch.set_num_threads(1)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     columns = {"image": photos, "label": [n % 2 for n in range(PHOTOS)]}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as made:
         for split in ("train", "test"):
-            datasets.Dataset.from_dict(columns, features=features).to_parquet(f"{folder}/{split}.parquet")
-        config = DataConfig(folder, image_size=SIZE, batch_size=PHOTOS, workers=0)
-        ways: dict[str, Callable[[], Any]] = parts(photos, config)
+            datasets.Dataset.from_dict(columns, features=features).to_parquet(f"{made}/{split}.parquet")
+        functions = parts(photos, DataConfig(made, image_size=SIZE, batch_size=PHOTOS, workers=0))
         for name, decode in decoders().items():
-            ways[f"bare: {name}"] = lambda decode=decode: [decode(photo) for photo in photos]
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for round_ in range(ROUNDS + 1):
-            for name, way in ways.items():
-                start = time.process_time()
-                way()
-                if round_:  # the first round fills caches
-                    times[name].append(1000 * (time.process_time() - start) / PHOTOS)
-    differences = {
-        name: np.stack([np.abs(decode(p).astype(int) - pillow(p)) for p in photos])
-        for name, decode in decoders().items()
-        if name not in ("pillow", "pillow, half size")
+            functions[f"bare: {name}"] = partial(decode_all, decode, photos)
+        times = in_turns({name: timed(function) for name, function in functions.items()}, ROUNDS)
+    medians = {
+        name: round(1000 / PHOTOS * statistics.median(turn.cpu for turn in turns), 3) for name, turns in times.items()
     }
-    medians = {name: round(statistics.median(values), 3) for name, values in times.items()}
     result = {
         "benchmark": "decode",
         "photos": {"number": PHOTOS, "pixels": [512, 384], "mean_bytes": round(sum(map(len, photos)) / PHOTOS)},
@@ -130,23 +138,13 @@ def main() -> None:
         "cpu_ms_an_image": medians,
         "whole_over_pillow": round(medians["whole"] / medians["bare: pillow"], 2),
         "images_a_second_and_core": round(1000 / medians["whole"]),
-        "pixels_beside_pillow": {
-            name: {"equal": round(float((d == 0).mean()), 5), "largest_difference": int(d.max())}
-            for name, d in differences.items()
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("pillow", "torchvision", "datasets", "timm")},
-            "libjpeg-turbo of Pillow": PIL.features.version_feature("libjpeg_turbo"),
-        },
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load": round(os.getloadavg()[0], 1),
+        "pixels_beside_pillow": differences(photos),
+        **environment(load, ("pillow", "torchvision", "datasets", "timm", "simplejpeg")),
+        "libjpeg-turbo of Pillow": PIL.features.version_feature("libjpeg_turbo"),
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(result) + "\n")
+    append_record(RESULTS / "decode.jsonl", result)
     print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -1,12 +1,12 @@
-"""Export the smallest model of every timm family to each target and compare with PyTorch on real images.
+"""Export the smallest model of every timm family to each target and compare it with PyTorch on real images.
 
     nice -n 19 env OMP_NUM_THREADS=1 python benchmarks/export_breadth.py --targets onnx torch-export openvino
-    python benchmarks/export_breadth.py --report          # only writes docs/export_breadth.md anew
+    python benchmarks/export_breadth.py --report          # only write docs/export_breadth.md
 
-Each family runs in a process of its own with a time-out, and is written down when that ends: a run that was stopped
-goes on where it was, and what other versions of the packages gave is run again. Weights are random, and moved off the
-zeros and ones that some layers start from: that an export lost such a layer would go unnoticed otherwise. What counts
-here is whether the graph computes the same.
+Each family runs in a separate process with a time limit and is recorded when that ends: an interrupted run resumes, and
+results of other package versions are measured again. Weights are random, without the zeros and ones that some layers
+are initialized with: an export could lose such a layer unnoticed. The comparison is between the computations of the
+original and the exported graph.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import os
 import resource
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,11 +27,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import recording
+import timm
+import torch
 import tyro
+from recording import DOCS, RESULTS, Record, append_record, versions
+from timm.models import model_entrypoint
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "export_breadth.jsonl"
-REPORT = ROOT / "docs" / "export_breadth.md"
+from ssia_zoo.errors import SSIAZooError, one_line
+from ssia_zoo.export.exporter import _load_script, export_model
+
+RECORDS = RESULTS / "export_breadth.jsonl"
+REPORT = DOCS / "export_breadth.md"
 SEED = 0
 SIZE = 128  # pixels
 TARGETS = ("onnx", "torch-export", "openvino", "executorch")
@@ -40,27 +46,23 @@ TARGETS = ("onnx", "torch-export", "openvino", "executorch")
 
 @dataclass
 class Settings:
-    """What to run."""
+    """Export the smallest model of every timm family and compare it with PyTorch."""
 
     targets: tuple[str, ...] = ("onnx",)
-    """Targets of ssia_zoo.export.exporter."""
+    """targets of ssia_zoo.export.exporter"""
     families: tuple[str, ...] = ()
-    """Families of timm; all if none is named."""
+    """timm families; all by default"""
     timeout: int = 900
-    """Processor seconds for a family."""
+    """CPU seconds per family"""
     again: bool = False
-    """Repeat what failed before."""
+    """repeat failed exports"""
     report: bool = False
-    """Run nothing, write the report."""
+    """only write the report"""
 
 
 def smallest_models() -> dict[str, str]:
-    """Family → its model with the fewest parameters; cached in the results' folder, since counting takes minutes."""
-    import timm
-    import torch
-    from timm.models import model_entrypoint
-
-    cache = RESULTS.with_name("smallest_models.json")
+    """Return the smallest model of each family, cached in results/ since counting parameters takes minutes."""
+    cache = RESULTS / "smallest_models.json"
     if cache.is_file():
         cached = json.loads(cache.read_text())
         if cached["timm"] == timm.__version__:
@@ -74,23 +76,19 @@ def smallest_models() -> dict[str, str]:
         try:
             with torch.device("meta"):
                 count = sum(p.numel() for p in timm.create_model(name).parameters())
-        except Exception:  # some cannot be built without values; the family's first name is taken then
+        except Exception:  # some cannot be built on the meta device; then the family's first name is used
             continue
         best[family] = min(best.get(family, (count, name)), (count, name))
     listed = {family: timm.list_models(module=family) for family in families}
     unknown = [(10**12, listed[family][0], family) for family in families if family not in best]
     ordered = sorted([(*best[family], family) for family in best] + unknown)
-    models = {family: name for _, name, family in ordered}  # the smallest first
-    cache.parent.mkdir(exist_ok=True)
+    models = {family: name for _, name, family in ordered}  # smallest first
     cache.write_text(json.dumps({"timm": timm.__version__, "models": models}, indent=1) + "\n")
     return models
 
 
-def shaken(name: str) -> Any:
-    """A model with random weights, none of them neutral: a layer scale of 1e-6 or a head of zeros would hide errors."""
-    import timm
-    import torch
-
+def randomized_model(name: str) -> Any:
+    """Create a model whose weights are all random: a layer scale of 1e-6 or a head of zeros would hide errors."""
     torch.manual_seed(SEED)
     model = timm.create_model(name, pretrained=False)
     with torch.no_grad():
@@ -107,27 +105,22 @@ def shaken(name: str) -> Any:
     return model
 
 
-def workable_size(model: Any) -> int | None:
-    """SIZE, or else a model's least, where it takes images of any size, to spare time; None, its own, elsewhere."""
-    import torch
-
+def smaller_size(model: Any) -> int | None:
+    """Return SIZE or the model's minimum size if it runs at that size; None to use the model's own size."""
     cfg = model.pretrained_cfg
     if cfg.get("fixed_input_size") or min(cfg["input_size"][1:]) <= SIZE:
         return None
     for size in (SIZE, *(cfg.get("min_input_size") or ())[1:2]):
-        with contextlib.suppress(Exception), torch.inference_mode():  # models raise every kind
+        with contextlib.suppress(Exception), torch.inference_mode():  # models raise all kinds of errors
             model.eval()(torch.zeros(1, 3, size, size))
             return size
     return None
 
 
 def export_one(targets: Sequence[str], name: str, outcomes: Path) -> None:
-    """Export one model to each target in turn, into a folder that goes again; `outcomes` gets a JSON line for each."""
-    from ssia_zoo.errors import SSIAZooError
-    from ssia_zoo.export.exporter import _load_script, export_model
-
-    model = shaken(name)
-    size = workable_size(model)
+    """Export one model to each target, into a temporary folder; append a JSON line for each to `outcomes`."""
+    model = randomized_model(name)
+    size = smaller_size(model)
     with tempfile.TemporaryDirectory() as folder:
         for target in targets:
             start = time.perf_counter()
@@ -140,65 +133,58 @@ def export_one(targets: Sequence[str], name: str, outcomes: Path) -> None:
             except SSIAZooError as error:
                 outcome = {"ok": False, "reason": str(error)}
             except Exception as error:
-                outcome = {"ok": False, "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+                outcome = {"ok": False, "reason": f"{type(error).__name__}: {one_line(error, 300)}"}
             outcome["seconds"] = round(time.perf_counter() - start, 1)
-            with outcomes.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"target": target, **outcome}) + "\n")
+            append_record(outcomes, {"target": target, **outcome})
             if target == "onnx" and outcome["ok"]:
-                _lend_onnx_file(out)
+                _reuse_onnx_file(out)
 
 
-def _lend_onnx_file(file: Path) -> None:
-    """Let the export to OpenVINO, which begins with the export to ONNX, begin with the file that is there already."""
-    from ssia_zoo.export.exporter import _load_script
+def _reuse_onnx_file(file: Path) -> None:
+    """Let the export to OpenVINO, whose first step is an export to ONNX, use the file that exists already."""
 
     def copy(model: Any, example: Any, path: Path, precision: str, calibration: Any) -> None:
         shutil.copy(file, path)
-        if (weights := file.with_name(f"{file.name}.data")).is_file():  # above 2 GiB; the first file names it
+        if (weights := file.with_name(f"{file.name}.data")).is_file():  # for models above 2 GiB
             shutil.copy(weights, path.with_name(weights.name))
 
     _load_script("openvino")._to_onnx = lambda: SimpleNamespace(convert=copy)
 
 
 def run_child(targets: Sequence[str], name: str, timeout: int) -> dict[str, dict[str, Any]]:
-    """`export_one` in a process of its own, which may crash or hang: target → what came of it.
+    """Run `export_one` in a separate process, which may crash or hang, and return the outcome of each target.
 
-    It is forked, with the packages imported already, which takes as long as an export does.
+    The process is forked, with all packages imported: importing takes as long as an export.
     """
     with tempfile.TemporaryDirectory() as folder:
-        outcomes, said = Path(folder) / "outcomes.jsonl", Path(folder) / "stderr"
-        outcomes.touch()
+        outcomes, stderr = Path(folder) / "outcomes.jsonl", Path(folder) / "stderr"
 
         def child() -> None:
-            resource.setrlimit(resource.RLIMIT_CPU, (timeout, timeout))  # a slow machine's export is not a hung one
-            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+            resource.setrlimit(resource.RLIMIT_CPU, (timeout, timeout))  # CPU time does not depend on other load
+            os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
             export_one(targets, name, outcomes)
 
         process = multiprocessing.get_context("fork").Process(target=child)
         process.start()
         process.join()
-        lines = outcomes.read_text(encoding="utf-8").splitlines()
-        result = {outcome.pop("target"): outcome for outcome in map(json.loads, lines)}
+        result = {outcome.pop("target"): outcome for outcome in recording.read_results(outcomes)}
         unfinished = [target for target in targets if target not in result]
         if unfinished:  # the first of them ended the process; the others have not been run
-            last = (said.read_text(errors="replace").strip().splitlines() or ["no message"])[-1][:200]
+            last = (stderr.read_text(errors="replace").strip().splitlines() or ["no message"])[-1][:200]
             reason = f"the process ended with status {process.exitcode}: {last}"
             if process.exitcode in (-signal.SIGXCPU, -signal.SIGKILL):
-                reason = f"not done after {timeout} s of processor time, or killed for want of memory"
+                reason = f"not finished after {timeout} s of CPU time, or out of memory"
             result[unfinished[0]] = {"ok": False, "reason": reason}
     return result
 
 
-def read_results() -> dict[tuple[str, str], dict[str, Any]]:
-    """The newest outcome for each (family, target)."""
-    if not RESULTS.is_file():
-        return {}
-    records = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-    return {(record["family"], record["target"]): record for record in records}
+def read_results() -> dict[tuple[str, str], Record]:
+    """Return the newest outcome of each (family, target)."""
+    return {(record["family"], record["target"]): record for record in recording.read_results(RECORDS)}
 
 
 def write_report(models: dict[str, str]) -> None:
-    """Write docs/export_breadth.md from what is known."""
+    """Write docs/export_breadth.md from the recorded outcomes."""
     results = read_results()
     targets = [target for target in TARGETS if any(key[1] == target for key in results)]
     lines = [
@@ -240,23 +226,17 @@ def write_report(models: dict[str, str]) -> None:
 
 
 def main(settings: Settings) -> None:
-    """Run what is missing and write the report."""
-    from ssia_zoo.version import versions
-
-    for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "executorch"):  # what is there, for the children
+    for package in ("onnx", "onnxscript", "onnxruntime", "openvino", "executorch"):  # once, for all children
         with contextlib.suppress(ImportError):
             importlib.import_module(package)
     models = smallest_models()
-    RESULTS.parent.mkdir(exist_ok=True)
     for family in () if settings.report else settings.families or models:
         missing = missing_targets(family, settings)
         while missing:
             outcomes = run_child(missing, models[family], settings.timeout)
             for target, outcome in outcomes.items():
                 record = {"family": family, "model": models[family], "target": target, "seed": SEED, **outcome}
-                record["versions"] = versions()
-                with RESULTS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(record) + "\n")
+                append_record(RECORDS, {**record, "versions": versions()})
                 print(f"{target} {family}: {'ok' if outcome['ok'] else outcome['reason']}", flush=True)
             missing = [target for target in missing if target not in outcomes]
         write_report(models)
@@ -264,10 +244,7 @@ def main(settings: Settings) -> None:
 
 
 def missing_targets(family: str, settings: Settings) -> list[str]:
-    """The targets that have no outcome with the packages that are installed, or failed and are to be repeated."""
-    from ssia_zoo.export.exporter import _load_script
-    from ssia_zoo.version import versions
-
+    """Return the targets without an outcome for the installed packages, and with `again` those that failed."""
     old, installed = read_results(), versions()
 
     def is_missing(target: str) -> bool:
@@ -281,5 +258,4 @@ def missing_targets(family: str, settings: Settings) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-    main(tyro.cli(Settings))
+    main(tyro.cli(Settings, description=__doc__))

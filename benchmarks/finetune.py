@@ -1,12 +1,13 @@
-"""Fine-tune SSIA weights and their controls to other data, alike: a linear probe, and the whole network.
+"""Transfer SSIA weights and their controls to other data: linear probe and fine-tuning of the whole network.
 
     python benchmarks/finetune.py run runs/weights/resnet50_ssia.c10_r32 --dataset digits
     python benchmarks/finetune.py report
 
-The folder is one of make_weight.py's: it holds ssia_seedN and vanilla_seedN, trained alike. Each pair is fine-tuned
-with every seed, without the SSIA loss on either side. The seed decides data order, augmentation and the new
-classifier's initial weights; for the probe (scikit-learn's logistic regression on the standardised features before the
-classifier) it draws the training images. Both are scored on the official test split, once, after the last step.
+The folder is one that make_weight.py wrote: it contains ssia_seedN and vanilla_seedN, trained with the same settings.
+Each pair is fine-tuned with every seed, both without the SSIA loss. The seed determines data order, augmentation and
+the initial weights of the new classifier; for the probe (scikit-learn's logistic regression on the standardized
+features before the classifier) it selects the training images. Both are evaluated on the official test split, once,
+after the last step.
 """
 
 from __future__ import annotations
@@ -21,52 +22,48 @@ import numpy as np
 import timm
 import torch
 import tyro
-from _recording import Record, append_record, read_results, replace_part
+from accuracy_report import interval, paired
+from recording import BENCHMARKS, METHODS, RESULTS, Record, append_record, read_results, replace_table
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ssia_zoo.data import ImageData, eval_loader, load_image_data
 from ssia_zoo.data.preprocessing import model_preprocessing
-from ssia_zoo.models.comparison import compare
-from ssia_zoo.models.weight import PairedRun
 from ssia_zoo.training import TrainConfig, train
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "finetune.jsonl"
-DOCS = ROOT / "docs" / "accuracy.md"
-START, END = "<!-- finetune: begin -->", "<!-- finetune: end -->"
-METHODS = ("ssia", "vanilla")
+RECORDS = RESULTS / "finetune.jsonl"
+REPORT = BENCHMARKS / "accuracy.md"
 KEY = ("weights", "method", "pretraining_seed", "dataset", "seed", "how")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Fine-tune what has no result yet."""
+    """Fine-tune the weights that have no result yet."""
 
     weights: tyro.conf.Positional[Path]
-    """folder of ssia_seedN and vanilla_seedN"""
+    """folder with ssia_seedN and vanilla_seedN"""
     dataset: str
-    """what to fine-tune to"""
+    """data set to fine-tune on"""
     image_size: int = 32
-    """height and width, pixels"""
+    """height and width in pixels"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """of fine-tuning"""
+    """seeds of fine-tuning"""
     epochs: int = 10
-    """passes over the training images, for the whole network"""
+    """epochs of fine-tuning the whole network"""
     lr: float = 5e-4
-    """peak learning rate of adamw, for the whole network"""
+    """peak learning rate of fine-tuning the whole network (AdamW)"""
     max_train_images: int | None = None
-    """training images, for the whole network"""
+    """training images for fine-tuning the whole network"""
     probe_images: int = 1000
-    """training images of a probe"""
+    """training images for the linear probe"""
     work: Path = Path("runs/finetune")
-    """where unfinished runs are kept"""
+    """folder for unfinished runs"""
 
 
 def run(arguments: Run) -> None:
     """Fine-tune and record, seed by seed."""
-    known = {tuple(record[name] for name in KEY) for record in read_results(RESULTS)}
+    known = {tuple(record[name] for name in KEY) for record in read_results(RECORDS)}
     pretraining_seeds = sorted(
         int(path.name.removeprefix("ssia_seed")) for path in arguments.weights.glob("ssia_seed*")
     )
@@ -82,7 +79,7 @@ def run(arguments: Run) -> None:
                         continue
                     record = {**dict(zip(KEY, values, strict=True)), **score(settings, arguments)}
                     append_record(
-                        RESULTS,
+                        RECORDS,
                         {
                             **record,
                             "settings": {**settings.decisive_settings(), "dataset": dataset, "model": folder.name},
@@ -114,14 +111,14 @@ def _settings(arguments: Run, folder: Path, seed: int) -> TrainConfig:
 
 
 def fine_tune(settings: TrainConfig, arguments: Run) -> Record:
-    """Train the whole network, from the weights."""
+    """Fine-tune the whole network."""
     result = train(settings)
     shutil.rmtree(result.folder)
     return {"top1": round(result.metrics["top1"], 2)}
 
 
 def probe(settings: TrainConfig, arguments: Run) -> Record:
-    """Fit a classifier on the frozen features of some training images."""
+    """Fit a linear classifier on the frozen features of some training images."""
     data = load_image_data(replace(settings, max_train_images=None))
     chosen = np.random.RandomState(settings.seed).permutation(len(data.train))[: arguments.probe_images]
     model = timm.create_model(settings.model, pretrained=True, num_classes=0).eval()
@@ -145,38 +142,30 @@ def _features(model: Any, data: ImageData, settings: TrainConfig) -> tuple[np.nd
 
 @dataclass(frozen=True)
 class Report:
-    """Write the table into docs/accuracy.md."""
+    """Write the table into benchmarks/accuracy.md."""
 
 
 def report() -> None:
-    """A line for each weight, data set and way: paired over pretraining seed and seed."""
-    cells: dict[tuple[str, ...], dict[str, dict[tuple[int, int], float]]] = defaultdict(lambda: defaultdict(dict))
-    for r in read_results(RESULTS):
-        place = (r["pretraining_seed"], r["seed"])
-        cells[r["weights"], r["dataset"], r["how"]][r["method"]][place] = r["top1"]
+    """Write a row for each weight, data set and kind of transfer, paired over pretraining seeds and seeds."""
+    groups: dict[tuple[str, ...], dict[str, dict[tuple[int, int], Record]]] = defaultdict(lambda: defaultdict(dict))
+    for r in read_results(RECORDS):
+        groups[r["weights"], r["dataset"], r["how"]][r["method"]][r["pretraining_seed"], r["seed"]] = r
     lines = [
         "| from | to | what is trained | SSIA | control | difference, paired | 95 % interval | pairs × seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for (weights, dataset, how), scores in cells.items():
-        places = sorted(scores["ssia"].keys() & scores["vanilla"].keys())
-        pairs = [
-            PairedRun(seed=number, ssia=scores["ssia"][place], vanilla=scores["vanilla"][place])
-            for number, place in enumerate(places)
-        ]
-        if not pairs:  # the control's runs are still to come
+    for (weights, dataset, how), group in groups.items():
+        if (c := paired(group, "ssia")) is None:  # the control has not been run yet
             continue
-        c = compare(pairs)
-        between = f"{c.interval[0]:+.2f} to {c.interval[1]:+.2f}" if c.interval else "–"
-        pretrained = len({place[0] for place in places})
+        pretrained = len({pretraining_seed for pretraining_seed, _ in group["ssia"].keys() & group["vanilla"].keys()})
         lines.append(
             f"| `{weights}` | {dataset} | {'linear probe' if how == 'probe' else 'the whole network'} "
-            f"| {c.ssia_mean:.2f} | {c.vanilla_mean:.2f} | {c.difference:+.2f} | {between} "
-            f"| {pretrained} × {len(places) // pretrained} |"
+            f"| {c.ssia_mean:.2f} | {c.vanilla_mean:.2f} | {c.difference:+.2f} | {interval(c)} "
+            f"| {pretrained} × {c.seeds // pretrained} |"
         )
-    replace_part(DOCS, START, END, lines)
+    replace_table(REPORT, "finetune", lines)
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Run | Report)  # type: ignore[arg-type]  # tyro takes unions
+    arguments = tyro.cli(Run | Report, description=__doc__)  # type: ignore[arg-type]  # tyro takes unions
     run(arguments) if isinstance(arguments, Run) else report()

@@ -1,12 +1,12 @@
-"""Train the items of gpu_queue.yaml on a borrowed GPU: pack here, run there, unpack here.
+"""Train an item of gpu_queue.yaml on a remote GPU with limited time: pack here, run there, unpack here.
 
-    python benchmarks/gpu_queue.py pack 1 --data-root DATA     # item 1 of gpu_queue.yaml, into runs/gpu/
-    python benchmarks/gpu_queue.py run --out OUT --minutes 8   # there, in a copy of the tree with runs/gpu/
-    python benchmarks/gpu_queue.py unpack OUT                  # here, into runs/weights/, for make_weight.py
+    python benchmarks/gpu_queue.py pack 1 --data-root DATA     # copy the data of item 1 into runs/gpu/
+    python benchmarks/gpu_queue.py run --out OUT --minutes 8   # on the GPU, in a copy of the tree with runs/gpu/
+    python benchmarks/gpu_queue.py unpack OUT                  # into runs/weights/, for make_weight.py
 
-`run` starts all methods and seeds of the item at once, each by train_hf.py and the recipe of the item's name, and
-packs what has ended when the minutes are over: float16 weights (as they are published), settings, log and card, in
-files of at most 16 MiB. A dry run on a CPU:
+`run` trains all methods and seeds of the item at the same time with train_hf.py and the item's recipe, and packs the
+runs that finish in time: float16 weights (as published), settings, log and card, in files of at most 16 MiB. Arguments
+after `--` go to train_hf.py. To try it on a CPU:
 
     python benchmarks/gpu_queue.py run --out OUT -- --max-steps 2 --image-size 64 --max-train-images 64
 """
@@ -27,42 +27,42 @@ from typing import Any
 
 import tyro
 import yaml
-from safetensors.torch import load_file, save
+from half_precision import half_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKED = ROOT / "runs" / "gpu"
 WEIGHTS = ROOT / "runs" / "weights"
-RECIPES = (ROOT / "hub_configs" / "recipes", ROOT / "benchmarks" / "recipes")  # of published weights, and of others
+RECIPES = (ROOT / "hub_configs" / "recipes", ROOT / "benchmarks" / "recipes")  # of published weights; of others
 MAX_DATA, MAX_FILE = 60 * 2**20, 16 * 2**20
 TEXTS = ("config.json", "metrics.jsonl", "train_config.yaml", "README.md")
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Copy what an item needs into runs/gpu/."""
+    """Copy the data of an item into runs/gpu/."""
 
     item: tyro.conf.Positional[int]
-    """its place in gpu_queue.yaml, from 0"""
+    """index of the item in gpu_queue.yaml, from 0"""
     data_root: Path
-    """folder that holds the data sets' folders"""
+    """folder that contains the folders of the data sets"""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Train all runs of the packed item at once, and pack those that end in time."""
+    """Train all runs of the packed item at the same time, and pack those that finish in time."""
 
     out: Path
     """folder for the results"""
     minutes: float = 8.0
-    """runs that take longer are stopped and left out"""
+    """time limit; unfinished runs are stopped and left out"""
 
 
 @dataclass(frozen=True)
 class Unpack:
-    """Put results where make_weight.py looks for runs."""
+    """Unpack results into runs/weights/, where make_weight.py looks for runs."""
 
     folder: tyro.conf.Positional[Path]
-    """what `run` was given as --out"""
+    """the folder that `run` wrote to"""
 
 
 def pack(arguments: Pack) -> None:
@@ -72,7 +72,8 @@ def pack(arguments: Pack) -> None:
     size = sum(path.stat().st_size for path in files)
     if not files or size > MAX_DATA:
         sys.exit(
-            f"{len(files)} files of {size / 2**20:.1f} MiB in {source}; expected some, {MAX_DATA >> 20} MiB at most"
+            f"{len(files)} files of {size / 2**20:.1f} MiB in {source}; expected at least one file and at most "
+            f"{MAX_DATA >> 20} MiB"
         )
     shutil.rmtree(PACKED, ignore_errors=True)
     (PACKED / item["data"]).mkdir(parents=True)
@@ -80,7 +81,7 @@ def pack(arguments: Pack) -> None:
         shutil.copyfile(path, PACKED / item["data"] / path.name)
     (PACKED / "item.json").write_text(json.dumps(item, indent=2) + "\n", encoding="utf-8")
     needed = f" and {item['base']}" if "base" in item else ""
-    print(f"{item['name']}: {size / 2**20:.1f} MiB of data in {PACKED}; take it along{needed}")
+    print(f"{item['name']}: {size / 2**20:.1f} MiB of data in {PACKED}; copy it with the tree{needed}")
 
 
 def run(arguments: Run, more: list[str]) -> None:
@@ -96,12 +97,12 @@ def run(arguments: Run, more: list[str]) -> None:
     for process in started:
         process.kill()
         process.wait()
-    ended = [folder for folder in folders.values() if (folder / "model.safetensors").exists()]
+    finished = [folder for folder in folders.values() if (folder / "model.safetensors").exists()]
     for folder in folders.values():
         log = folder.with_suffix(".log")
-        state = "ended" if folder in ended else f"NOT ENDED: {log.read_text(errors='replace').strip()[-300:]}"
+        state = "finished" if folder in finished else f"NOT FINISHED: {log.read_text(errors='replace').strip()[-300:]}"
         print(f"{folder.name}: {state}")
-    pieces(ended, item["name"], arguments.out)
+    write_archives(finished, item["name"], arguments.out)
 
 
 def start(item: dict[str, Any], method: str, seed: int, folder: Path, more: list[str]) -> subprocess.Popen[bytes]:
@@ -119,25 +120,23 @@ def start(item: dict[str, Any], method: str, seed: int, folder: Path, more: list
         )
 
 
-def pieces(folders: list[Path], name: str, out: Path) -> None:
-    """Write the runs into tar files, as many into each as fit."""
+def write_archives(folders: list[Path], name: str, out: Path) -> None:
+    """Write the runs into tar files of at most MAX_FILE bytes each (more if a single run is larger)."""
     content, size, number = [], 0, 0
     for folder in folders:
-        tensors = load_file(folder / "model.safetensors")
-        halves = {key: t.half() if t.is_floating_point() else t for key, t in tensors.items()}
-        files = {"model.safetensors": save(halves, metadata={"format": "pt"})}
+        files = {"model.safetensors": half_precision(folder / "model.safetensors")}
         files |= {text: (folder / text).read_bytes() for text in TEXTS}
         own = sum(map(len, files.values())) + 2048 * len(files)
         if size and size + own > MAX_FILE:
-            write_piece(content, out / f"{name}.{number}.tar")
+            write_archive(content, out / f"{name}.{number}.tar")
             content, size, number = [], 0, number + 1
         content += [(f"{name}/{folder.name}/{file}", data) for file, data in files.items()]
         size += own
     if content:
-        write_piece(content, out / f"{name}.{number}.tar")
+        write_archive(content, out / f"{name}.{number}.tar")
 
 
-def write_piece(content: list[tuple[str, bytes]], path: Path) -> None:
+def write_archive(content: list[tuple[str, bytes]], path: Path) -> None:
     with tarfile.open(path, "w") as tar:
         for member, data in content:
             info = tarfile.TarInfo(member)
@@ -149,7 +148,7 @@ def write_piece(content: list[tuple[str, bytes]], path: Path) -> None:
 def unpack(arguments: Unpack) -> None:
     found = sorted(arguments.folder.glob("*.tar"))
     if not found:
-        sys.exit(f"no .tar file in {arguments.folder}; expected what `run` wrote there")
+        sys.exit(f"no .tar file in {arguments.folder}; expected the folder that `run` wrote to")
     for path in found:
         with tarfile.open(path) as tar:
             tar.extractall(WEIGHTS, filter="data")
@@ -157,7 +156,7 @@ def unpack(arguments: Unpack) -> None:
 
 
 if __name__ == "__main__":
-    own, more = sys.argv[1:], []  # what follows -- goes to train_hf.py
+    own, more = sys.argv[1:], []
     if "--" in own:
         own, more = own[: own.index("--")], own[own.index("--") + 1 :]
     arguments: Any = tyro.cli(Pack | Run | Unpack, args=own, description=__doc__)  # type: ignore[arg-type]

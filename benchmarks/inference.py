@@ -1,66 +1,71 @@
-"""Time the same backbone as vanilla, SSIA, SE and CBAM, side by side in one run: PyTorch, onnxruntime and OpenVINO.
+"""Compare inference time of a backbone as vanilla, SSIA, SE and CBAM in PyTorch, onnxruntime and OpenVINO.
 
-    python benchmarks/inference.py            # measures, adds to results/inference.jsonl, writes docs/export.md
-    python benchmarks/inference.py --report   # only the table
+    python benchmarks/inference.py            # measure, append to results/inference.jsonl, write the table
+    python benchmarks/inference.py --report   # only write the table in docs/export.md
 
-In every round each (runtime, variant) has one turn, in an order that is shuffled anew: whatever else the machine does
-strikes all alike. Latency is the median over the rounds, with the quartiles; beside it stands the processor time, which
-waiting for other processes does not lengthen. SSIA runs the very graph of vanilla: where the two differ, it is noise.
+All (runtime, variant) pairs take turns in a shuffled order, so that other load affects them alike. The table gives the
+median latency over the rounds with its quartiles, and the CPU time, which does not include waiting for other processes.
+SSIA and vanilla run the same graph: differences between them are noise.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import timm
 import torch
 import tyro
+from recording import (
+    DOCS,
+    RESULTS,
+    Record,
+    append_record,
+    environment,
+    in_turns,
+    machine_text,
+    read_results,
+    replace_table,
+    timed,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 import ssia_zoo
 from ssia_zoo.export.exporter import export_model, load_artefact
-from ssia_zoo.version import versions
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "inference.jsonl"
-DOC = ROOT / "docs" / "export.md"
-BEGIN, END = "<!-- inference: begin -->", "<!-- inference: end -->"
+RECORDS = RESULTS / "inference.jsonl"
+REPORT = DOCS / "export.md"
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 @dataclass
 class Settings:
-    """What to measure."""
+    """Compare inference time of a backbone as vanilla, SSIA, SE and CBAM."""
 
     arch: str = "resnet18"
-    """A timm ResNet: SE and CBAM go into its blocks."""
+    """timm ResNet; SE and CBAM are added to its blocks"""
     image_size: int = 64
-    """Pixels."""
+    """height and width in pixels"""
     batches: tuple[int, ...] = (1, 32)
-    """Images a run."""
+    """batch sizes"""
     rounds: int = 40
-    """Turns of each (runtime, variant)."""
+    """turns of each (runtime, variant)"""
     threads: int = 1
-    """Threads of each runtime."""
+    """threads of each runtime"""
     seed: int = 0
-    """Of weights, images and order."""
+    """seed of weights, images and order"""
     report: bool = False
-    """Measure nothing, write the table."""
+    """only write the table"""
 
 
 def variants(settings: Settings) -> dict[str, torch.nn.Module]:
-    """The four models, in evaluation mode."""
+    """Create the four models in evaluation mode."""
     ssia_zoo.register(settings.arch)
     blocks = {name: {"block_args": {"attn_layer": name}} for name in ("se", "cbam")}
     made = {
@@ -73,7 +78,7 @@ def variants(settings: Settings) -> dict[str, torch.nn.Module]:
 
 
 def eager(model: torch.nn.Module) -> Callable[[np.ndarray], np.ndarray]:
-    """Run in PyTorch."""
+    """Return a function that runs the model in PyTorch."""
 
     def run(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -82,8 +87,8 @@ def eager(model: torch.nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     return run
 
 
-def measure(settings: Settings) -> dict[str, Any]:
-    """One record: sizes of each variant, and times of each (runtime, variant, batch)."""
+def measure(settings: Settings) -> Record:
+    """Return the sizes of each variant and the times of each (runtime, variant, batch size)."""
     load = os.getloadavg()[0]
     torch.manual_seed(settings.seed)
     torch.set_num_threads(settings.threads)
@@ -106,7 +111,7 @@ def measure(settings: Settings) -> dict[str, Any]:
                 result = export_model(target, model, name, out, image_size=settings.image_size, weights="random")
                 sizes[name][f"{target}_bytes"] = sum(f["bytes"] for f in result.manifest["files"].values())
                 runners[runtime, name] = load_artefact(target, out)
-        times = {batch: interleave(runners, batch, shape, settings) for batch in settings.batches}
+        times = {batch: time_batch(runners, (batch, *shape), settings) for batch in settings.batches}
     return {
         "benchmark": "inference",
         "settings": asdict(settings),
@@ -116,43 +121,26 @@ def measure(settings: Settings) -> dict[str, Any]:
             for batch, rows in times.items()
             for (runtime, variant), row in rows.items()
         ],
-        "versions": versions(),
-        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "load": load},
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **environment(load),
     }
 
 
-def interleave(
-    runners: dict[tuple[str, str], Callable[[np.ndarray], np.ndarray]],
-    batch: int,
-    shape: tuple[int, int, int],
-    settings: Settings,
+def time_batch(
+    runners: dict[tuple[str, str], Callable[[np.ndarray], np.ndarray]], shape: tuple[int, ...], settings: Settings
 ) -> dict[tuple[str, str], dict[str, float]]:
-    """Milliseconds per run of each: median and quartiles over the rounds, and the median of processor time."""
-    order = list(runners)
-    shuffle = random.Random(settings.seed).shuffle
-    images = np.random.default_rng(settings.seed).standard_normal((batch, *shape), dtype=np.float32)
-    taken: dict[tuple[str, str], list[float]] = {key: [] for key in order}
-    processor: dict[tuple[str, str], list[float]] = {key: [] for key in order}
-    for key in order:  # the first run plans memory and picks kernels
-        runners[key](images)
-    for _ in range(settings.rounds):
-        shuffle(order)
-        for key in order:
-            start, start_cpu = time.perf_counter(), time.process_time()
-            runners[key](images)
-            processor[key].append(1000 * (time.process_time() - start_cpu))
-            taken[key].append(1000 * (time.perf_counter() - start))
+    """Return milliseconds per batch of each runner: median and quartiles of wall time, median CPU time."""
+    images = np.random.default_rng(settings.seed).standard_normal(shape, dtype=np.float32)
+    functions = {key: timed(partial(run, images)) for key, run in runners.items()}
     result = {}
-    for key, values in taken.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        cpu = statistics.median(processor[key])
+    for key, turns in in_turns(functions, settings.rounds, settings.seed).items():
+        low, middle, high = statistics.quantiles([1000 * turn.wall for turn in turns], n=4)
+        cpu = statistics.median(1000 * turn.cpu for turn in turns)
         result[key] = {"median": middle, "low": low, "high": high, "cpu": cpu}
     return result
 
 
-def table(record: dict[str, Any]) -> str:
-    """The record as Markdown."""
+def table(record: Record) -> list[str]:
+    """Format the record as Markdown."""
     settings, sizes = record["settings"], record["sizes"]
     names = list(sizes)
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
@@ -169,40 +157,23 @@ def table(record: dict[str, Any]) -> str:
             latency = f"{row['median']:.1f} ({row['low']:.1f}–{row['high']:.1f})"
             cells.append(f"{latency}; {row['cpu']:.1f}, × {row['cpu'] / base:.2f}")
         lines.append(f"| {runtime}, batch {batch}, ms | " + " | ".join(cells) + " |")
-    machine = record["machine"]
+    versions = ", ".join(f"{k} {record['versions'][k]}" for k in ("torch", "timm", "onnxruntime", "openvino"))
     lines += [
         "",
         f"`{settings['arch']}` at {settings['image_size']} px, {settings['threads']} thread, "
-        f"{settings['rounds']} rounds, seed {settings['seed']}, {record['time'][:10]}. A time is the median latency "
-        "(quartiles); the processor time, and that as a multiple of vanilla's. The machine "
-        f"has {machine['cores']} {machine['cpu']} cores and had a load of {machine['load']:.1f} when this began. SSIA "
-        "runs the very graph of vanilla, so what sets those two apart is noise, and what lies within as much of 1 says "
-        "nothing. "
-        + ", ".join(f"{k} {record['versions'][k]}" for k in ("torch", "timm", "onnxruntime", "openvino"))
-        + ".",
+        f"{settings['rounds']} rounds, seed {settings['seed']}, {record['time'][:10]}; "
+        f"{machine_text(record['machine'])}; {versions}. Each cell: median latency (quartiles); CPU time, × vanilla's. "
+        "SSIA and vanilla run the same graph: the difference between them is noise, and shows how large "
+        "a difference must be to mean something.",
     ]
-    return "\n".join(lines)
-
-
-def write_table() -> None:
-    """Put the newest record's table between the marks in docs/export.md."""
-    record = json.loads(RESULTS.read_text(encoding="utf-8").splitlines()[-1])
-    text = DOC.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    DOC.write_text(f"{before}{BEGIN}\n{table(record)}\n{END}{after}", encoding="utf-8")
+    return lines
 
 
 def main(settings: Settings) -> None:
-    """Measure and write."""
     if not settings.report:
-        record = measure(settings)
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        print(table(record))
-    write_table()
+        append_record(RECORDS, measure(settings))
+    replace_table(REPORT, "inference", table(read_results(RECORDS)[-1]))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,14 +1,15 @@
-"""Train a weight and its vanilla control over several seeds, and write its entry in hub_configs/.
+"""Train a weight and its vanilla control with several seeds, and write the weight's files in hub_configs/.
 
     python benchmarks/make_weight.py mobilenetv3_small_050_ssia.digits_r32 --runs runs/weights
 
-reads hub_configs/recipes/NAME.yaml and hub_configs/recipes/NAME.terms.json (description, licence and data terms), runs
-train_hf.py for each method and seed (a second call resumes where it stopped), and writes hub_configs/NAME.safetensors
-(float16) and NAME.json, whose top-1 is that of the float16 file as loaded by timm. The first seed's weight is the one
-that is published, whatever the others score; of every run, the controls' too, results/weights/NAME.jsonl keeps
-settings, log, metrics and the weights' sha256. --rivals trains other methods by the same recipe, for that file alone
-(`accuracy.py report` makes a table of them). --dataset names a local copy of the recipe's data; NAME.terms.json says
-in what it differs from the original.
+This reads hub_configs/recipes/NAME.yaml (settings) and NAME.terms.json (description, license, terms of the data), runs
+train_hf.py for each method and seed (a second call resumes), and writes hub_configs/NAME.safetensors (float16) and
+NAME.json, whose top-1 is measured on the float16 file loaded by timm. The weight of the first seed is published,
+whatever the other seeds score.
+
+results/weights/NAME.jsonl records settings, log, metrics and sha256 of every run, controls included. --rivals trains
+other methods with the same recipe, for that file only (`accuracy.py report` tabulates them). --dataset names a local
+copy of the recipe's data; NAME.terms.json states how it differs from the original.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import Any
 
 import timm
 import tyro
-from safetensors.torch import load_file, save
+from half_precision import half_precision
+from recording import RESULTS, ROOT
 
 from ssia_zoo.data import DataConfig
 from ssia_zoo.evaluation.validate import validate
@@ -32,23 +34,21 @@ from ssia_zoo.training import TrainConfig
 from ssia_zoo.training.arguments import read_config
 from ssia_zoo.training.metrics import read_records
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train a weight and its vanilla control over several seeds, and write its entry in hub_configs/."""
+    """Train a weight and its vanilla control with several seeds, and write the weight's files in hub_configs/."""
 
     name: tyro.conf.Positional[str]
     """registered name with tag"""
     runs: Path = Path("runs/weights")
-    """where the runs are kept"""
+    """folder for the runs"""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """the first one's weight is published"""
+    """seeds; the weight of the first one is published"""
     rivals: tuple[str, ...] = ()
-    """other methods to train alike and record"""
+    """other methods to train with the same recipe and record"""
     dataset: Path | None = None
-    """folder with the recipe's data; otherwise the recipe's own name for it, on the Hub"""
+    """local folder with the recipe's data; by default the recipe's data set, from the Hub"""
 
 
 def main(arguments: Arguments) -> None:
@@ -69,7 +69,7 @@ def main(arguments: Arguments) -> None:
 
 
 def write_log(arguments: Arguments, folders: dict[tuple[str, int], Path]) -> None:
-    path = ROOT / "benchmarks" / "results" / "weights" / f"{arguments.name}.jsonl"
+    path = RESULTS / "weights" / f"{arguments.name}.jsonl"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for (method, seed), folder in folders.items():
@@ -87,9 +87,7 @@ def write_entry(
     described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     cfg, run = described["pretrained_cfg"], described["ssia"]
     weight = ROOT / "hub_configs" / f"{arguments.name}.safetensors"
-    tensors = load_file(folder / "model.safetensors")
-    halves = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-    weight.write_bytes(save(halves, metadata={"format": "pt"}))
+    weight.write_bytes(half_precision(folder / "model.safetensors"))
 
     settings = read_config(str(folder / "train_config.yaml"))
     top1 = {key: described_top1(path) for key, path in folders.items()}
@@ -128,7 +126,7 @@ def described_top1(folder: Path) -> float:
 
 
 def half_top1(arch: str, num_classes: int, weight: Path, cfg: dict[str, Any], settings: TrainConfig) -> float:
-    """Top-1 of the file that is published, through vanilla timm."""
+    """Return top-1 of the published file, loaded by timm."""
     sources = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
     overlay = {"file": str(weight), **{key: cfg[key] for key in sources}, "num_classes": num_classes}
     model = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes)
@@ -137,4 +135,4 @@ def half_top1(arch: str, num_classes: int, weight: Path, cfg: dict[str, Any], se
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(tyro.cli(Arguments, description=__doc__))

@@ -1,14 +1,14 @@
-"""Show that each setting of train_hf.py has a test that fails when the package ignores the setting.
+"""Check that each setting of train_hf.py has a test that fails when the package ignores the setting.
 
-    python benchmarks/mutate_flags.py                     # every setting; rewrites results/mutate_flags.jsonl
-    python benchmarks/mutate_flags.py vflip ssia.weight   # these only, nothing is written
+    python benchmarks/mutate_flags.py                     # all settings; rewrites results/mutate_flags.jsonl
+    python benchmarks/mutate_flags.py vflip ssia.weight   # only these; nothing is written
 
-A test claims settings with the marker `covers`, as in `@pytest.mark.covers("vflip", "ssia.weight")`. Each claim is
-checked in two processes: the test must pass as it is, and fail while the setting is ignored. Ignored means: code of
-ssia_zoo that reads the setting gets its default. Range checks, what is recorded (asdict, to_yaml) and the tests still
-see the value given, so that a test cannot fail for those alone; a value that the package itself sets, such as the
-learning rate computed from --lr-base, is used. Tests of several parameter sets need one that fails. The exit status is
-1 if a setting has no test, or a test fails as it is or survives.
+A test declares the settings it covers by a marker, as in `@pytest.mark.covers("vflip", "ssia.weight")`. It must pass
+without changes, and fail in another process in which the setting is ignored: code of ssia_zoo that reads the setting
+gets its default. Range checks, records (asdict, to_yaml) and the tests still get the given value, so that a test cannot
+fail for those alone. Values that the package itself sets, such as the learning rate computed from --lr-base, are used.
+Of a test's parameter sets, one must fail. The exit status is 1 if a setting has no test, or if a test fails without
+changes or passes although the setting is ignored.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ from typing import Annotated, Any
 
 import pytest
 import tyro
-from _recording import append_record
+from recording import RESULTS, ROOT, append_record
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "mutate_flags.jsonl"
+RECORDS = RESULTS / "mutate_flags.jsonl"
 PACKAGE = ROOT / "ssia_zoo"
 RECORDS_OR_CHECKS = (PACKAGE / "training" / "config.py", PACKAGE / "training" / "arguments.py")
 SET_BY_THE_PACKAGE = "_set_by_the_package"
-SECONDS = 200  # for a test; one that runs away because a setting is ignored counts as failed
+SECONDS = 200  # time limit of a test; exceeding it because a setting is ignored counts as a failure
 
 _replace = dataclasses.replace
 
@@ -46,11 +45,11 @@ class Arguments:
     """Check that each setting of train_hf.py has a test that fails when the setting is ignored."""
 
     settings: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """only these, such as vflip or ssia.weight"""
+    """settings to check, such as vflip or ssia.weight; all by default"""
 
 
 def settings() -> dict[str, Any]:
-    """Every setting and its default; those of the groups with their group's name, such as ssia.weight."""
+    """Return all settings and their defaults; those in groups as ssia.weight."""
     from ssia_zoo.training.config import TrainConfig
 
     found: dict[str, Any] = {}
@@ -71,7 +70,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 class Ignored:
-    """Descriptor in the place of a setting, which gives the package's code the default."""
+    """Descriptor that replaces a setting and returns its default to the package's code."""
 
     def __init__(self, name: str, default: Any) -> None:
         self.name = name
@@ -89,14 +88,14 @@ class Ignored:
 
 def _is_use(reader: FrameType) -> bool:
     if reader.f_code.co_name == "batches_per_step" and reader.f_back:
-        reader = reader.f_back  # of a property, who asks for it uses the setting
+        reader = reader.f_back  # the caller of this property uses the setting
     file = Path(reader.f_code.co_filename)
     checks = file in RECORDS_OR_CHECKS or "__post_init__" in reader.f_code.co_qualname
     return file.is_relative_to(PACKAGE) and not checks
 
 
 def replace_and_remember(config: Any, /, **changes: Any) -> Any:
-    """`dataclasses.replace` that remembers which settings the package itself has set."""
+    """Call `dataclasses.replace`, remembering which settings the package itself sets."""
     changed = _replace(config, **changes)
     if hasattr(changed, "__dict__"):
         own = changes if Path(sys._getframe(1).f_code.co_filename).is_relative_to(PACKAGE) else ()
@@ -106,7 +105,7 @@ def replace_and_remember(config: Any, /, **changes: Any) -> Any:
 
 @contextlib.contextmanager
 def ignoring(setting: str) -> Iterator[None]:
-    """Let the package ignore a setting."""
+    """Make the package ignore a setting."""
     from ssia_zoo.data import DataConfig
     from ssia_zoo.training.config import TrainConfig
 
@@ -126,13 +125,13 @@ def ignoring(setting: str) -> Iterator[None]:
 
 
 class Claims:
-    """Plugin that notes which tests claim which settings: (setting, test) -> ids of the test's parameter sets."""
+    """Pytest plugin that collects which tests cover which settings: (setting, test) -> ids of its parameter sets."""
 
     def __init__(self) -> None:
         self.ids: dict[tuple[str, str], list[str]] = {}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note the claims of all tests that would run."""
+        """Collect the markers of all tests that would run."""
         for item in session.items:
             for marker in item.iter_markers("covers"):
                 for setting in marker.args:
@@ -140,36 +139,36 @@ class Claims:
 
 
 class Failures:
-    """Plugin that notes why tests failed, by id."""
+    """Pytest plugin that collects why tests failed, by id."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what a test, its setup or its end failed with."""
+        """Collect the error of a test, its setup or its teardown."""
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             self.reasons[report.nodeid] = without_paths(str(crash.message if crash else report.longrepr))[:120]
 
 
 def without_paths(text: str) -> str:
-    """One line, the same wherever it is run."""
+    """Return the text as one line without paths, so that it is the same on every machine."""
     return re.sub(r"(?<![\w.])/[\w.-]+/[^\s'\"),]*", "PATH", " ".join(text.split()))
 
 
 def collect_claims() -> dict[tuple[str, str], list[str]]:
-    """Claims of the quick tests; whoever calls this has all modules of these tests loaded."""
+    """Return which quick tests cover which settings, after importing their modules."""
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if "mark.covers(" in path.read_text(encoding="utf-8")]
-    claims, said = Claims(), io.StringIO()
-    with contextlib.redirect_stdout(said):
+    claims, output = Claims(), io.StringIO()
+    with contextlib.redirect_stdout(output):
         status = pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *map(str, files)], plugins=[claims])
     if status:
-        raise SystemExit(said.getvalue())
+        raise SystemExit(output.getvalue())
     return claims.ids
 
 
 def failures(ids: Iterable[str], setting: str | None = None) -> dict[str, str]:
-    """Run tests in a forked process, up to the first that fails if a setting is ignored; why those failed that did."""
+    """Run tests in a forked process (with a setting ignored, until the first failure); return the failures' reasons."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(list(ids), setting, sender))
@@ -190,7 +189,7 @@ def _run(ids: list[str], setting: str | None, sender: Any) -> None:
     if setting:
         options.append("--exitfirst")
     with (
-        tempfile.TemporaryDirectory() as elsewhere,  # where runs write that ignore --output-dir
+        tempfile.TemporaryDirectory() as elsewhere,  # for runs that ignore --output-dir
         tempfile.TemporaryFile() as log,
         contextlib.chdir(elsewhere),
         ignoring(setting) if setting else contextlib.nullcontext(),
@@ -204,7 +203,7 @@ def _run(ids: list[str], setting: str | None, sender: Any) -> None:
 
 
 def main(arguments: Arguments) -> int:
-    """Print a line a claim, and give the exit status."""
+    """Print one line per setting and test, and return the exit status."""
     os.chdir(ROOT)
     claims = collect_claims()
     wanted = [name for name in settings() if not arguments.settings or name in arguments.settings]
@@ -214,7 +213,7 @@ def main(arguments: Arguments) -> int:
     uncovered = [name for name in wanted if name not in {setting for setting, _ in claims}]
     broken = failures(sorted({test for ids in claims.values() for test in ids}))
     if not arguments.settings:
-        RESULTS.unlink(missing_ok=True)
+        RECORDS.unlink(missing_ok=True)
     counts = {"killed": 0, "SURVIVED": 0, "fails as it is": 0}
     for (setting, test), ids in sorted(claims.items(), key=lambda claim: (wanted.index(claim[0][0]), claim[0][1])):
         fails = next((reason for name, reason in broken.items() if name in ids), None)
@@ -223,7 +222,7 @@ def main(arguments: Arguments) -> int:
         counts[result] += 1
         print(f"{result:<9} {setting:<22} {test}{f'  {reason[:100]}' if reason else ''}", flush=True)
         if not arguments.settings:
-            append_record(RESULTS, {"setting": setting, "test": test, "result": result, "reason": reason})
+            append_record(RECORDS, {"setting": setting, "test": test, "result": result, "reason": reason})
     for name in uncovered:
         print(f"NO TEST   {name}")
     print(
@@ -233,4 +232,4 @@ def main(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Arguments)))
+    sys.exit(main(tyro.cli(Arguments, description=__doc__)))

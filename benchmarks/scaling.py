@@ -1,36 +1,46 @@
-"""Time train_hf.py in one process and in two, and state what SSIA adds to the gradients that are sent.
+"""Measure weak scaling of train_hf.py from one process to two, and the gradients that SSIA adds to the all-reduce.
 
-    python benchmarks/scaling.py --dataset DATASET    # adds to results/scaling.jsonl, writes benchmarks/scaling.md
-    python benchmarks/scaling.py --report             # only the tables
+    python benchmarks/scaling.py --dataset DATASET    # measure, append to results/scaling.jsonl, write the tables
+    python benchmarks/scaling.py --report             # only write the tables in benchmarks/scaling.md
 
-Weak scaling: each process has the same batch, so two do twice the work in a step. Runs of one and of two processes
-alternate. A run's rate is that of its steps after the first record, from metrics.jsonl. Each process has one thread.
+The batch size per process is constant, so two processes do twice the work in a step. Runs of one and two processes take
+turns. A run's rate is the median of metrics.jsonl without its first record. Each process has one thread.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import timm
 import tyro
+from recording import (
+    BENCHMARKS,
+    METHODS,
+    RESULTS,
+    ROOT,
+    Record,
+    append_record,
+    environment,
+    in_turns,
+    machine_text,
+    read_results,
+    replace_table,
+)
 
 from ssia_zoo.task import SSIATask
-from ssia_zoo.version import versions
+from ssia_zoo.training.metrics import read_records
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "scaling.jsonl"
-DOC = ROOT / "benchmarks" / "scaling.md"
+RECORDS = RESULTS / "scaling.jsonl"
+REPORT = BENCHMARKS / "scaling.md"
 ARCHS = {
     "mobilenetv3_large_100": 224,
     "resnet18": 224,
@@ -43,28 +53,28 @@ ARCHS = {
 
 @dataclass
 class Settings:
-    """What to measure."""
+    """Measure weak scaling of train_hf.py from one process to two."""
 
     arch: str = "resnet18"
-    """A timm classifier."""
+    """timm architecture"""
     dataset: str = "zh-plus/tiny-imagenet"
-    """As --dataset of train_hf.py."""
+    """--dataset of train_hf.py"""
     image_size: int = 64
-    """Pixels."""
+    """height and width in pixels"""
     batch_size: int = 32
-    """Images a process and step."""
+    """images per process and step"""
     images: int = 640
-    """Images that each process trains on in a run."""
+    """training images per process and run"""
     runs: int = 3
-    """Runs of one process and as many of two."""
-    methods: tuple[str, ...] = ("vanilla", "ssia")
-    """Of train_hf.py."""
+    """runs of one process and of two"""
+    methods: tuple[str, ...] = METHODS
+    """methods of train_hf.py"""
     report: bool = False
-    """Measure nothing, write the tables."""
+    """only write the tables"""
 
 
-def sent() -> list[dict[str, Any]]:
-    """Parameters of each student and of its heads (default SSIA, 1,000 classes)."""
+def sent() -> list[Record]:
+    """Return the parameters of each student and of its heads (default SSIA, 1,000 classes)."""
     rows = []
     for arch, size in ARCHS.items():
         model = timm.create_model(arch)
@@ -74,8 +84,8 @@ def sent() -> list[dict[str, Any]]:
     return rows
 
 
-def run(settings: Settings, method: str, processes: int, folder: Path) -> dict[str, float]:
-    """Images a second over all processes, and processor milliseconds an image, imports and set-up included."""
+def run(settings: Settings, method: str, processes: int) -> dict[str, float]:
+    """Return images per second over all processes, and CPU milliseconds per image, imports and setup included."""
     flags = {
         "--model": settings.arch,
         "--dataset": settings.dataset,
@@ -86,103 +96,74 @@ def run(settings: Settings, method: str, processes: int, folder: Path) -> dict[s
         "--max-eval-images": 2,
         "--workers": 0,
         "--epochs": 1,
-        "--output-dir": folder,
     }
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    words = [sys.executable, *launcher, str(ROOT / "train_hf.py"), *(str(w) for pair in flags.items() for w in pair)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        words,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, ROOT / "train_hf.py"]
+    variables = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, *launcher, *chain(*flags.items()), "--output-dir", f"{folder}/run"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([*map(str, command)], env=variables, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr[-2000:])
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        records = read_records(Path(folder) / "run" / "metrics.jsonl")
     rates = [record["images_per_second"] for record in records if record["kind"] == "train"][1:]
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"images_per_second": statistics.median(rates), "cpu_ms": 1000 * cpu / (settings.images * processes)}
 
 
-def measure(settings: Settings) -> dict[str, Any]:
-    """One record."""
-    runs: dict[str, list[dict[str, float]]] = {}
+def measure(settings: Settings) -> Record:
     load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder:
-        for index in range(settings.runs):
-            for method in settings.methods:
-                for processes in (1, 2):
-                    name = f"{method} {processes}"
-                    runs.setdefault(name, []).append(run(settings, method, processes, Path(folder) / f"{name}_{index}"))
+    functions = {
+        f"{method} {processes}": partial(run, settings, method, processes)
+        for method in settings.methods
+        for processes in (1, 2)
+    }
     return {
         "benchmark": "scaling",
         "settings": {**asdict(settings), "dataset": Path(settings.dataset).name},
-        "runs": runs,
+        "runs": in_turns(functions, settings.runs, warm_up=False),
         "sent": sent(),
-        "versions": versions(),
-        "machine": {
-            "cpu": platform.machine(),
-            "cores": os.cpu_count(),
-            "load": [round(load, 1), round(os.getloadavg()[0], 1)],
-            "shared": True,
-        },
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **environment(load),
     }
 
 
-def measured_table(record: dict[str, Any]) -> str:
-    """One process beside two, as Markdown."""
+def measured_table(record: Record) -> list[str]:
+    """Format the rates of one process and of two as Markdown."""
     lines = ["| | 1 process, images/s | 2 processes, images/s | of twice the rate |", "|---" * 4 + "|"]
     for method in record["settings"]["methods"]:
         one, two = (
             statistics.median(run["images_per_second"] for run in record["runs"][f"{method} {n}"]) for n in (1, 2)
         )
         lines.append(f"| {method} | {one:.1f} | {two:.1f} | {100 * two / (2 * one):.0f} % |")
-    settings, machine = record["settings"], record["machine"]
+    settings = record["settings"]
     runs = "one run each" if settings["runs"] == 1 else f"median of {settings['runs']} runs each"
     lines += [
         "",
-        f"`{settings['arch']}` at {settings['image_size']} px, batch {settings['batch_size']} a process, one thread a "
-        f"process, {runs}, in turn; {record['time'][:10]}, torch "
-        f"{record['versions']['torch']}. The machine has {machine['cores']} cores, for which up to "
-        f"{max(machine['load']):.0f} processes competed meanwhile: these rates are of what was left, and their "
-        "quotient is not the hardware's.",
+        f"`{settings['arch']}` at {settings['image_size']} px, batch {settings['batch_size']} per process, one thread "
+        f"per process, {runs}, in turns; {record['time'][:10]}, torch {record['versions']['torch']}; "
+        f"{machine_text(record['machine'])}. Other processes used the machine at the same time, so the rates and their "
+        "ratio are not those of the hardware.",
     ]
-    return "\n".join(lines)
+    return lines
 
 
-def sent_table(record: dict[str, Any]) -> str:
-    """Bytes of gradients, as Markdown."""
+def sent_table(record: Record) -> list[str]:
+    """Format the bytes of gradients as Markdown."""
     lines = ["| arch, 1,000 classes, 224 px | model's gradients, MB | heads', MB | more |", "|---" * 4 + "|"]
     for row in record["sent"]:
         student, heads = (4 * row[name] / 1e6 for name in ("student", "heads"))
         lines.append(f"| `{row['arch']}` | {student:.1f} | {heads:.1f} | {100 * heads / student:.1f} % |")
-    return "\n".join(lines)
-
-
-def write_tables() -> None:
-    """Put the newest record's tables between the marks in benchmarks/scaling.md."""
-    record = json.loads(RESULTS.read_text(encoding="utf-8").splitlines()[-1])
-    text = DOC.read_text(encoding="utf-8")
-    for name, table in (("measured", measured_table(record)), ("sent", sent_table(record))):
-        before, rest = text.split(f"<!-- {name}: begin -->")
-        after = rest.split(f"<!-- {name}: end -->")[1]
-        text = f"{before}<!-- {name}: begin -->\n{table}\n<!-- {name}: end -->{after}"
-    DOC.write_text(text, encoding="utf-8")
+    return lines
 
 
 def main(settings: Settings) -> None:
-    """Measure and write."""
     if not settings.report:
-        record = measure(settings)
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-    write_tables()
+        append_record(RECORDS, measure(settings))
+    record = read_results(RECORDS)[-1]
+    replace_table(REPORT, "measured", measured_table(record))
+    replace_table(REPORT, "sent", sent_table(record))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,14 +1,13 @@
-"""What SSIA does inside a network: where its stages look, what a linear probe reads from each, and how far they agree.
+"""Analyze the stages of a network trained with SSIA and of its control: attention maps, linear probes, agreement.
 
-    python benchmarks/stages.py run runs/weights/resnet50_ssia.c10_r32    # measures finished runs
-    python benchmarks/stages.py report                                   # draws and writes the table
+    python benchmarks/stages.py run runs/weights/resnet50_ssia.c10_r32    # measure finished runs
+    python benchmarks/stages.py report                                   # draw plots and write the table
 
-The folder is one of make_weight.py's (or of train_hf.py's --output-dirs of such names): it holds ssia_seedN and
-vanilla_seedN, with the checkpoints that --keep-checkpoints left, or the final weights alone. At every step of which
-both have one, a linear probe (scikit-learn's logistic regression on the standardised, position-averaged features of a
-stage, fitted on training images without augmentation) is scored on images of the run's evaluation split, which neither
-network nor probe was trained on; agreement is the share of them to which the stage's probe and the network itself give
-the same class.
+The folder contains ssia_seedN and vanilla_seedN, as make_weight.py writes them, with the checkpoints kept by
+--keep-checkpoints or only the final weights. At every step for which both have weights, a linear probe of each stage
+(scikit-learn's logistic regression on standardized features averaged over positions, fitted on training images without
+augmentation) is evaluated on images of the run's evaluation split. Agreement is the share of these images for which
+the stage's probe and the network predict the same class.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ import PIL.Image
 import timm
 import torch
 import tyro
-from _recording import Record, append_record, read_results, replace_part
 from matplotlib.figure import Figure
+from recording import BENCHMARKS, METHODS, RESULTS, Record, append_record, read_results, replace_table
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -37,27 +36,24 @@ from ssia_zoo.training.arguments import read_config
 from ssia_zoo.training.checkpoint import list_checkpoints
 from ssia_zoo.training.metrics import read_records
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "stages.jsonl"
-IMAGES, DOCS = ROOT / "docs" / "images", ROOT / "docs" / "research.md"
-START, END = "<!-- stages: begin -->", "<!-- stages: end -->"
-METHODS = ("vanilla", "ssia")
-PICTURED = 4
+RECORDS = RESULTS / "stages.jsonl"
+IMAGES, REPORT = BENCHMARKS / "images", BENCHMARKS / "research.md"
+PICTURED = 4  # images drawn with their attention maps
 
 
 @dataclass(frozen=True)
 class Run:
-    """Look inside finished runs, at every step of which both methods have a checkpoint."""
+    """Analyze finished runs at every step for which both methods have weights."""
 
     runs: tyro.conf.Positional[Path]
-    """folder of ssia_seedN and vanilla_seedN"""
+    """folder with ssia_seedN and vanilla_seedN"""
     images: int = 2000
-    """training images to fit a probe on, and evaluation images to score it on"""
+    """training images to fit each probe, and evaluation images to evaluate it"""
 
 
 def run(arguments: Run) -> None:
-    """Measure, record, draw where the stages look; what is recorded already is not measured again."""
-    known = {(r["weights"], r["method"], r["seed"], r["step"]) for r in read_results(RESULTS)}
+    """Measure and record what is not recorded yet; draw the attention maps of the first seed."""
+    known = {(r["weights"], r["method"], r["seed"], r["step"]) for r in read_results(RECORDS)}
     seeds = sorted(int(path.name.removeprefix("ssia_seed")) for path in arguments.runs.glob("ssia_seed*"))
     for seed in seeds:
         folders = {method: arguments.runs / f"{method}_seed{seed}" for method in METHODS}
@@ -76,7 +72,7 @@ def run(arguments: Run) -> None:
                 key = (arguments.runs.name, method, seed, step)
                 if key not in known:
                     about = dict(zip(("weights", "method", "seed", "step"), key, strict=True))
-                    append_record(RESULTS, {**about, **measure(model, data, settings)})
+                    append_record(RECORDS, {**about, **measure(model, data, settings)})
                     print(*key, flush=True)
         if seed == seeds[0]:
             _, pictures, titles = _pictured(model, data, settings)
@@ -84,7 +80,7 @@ def run(arguments: Run) -> None:
 
 
 def _weights(folder: Path) -> dict[int, Path]:
-    """Files of a run's weights by step: its checkpoints', and the final ones."""
+    """Return the weight files of a run by step: those of its checkpoints and the final one."""
     checkpoints = list_checkpoints(folder / "checkpoints")
     found = {int(path.name.removeprefix("step_")): path / "model.safetensors" for path in checkpoints}
     return {**found, int(read_records(folder / "metrics.jsonl")[-1]["step"]): folder / "model.safetensors"}
@@ -100,23 +96,23 @@ def _student(weights: Path, settings: TrainConfig, classes: int) -> TimmModel:
 
 
 def measure(model: TimmModel, data: ImageData, settings: TrainConfig) -> Record:
-    """Score a linear probe on each stage, and how often it says what the network says."""
+    """Return accuracy of a linear probe on each stage, and its agreement with the network."""
     train_features, train_labels, _ = _pooled(model, replace(data, eval=data.train), settings)
-    features, labels, said = _pooled(model, data, settings)
+    features, labels, predicted = _pooled(model, data, settings)
     record: Record = {
         "split": data.eval_name,
         "images": len(labels),
         "probe_images": len(train_labels),
         "probe": [],
         "agreement": [],
-        "network": round(100 * float((said == labels).mean()), 2),
+        "network": round(100 * float((predicted == labels).mean()), 2),
     }
     for stage, values in enumerate(features):
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
         probe.fit(train_features[stage], train_labels)
-        guessed = probe.predict(values)
-        record["probe"].append(round(100 * float((guessed == labels).mean()), 2))
-        record["agreement"].append(round(100 * float((guessed == said).mean()), 2))
+        probed = probe.predict(values)
+        record["probe"].append(round(100 * float((probed == labels).mean()), 2))
+        record["agreement"].append(round(100 * float((probed == predicted).mean()), 2))
     return record
 
 
@@ -126,14 +122,14 @@ def _pooled(
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     indices = stage_indices(model)
     stages: list[list[np.ndarray]] = [[] for _ in indices]
-    labels, said = [], []
+    labels, predicted = [], []
     for images, truth in eval_loader(data, settings, **_statistics(model)):
         logits, maps = forward_stages(model, images, indices)
         for stage, feature in zip(stages, maps, strict=True):
             stage.append(feature.mean(dim=(2, 3)).numpy())
         labels.append(truth.numpy())
-        said.append(logits.argmax(dim=1).numpy())
-    return [np.concatenate(stage) for stage in stages], np.concatenate(labels), np.concatenate(said)
+        predicted.append(logits.argmax(dim=1).numpy())
+    return [np.concatenate(stage) for stage in stages], np.concatenate(labels), np.concatenate(predicted)
 
 
 def _statistics(model: TimmModel) -> dict[str, Any]:
@@ -143,7 +139,7 @@ def _statistics(model: TimmModel) -> dict[str, Any]:
 def _pictured(
     model: TimmModel, data: ImageData, settings: TrainConfig
 ) -> tuple[torch.Tensor, list[PIL.Image.Image], list[str]]:
-    """The first images of the evaluation: as the model sees them, as people do, and what they show."""
+    """Return the first evaluation images as model input and as pictures, with the names of their classes."""
     rows = replace(data, eval=data.eval.select(range(PICTURED)))
     images, labels = next(iter(eval_loader(rows, replace(settings, batch_size=PICTURED), **_statistics(model))))
     return images, rows.eval[data.image_column][:], [data.label_names[label] for label in labels]
@@ -151,17 +147,17 @@ def _pictured(
 
 @dataclass(frozen=True)
 class Report:
-    """Draw what is recorded, and write the table into docs/research.md."""
+    """Draw plots and write the table of the recorded results into benchmarks/research.md."""
 
 
-def report(arguments: Report) -> None:
-    """Curves over training of each pair's first seed, and a table of the last step of every seed."""
-    records = read_results(RESULTS)
+def report() -> None:
+    """Plot the first seed of each pair over training; write a table of the last step of every seed."""
+    records = read_results(RECORDS)
     names = list(dict.fromkeys(r["weights"] for r in records))
     for name in names:
         if len({r["step"] for r in records if r["weights"] == name}) > 1:
             _draw([r for r in records if r["weights"] == name], name)
-    replace_part(DOCS, START, END, _table(records, names))
+    replace_table(REPORT, "stages", _table(records, names))
 
 
 def _draw(records: list[Record], name: str) -> None:
@@ -193,5 +189,5 @@ def _table(records: list[Record], names: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Run | Report)  # type: ignore[arg-type]  # tyro takes unions
-    run(arguments) if isinstance(arguments, Run) else report(arguments)
+    arguments = tyro.cli(Run | Report, description=__doc__)  # type: ignore[arg-type]  # tyro takes unions
+    run(arguments) if isinstance(arguments, Run) else report()

@@ -1,29 +1,27 @@
-"""What it takes to find a folder of images before the first step: CPU seconds, by the number of images.
+"""Measure the CPU time to load a folder of images and the first batch, by number of images.
 
     python benchmarks/startup.py
 
 For 1,000, 11,000 and 100,000 small images (ten classes, a tenth of them to evaluate on) in a temporary folder, a fresh
-process loads the data and takes the first training batch. One JSON line with versions and machine goes to
-benchmarks/results/startup.jsonl. CPU time is that of the process and its children, user and system, after the imports.
+process loads the data and the first training batch. CPU time is user and system time of the process and its children,
+after the imports. The result is appended to results/startup.jsonl.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
-from _recording import append_record
+import tyro
+from recording import RESULTS, append_record, environment
 
-RESULTS = Path(__file__).resolve().parent / "results" / "startup.jsonl"
 SIZES = (1_000, 11_000, 100_000)
 ROUNDS = 3
 
@@ -48,7 +46,7 @@ print(json.dumps({"images": len(data.train) + len(data.eval), "wall": time.perf_
 
 
 def make_folder(root: Path, images: int) -> None:
-    """Write images of a few bytes, each with other contents."""
+    """Write small images, all different."""
     for number in range(images):
         split = "test" if number % 10 == 9 else "train"
         folder = root / split / f"class{number // 10 % 10}"
@@ -59,7 +57,7 @@ def make_folder(root: Path, images: int) -> None:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """The round of the least CPU time, of a few fresh processes."""
+    """Return the measurement with the least CPU time, of a few fresh processes."""
     runs = []
     for _ in range(ROUNDS):
         done = subprocess.run([sys.executable, "-c", _CHILD, str(folder)], capture_output=True, text=True, check=True)
@@ -69,21 +67,16 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    measured = []
+    """Measure the CPU time to load a folder of images and the first batch."""
+    load, measured = os.getloadavg()[0], []
     for images in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             make_folder(Path(folder), images)
             measured.append(measure(Path(folder)))
             print(measured[-1], flush=True)
-    versions = {name: version(name) for name in ("datasets", "pillow", "pyarrow", "ssia-zoo")}
-    record = {
-        "rounds": ROUNDS,
-        "cpu_seconds": measured,
-        "versions": {"python": platform.python_version(), **versions},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
-    append_record(RESULTS, record)
+    about = environment(load, ("datasets", "pillow", "pyarrow", "ssia-zoo"))
+    append_record(RESULTS / "startup.jsonl", {"rounds": ROUNDS, "cpu_seconds": measured, **about})
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

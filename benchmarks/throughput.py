@@ -1,40 +1,43 @@
-"""Time whole training steps, data included: train_hf.py, the loop of timm's train.py, and a bare PyTorch step.
+"""Compare complete training steps, data loading included: train_hf.py, the loop of timm's train.py, a bare loop.
 
-    python benchmarks/throughput.py --dataset DATASET    # adds to results/throughput.jsonl, writes docs/speed.md
-    python benchmarks/throughput.py --report             # only the tables
+    python benchmarks/throughput.py --dataset DATASET    # measure, append to results/throughput.jsonl, write the tables
+    python benchmarks/throughput.py --report             # only write the tables in benchmarks/speed.md
 
-Each loop runs, vanilla and with SSIA, in a process of its own (benchmarks/_loops.py). In every round each process has
-one turn, in an order that is shuffled anew, while the others wait: whatever else the machine does strikes all alike. A
-ratio is taken within a round; the median over the rounds is given, with the quartiles. Beside the time that passed
-stands the processor time, which waiting for other people's processes does not lengthen.
+Each loop (benchmarks/loops.py) runs in a separate process, vanilla and with SSIA. The processes take turns in a
+shuffled order while the others wait, so that other load affects them alike. Ratios are taken within a round; the tables
+give their median and quartiles, for wall time and for CPU time, which does not include waiting for other processes.
 
-Peak memory is measured apart, in fresh processes whose allocator gives every freed tensor back at once, so that the
-peak is of what was alive; what a process had before its loop began is subtracted.
+Peak memory is measured separately, in new processes whose allocator returns freed memory at once, so that the peak is
+that of live tensors. The memory that a process has before its loop starts is subtracted.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
-import platform
-import random
 import statistics
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
-from _loops import LOOPS, METHODS, PHASES, Setup, run_in_turns
+from loops import LOOPS, PHASES, Setup, run_in_turns
+from recording import (
+    BENCHMARKS,
+    METHODS,
+    RESULTS,
+    Record,
+    append_record,
+    environment,
+    in_turns,
+    machine_text,
+    quartiles,
+    read_results,
+    replace_table,
+)
 
-from ssia_zoo.version import versions
-
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "throughput.jsonl"
-DOC = ROOT / "docs" / "speed.md"
-BEGIN, END = "<!-- throughput: begin -->", "<!-- throughput: end -->"
+RECORDS = RESULTS / "throughput.jsonl"
+REPORT = BENCHMARKS / "speed.md"
 PAIRS = {
     "ours / timm, vanilla": (["ours vanilla"], ["timm vanilla"]),
     "ours / timm, SSIA": (["ours ssia"], ["timm ssia"]),
@@ -50,32 +53,32 @@ Turn = dict[str, float]
 
 @dataclass
 class Settings:
-    """What to measure."""
+    """Compare complete training steps: train_hf.py, the loop of timm's train.py, a bare loop."""
 
     arch: str = "resnet18"
-    """A timm classifier."""
+    """timm architecture"""
     dataset: str = "zh-plus/tiny-imagenet"
-    """As --dataset of train_hf.py; its training split must outlast the measurement."""
+    """--dataset of train_hf.py; the training split must be large enough for all steps"""
     image_size: int = 64
-    """Pixels."""
+    """height and width in pixels"""
     batch_size: int = 32
-    """Images a step."""
+    """images per step"""
     rounds: int = 20
-    """Turns of each process."""
+    """turns of each process"""
     steps: int = 1
-    """Optimizer steps a turn."""
+    """optimizer steps per turn"""
     threads: int = 1
-    """Threads of each process."""
+    """threads of each process"""
     seed: int = 0
-    """Of weights, data order and turns."""
+    """seed of weights, data order and turns"""
     memory_turns: int = 3
-    """Turns of each process that memory is measured of; 0 leaves memory out."""
+    """turns of each process for measuring memory; 0 skips memory"""
     report: bool = False
-    """Measure nothing, write the tables."""
+    """only write the tables"""
 
 
 class Process:
-    """One loop, stopped between its turns."""
+    """One loop in a separate process, paused between its turns."""
 
     def __init__(self, name: str, setup: Setup, free_at_once: bool = False) -> None:
         fork = multiprocessing.get_context("fork")
@@ -88,143 +91,102 @@ class Process:
         self.process.start()
         theirs.close()
 
-    def result(self) -> Turn:
-        """What the turn took, once it is over; milliseconds a step, and MB."""
+    def turn(self) -> Turn:
+        """Run one turn and return milliseconds per step and peak memory in MB."""
         try:
+            self.pipe.send(True)
             turn: Turn = self.pipe.recv()
-        except EOFError:
+        except (EOFError, BrokenPipeError):
             raise SystemExit(f"{self.name} ended: {self.log.read_text()[-2000:]}") from None
         return turn
 
-    def turn(self) -> Turn:
-        """Let it have one."""
-        self.pipe.send(True)
-        return self.result()
-
     def close(self) -> None:
-        """End it."""
+        """Stop the process."""
         if self.process.is_alive():
             self.pipe.send(False)
         self.process.join()
 
 
-def measure(settings: Settings) -> dict[str, Any]:
-    """One record: every turn's milliseconds a step of each (loop, method), and the peaks of memory."""
+def measure(settings: Settings) -> Record:
+    """Time every turn of each (loop, method), and measure peak memory."""
     names = [f"{loop} {method}" for loop in LOOPS for method in METHODS]
-    shuffle = random.Random(settings.seed).shuffle
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        shared = {name: getattr(settings, name) for name in _SHARED}
-        setup = Setup(**shared, folder=folder)
+        setup = Setup(**{name: getattr(settings, name) for name in _SHARED}, folder=folder)
         processes = {name: Process(name, setup) for name in names}
-        for process in processes.values():
-            process.result()  # the first turn plans memory and picks kernels
-        turns: dict[str, list[Turn]] = {name: [] for name in names}
-        for _ in range(settings.rounds):
-            shuffle(names)
-            for name in names:
-                turns[name].append(processes[name].turn())
+        turns = in_turns({name: process.turn for name, process in processes.items()}, settings.rounds, settings.seed)
         for process in processes.values():
             process.close()
-        memory = {name: peak(name, setup, settings.memory_turns) for name in processes if settings.memory_turns}
-    ordered = list(processes)
+        memory = {name: peak(name, setup, settings.memory_turns) for name in names if settings.memory_turns}
     return {
         "benchmark": "throughput",
         "settings": {**asdict(settings), "dataset": Path(settings.dataset).name},
-        "steps": {name: summary(turns[name]) for name in ordered},
+        "steps": {name: medians(turns[name]) for name in names},
         "ratios": {
-            title: {clock: spread(ratios(turns, above, below, clock)) for clock in ("wall", "cpu")}
+            title: {clock: quartiles(ratios(turns, above, below, clock)) for clock in ("wall", "cpu")}
             for title, (above, below) in PAIRS.items()
         },
-        "cpu_ms": {name: [round(turn["cpu"], 1) for turn in turns[name]] for name in ordered},
+        "cpu_ms": {name: [round(turn["cpu"], 1) for turn in turns[name]] for name in names},
         "memory": memory,
-        "versions": versions(),
-        "machine": {
-            "cpu": platform.machine(),
-            "cores": os.cpu_count(),
-            "load": [round(load, 1), round(os.getloadavg()[0], 1)],
-            "shared": True,
-        },
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **environment(load),
     }
 
 
 def ratios(turns: dict[str, list[Turn]], above: list[str], below: list[str], clock: str) -> list[float]:
-    """What some processes took, as a multiple of what others did, round by round."""
+    """Return the time of some processes divided by that of others, round by round."""
     rounds = range(len(turns[above[0]]))
     return [sum(turns[n][r][clock] for n in above) / sum(turns[n][r][clock] for n in below) for r in rounds]
 
 
 def peak(name: str, setup: Setup, turns: int) -> float:
-    """MB that the loop needs at most."""
+    """Return the peak memory of a loop in MB."""
     process = Process(name, setup, free_at_once=True)
-    needed = process.result()["peak_mb"]
-    for _ in range(turns - 1):
-        needed = process.turn()["peak_mb"]
+    needed = max(process.turn()["peak_mb"] for _ in range(turns))
     process.close()
     return round(needed, 1)
 
 
-def summary(turns: list[Turn]) -> dict[str, float]:
-    """Median of each time over the rounds."""
+def medians(turns: list[Turn]) -> dict[str, float]:
+    """Return the median of each time over the rounds."""
     return {name: round(statistics.median(turn[name] for turn in turns), 3) for name in ("wall", "cpu", *PHASES)}
 
 
-def spread(values: list[float]) -> list[float]:
-    """First quartile, median, third quartile."""
-    return [round(value, 4) for value in statistics.quantiles(values, n=4)]
-
-
-def table(record: dict[str, Any]) -> str:
-    """The record as Markdown."""
-    settings, machine = record["settings"], record["machine"]
+def table(record: Record) -> list[str]:
+    """Format a record as Markdown."""
+    settings = record["settings"]
     lines = [
         f"### `{settings['arch']}` at {settings['image_size']} px, batch {settings['batch_size']}",
         "",
-        "| ratio: median (quartiles) | processor time | time that passed |",
+        "| ratio: median (quartiles) | CPU time | wall time |",
         "|---|---|---|",
     ]
     for title, clocks in record["ratios"].items():
         cells = [f"{middle:.3f} ({low:.2f}–{high:.2f})" for low, middle, high in (clocks["cpu"], clocks["wall"])]
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    lines += ["", "| processor time, ms a step | all | " + " | ".join(PHASES) + " |", "|---" * 8 + "|"]
+    lines += ["", "| CPU time, ms per step | all | " + " | ".join(PHASES) + " |", "|---" * 8 + "|"]
     for name, step in record["steps"].items():
         lines.append(f"| {name} | " + " | ".join(f"{step[phase]:.1f}" for phase in ("cpu", *PHASES)) + " |")
     if memory := record["memory"]:
         ours = memory["ours ssia"] / memory["ours vanilla"]
-        told = ", ".join(f"{name} {value:.0f}" for name, value in memory.items())
-        lines += ["", f"Peak memory over what was there before the loop, MB: {told}; SSIA / vanilla, ours: {ours:.3f}."]
-    rounds = f"{settings['rounds']} rounds of {settings['steps']} step, {settings['threads']} thread"
-    builds = f"torch {record['versions']['torch']}, timm {record['versions']['timm']}"
-    load = " to ".join(str(value) for value in machine["load"])
+        peaks = ", ".join(f"{name} {value:.0f}" for name, value in memory.items())
+        lines += ["", f"Peak memory above that before the loop, MB: {peaks}; SSIA / vanilla, ours: {ours:.3f}."]
     lines += [
         "",
-        f"{settings['dataset']}, {rounds}, seed {settings['seed']}, {record['time'][:10]}; {builds}; "
-        f"{machine['cores']} {machine['cpu']} cores, load {load}. A ratio that differs from 1 by less than its "
-        "quartiles span says nothing.",
+        f"{settings['dataset']}, {settings['rounds']} rounds of {settings['steps']} step, "
+        f"{settings['threads']} thread, seed {settings['seed']}, {record['time'][:10]}; "
+        f"torch {record['versions']['torch']}, timm {record['versions']['timm']}; {machine_text(record['machine'])}. A "
+        "ratio that differs from 1 by less than the width of its quartiles shows no difference.",
+        "",
     ]
-    return "\n".join(lines)
-
-
-def write_tables() -> None:
-    """Put the newest record of each architecture between the marks in docs/speed.md."""
-    records = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-    newest = {record["settings"]["arch"]: record for record in records}
-    text = DOC.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    tables = "\n\n".join(table(record) for record in newest.values())
-    DOC.write_text(f"{before}{BEGIN}\n{tables}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    return lines
 
 
 def main(settings: Settings) -> None:
-    """Measure and write."""
     if not settings.report:
-        record = measure(settings)
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-    write_tables()
+        append_record(RECORDS, measure(settings))
+    newest = {record["settings"]["arch"]: record for record in read_results(RECORDS)}
+    replace_table(REPORT, "throughput", [line for record in newest.values() for line in table(record)][:-1])
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,4 +1,4 @@
-"""SSIA against its vanilla control over several seeds: means, spreads, and what the paired difference allows to say."""
+"""Compare SSIA with its vanilla control over several seeds: means, standard deviations, paired difference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from ssia_zoo.models.weight import PairedRun
 
 _TOO_EASY = 95.0
-"""Top-1 in percent, of the controls' mean, from which data is called too easy to show a gain."""
+"""Mean top-1 of the controls, in percent, from which the data is too easy to show a gain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,21 +22,21 @@ class Comparison:
     difference: float
     """mean of the paired differences"""
     spread: tuple[float, float, float] | None
-    """sample standard deviations of SSIA, of the control and of their difference; None for a single seed"""
+    """sample standard deviations of SSIA, the control and the difference; None for a single seed"""
     interval: tuple[float, float] | None
-    """95 % t-interval of the mean difference; None for less than three seeds, or if all differences are equal"""
+    """95 % t-interval of the mean difference; None for fewer than three seeds or if all differences are equal"""
 
     @property
     def too_easy(self) -> bool:
-        """Whether the controls leave no room in which a gain could be seen."""
+        """Whether the controls score so high that a gain could not be seen."""
         return self.vanilla_mean >= _TOO_EASY
 
     def conclusion(self) -> str:
-        """What may be said of the difference, in sentences; where nothing may be said, this too."""
+        """State in sentences what the runs show, and if they show nothing, that."""
         text = self._about_interval()
         if self.too_easy:
             text += (
-                f" **The control alone reaches {self.vanilla_mean:.2f} %: such data are too easy to show a gain, and "
+                f" **The control alone reaches {self.vanilla_mean:.2f} %: the data are too easy to show a gain, and "
                 "none is claimed.**"
             )
         return text
@@ -44,21 +44,21 @@ class Comparison:
     def _about_interval(self) -> str:
         if self.interval is None:
             if self.seeds > 2:
-                reason = f"All {self.seeds} differences are equal: there is no spread to make an interval of"
+                reason = f"All {self.seeds} differences are equal, which leaves no variance for an interval"
             else:
-                reason = f"Of {self.seeds} seed{'s' * (self.seeds > 1)} no interval can be made"
-            return f"{reason}, and no gain is claimed."
+                reason = f"An interval needs at least three seeds, not {self.seeds}"
+            return f"{reason}. No gain is claimed."
         low, high = self.interval
         text = (
             f"Paired difference over {self.seeds} seeds: {self.difference:+.2f} points, 95 % t-interval "
             f"[{low:+.2f}, {high:+.2f}]. "
         )
         if low <= 0 <= high:
-            return text + "**The interval spans zero: these runs do not show that SSIA and its control differ.**"
+            return text + "**The interval spans zero: these runs show no difference between SSIA and its control.**"
         direction = "higher" if low > 0 else "**lower**"
         return text + (
             f"The interval excludes zero: with this recipe and on these images SSIA scored {direction} than its "
-            "control. It covers the choice of the seed, not that of images, data or architecture."
+            "control. The interval covers the choice of seed, not of images, data or architecture."
         )
 
 
@@ -66,24 +66,23 @@ def compare(runs: Sequence[PairedRun]) -> Comparison:
     """Compare paired runs.
 
     Args:
-        runs: At least one; every seed that was run.
+        runs: All seeds that were run, at least one.
     """
     ssia, vanilla = [run.ssia for run in runs], [run.vanilla for run in runs]
-    # Scores are rounded to hundredths; without rounding, equal differences would differ in their last bits.
+    # Scores have two decimals: rounding makes differences equal that floating point tells apart in the last bits.
     differences = [round(run.ssia - run.vanilla, 6) for run in runs]
-    difference, n = mean(differences), len(runs)
-    spread = (stdev(ssia), stdev(vanilla), stdev(differences)) if n > 1 else None
+    spread = (stdev(ssia), stdev(vanilla), stdev(differences)) if len(runs) > 1 else None
     interval = None
-    if spread is not None and n > 2 and spread[2] > 0:
-        from scipy.special import stdtrit  # type: ignore[import-untyped]  # here, as training needs no quantiles
+    if spread is not None and len(runs) > 2 and spread[2] > 0:
+        from scipy.stats import ttest_rel  # type: ignore[import-untyped]  # takes a second to import
 
-        half = float(stdtrit(n - 1, 0.975)) * spread[2] / n**0.5
-        interval = (difference - half, difference + half)
+        low, high = ttest_rel(ssia, vanilla).confidence_interval()
+        interval = (float(low), float(high))
     return Comparison(
-        seeds=n,
+        seeds=len(runs),
         ssia_mean=mean(ssia),
         vanilla_mean=mean(vanilla),
-        difference=difference,
+        difference=mean(differences),
         spread=spread,
         interval=interval,
     )

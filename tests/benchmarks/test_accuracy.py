@@ -1,10 +1,8 @@
-"""The arena: runs are paired, told apart by their settings, made by train_hf.py and not made twice."""
+"""Comparison of methods: runs are paired, identified by their settings, trained by train_hf.py and not run twice."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,8 +14,8 @@ import yaml
 
 import ssia_zoo
 from ssia_zoo.data import digits
+from tests.benchmarks.scripts import load_script
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PLAN: dict[str, Any] = {
     "evaluate": "validation",
     "seeds": [0, 1],
@@ -29,20 +27,10 @@ PLAN: dict[str, Any] = {
 TRAINED: dict[str, Any] = {"settings": {"model": "test_resnet", "image_size": 32}, "subset": {"classes": 5}}
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The arena with its results in a folder of the test's own, and digits as parquet."""
-    module = load("accuracy")
+def accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script with its results in a temporary folder, and digits as parquet."""
+    module = load_script("accuracy")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "accuracy.jsonl")
     for name, rows in digits().items():
         rows.to_parquet(str(tmp_path / "digits" / f"{name}.parquet"))
@@ -50,8 +38,8 @@ def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_runs_of_one_seed_differ_in_the_method_alone_and_every_run_has_its_own_key(arena: ModuleType) -> None:
-    cells = list(arena.cells(PLAN))
+def test_runs_of_one_seed_differ_in_the_method_alone_and_every_run_has_its_own_key(accuracy: ModuleType) -> None:
+    cells = list(accuracy.cells(PLAN))
     assert len({cell.key for cell in cells}) == len(cells) == 4
     vanilla, ssia = cells[:2]
     assert vanilla.seed == ssia.seed == 0
@@ -59,27 +47,27 @@ def test_runs_of_one_seed_differ_in_the_method_alone_and_every_run_has_its_own_k
     assert vanilla.subset == ssia.subset
 
 
-def test_a_plan_may_choose_among_the_pairs_of_data_and_architecture(arena: ModuleType) -> None:
+def test_a_plan_may_choose_among_the_pairs_of_data_and_architecture(accuracy: ModuleType) -> None:
     plan = {**PLAN, "data": {**PLAN["data"], "more": PLAN["data"]["digits5"]}, "cells": [["more", "test_resnet"]]}
-    assert {(cell.data, cell.arch) for cell in arena.cells(plan)} == {("more", "test_resnet")}
-    assert len(list(arena.cells(plan))) == 4
+    assert {(cell.data, cell.arch) for cell in accuracy.cells(plan)} == {("more", "test_resnet")}
+    assert len(list(accuracy.cells(plan))) == 4
 
 
-def test_groups_of_settings_are_merged_so_that_a_method_may_add_to_an_architecture(arena: ModuleType) -> None:
+def test_groups_of_settings_are_merged_so_that_a_method_may_add_to_an_architecture(accuracy: ModuleType) -> None:
     plan = {
         **PLAN,
         "archs": {"narrow": {"model": "resnet18", "model_kwargs": {"channels": [8, 8, 8, 8]}}},
         "methods": {"SE": {"method": "vanilla", "model_kwargs": {"block_args": {"attn_layer": "se"}}}},
     }
-    settings = next(arena.cells(plan)).settings
+    settings = next(accuracy.cells(plan)).settings
     assert settings["model_kwargs"] == {"channels": [8, 8, 8, 8], "block_args": {"attn_layer": "se"}}
     assert "block_args" not in plan["archs"]["narrow"]["model_kwargs"], "the plan stays as it is"
 
 
 def test_a_subset_keeps_classes_and_shares_no_image_between_training_and_validation(
-    arena: ModuleType, tmp_path: Path
+    accuracy: ModuleType, tmp_path: Path
 ) -> None:
-    arena.make_subset(tmp_path / "digits", PLAN["data"]["digits5"], tmp_path / "subset")
+    accuracy.make_subset(tmp_path / "digits", PLAN["data"]["digits5"], tmp_path / "subset")
     splits = datasets.load_dataset(str(tmp_path / "subset"), cache_dir=str(tmp_path / "cache"))
     kept = {int(name) for name in splits["train"].features["label"].names}
     official = sum(label in kept for label in digits()["test"]["label"])
@@ -105,20 +93,20 @@ def _labelled(rows: datasets.Dataset) -> tuple[list[dict[str, Any]], list[int]]:
 
 @pytest.mark.slow
 def test_a_plan_runs_once_and_goes_on_where_it_stopped(
-    arena: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    accuracy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = {**PLAN, "seeds": [0]}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
-    arguments = arena.Run(tmp_path / "plan.yaml", data_root=tmp_path, work=tmp_path / "work")
-    arena.run(arguments)
-    first = sorted(arena.read_results(), key=lambda r: r["method"])
+    arguments = accuracy.Run(tmp_path / "plan.yaml", data_root=tmp_path, work=tmp_path / "work")
+    accuracy.run(arguments)
+    first = sorted(accuracy.read_results(accuracy.RESULTS), key=lambda r: r["method"])
     described = [(r["method"], r["seed"], r["evaluated_on"], r["images"]) for r in first]
     assert described == [("ssia", 0, "validation", 20), ("vanilla", 0, "validation", 20)]
     assert str(tmp_path) not in json.dumps(first), "results say nothing of the machine's folders"
-    arena.RESULTS.write_text(json.dumps(first[0]) + "\n", encoding="utf-8")
+    accuracy.RESULTS.write_text(json.dumps(first[0]) + "\n", encoding="utf-8")
     capsys.readouterr()
-    arena.run(arguments)
-    again = arena.read_results()
+    accuracy.run(arguments)
+    again = accuracy.read_results(accuracy.RESULTS)
     assert len(capsys.readouterr().out.splitlines()) == 1, "only the missing run is made"
     assert {k: v for k, v in again[1].items() if k != "seconds"} == {
         k: v for k, v in first[1].items() if k != "seconds"
@@ -126,19 +114,19 @@ def test_a_plan_runs_once_and_goes_on_where_it_stopped(
 
 
 def test_the_report_shows_every_seed_and_the_paired_difference(
-    arena: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    accuracy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = load("accuracy_report")
+    report = load_script("accuracy_report")
     scores = {"vanilla": (50.0, 52.0, 54.0), "ssia": (51.0, 54.0, 57.0)}
     about = {"data": "d", "arch": "a", "evaluated_on": "test", "images": 100, "train_task_loss": 1.0, **TRAINED}
     results = [
         {**about, "method": m, "seed": s, "top1": top1} for m, runs in scores.items() for s, top1 in enumerate(runs)
     ]
-    monkeypatch.setattr(report, "DOCS", tmp_path / "accuracy.md")
+    monkeypatch.setattr(report, "REPORT", tmp_path / "accuracy.md")
     monkeypatch.setattr(report, "IMAGES", tmp_path)
-    report.DOCS.write_text(f"before\n{report.START}\nold\n{report.END}\nafter\n", encoding="utf-8")
+    report.REPORT.write_text("before\n<!-- accuracy: begin -->\nold\n<!-- accuracy: end -->\nafter\n", encoding="utf-8")
     report.write_report({"p": results, "not yet run": []})
-    text = report.DOCS.read_text(encoding="utf-8")
+    text = report.REPORT.read_text(encoding="utf-8")
     assert "MFLOPs | 54.00 | 51.00 / 54.00 / 57.00 | +2.00 | -0.48 to +4.48 |" in text
     assert "![paired differences of p](images/accuracy_p.png)" in text
     assert "old" not in text
@@ -149,27 +137,27 @@ def test_the_report_shows_every_seed_and_the_paired_difference(
 
 
 def test_a_run_counts_in_every_plan_that_holds_it(
-    arena: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    accuracy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arena, "PLANS", tmp_path / "plans")
-    arena.PLANS.mkdir()
+    monkeypatch.setattr(accuracy, "PLANS", tmp_path / "plans")
+    accuracy.PLANS.mkdir()
     other = {**PLAN, "seeds": [1], "methods": {"control": {"method": "vanilla"}}}
     for name, plan in (("first", PLAN), ("other", other)):
-        (arena.PLANS / f"{name}.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
-    recorded = [{"plan": "first", "method": cell.method, "key": cell.key, "top1": 1.0} for cell in arena.cells(PLAN)]
-    arena.RESULTS.write_text("".join(json.dumps(line) + "\n" for line in recorded), encoding="utf-8")
-    found = arena.results_by_plan()
+        (accuracy.PLANS / f"{name}.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
+    recorded = [{"plan": "first", "method": cell.method, "key": cell.key, "top1": 1.0} for cell in accuracy.cells(PLAN)]
+    accuracy.RESULTS.write_text("".join(json.dumps(line) + "\n" for line in recorded), encoding="utf-8")
+    found = accuracy.results_by_plan()
     assert len(found["first"]) == 4
     assert [(r["method"], r["key"]) for r in found["other"]] == [("control", recorded[2]["key"])]
     assert list(found) == ["first", "other"]
-    (arena.PLANS / "first.yaml").unlink()
-    left = arena.results_by_plan()["first, taken out of the plan since"]
+    (accuracy.PLANS / "first.yaml").unlink()
+    left = accuracy.results_by_plan()["first, removed from the plan"]
     assert {r["key"] for r in left} == {recorded[i]["key"] for i in (0, 1, 3)}
 
 
-def test_the_weights_runs_are_those_that_their_entries_state(arena: ModuleType) -> None:
-    runs = arena.results_of_weights()
-    weights = {name: w for name, w in ssia_zoo.weights().items() if (arena.WEIGHTS / f"{name}.jsonl").exists()}
+def test_the_weights_runs_are_those_that_their_entries_state(accuracy: ModuleType) -> None:
+    runs = accuracy.results_of_weights()
+    weights = {name: w for name, w in ssia_zoo.weights().items() if (accuracy.WEIGHTS / f"{name}.jsonl").exists()}
     assert len(weights) > 3
     for weight in weights.values():
         own = [r for r in runs if (r["arch"], r["data"]) == (weight.architecture, weight.tag)]
@@ -183,7 +171,7 @@ def test_the_weights_runs_are_those_that_their_entries_state(arena: ModuleType) 
 
 
 def test_over_several_cells_the_report_counts_each_once() -> None:
-    report = load("accuracy_report")
+    report = load_script("accuracy_report")
     about = {"evaluated_on": "test", "images": 100, "train_task_loss": 1.0, "arch": "a", **TRAINED}
     gains = {"c10": (1.0, 2.0, 3.0, 2.0), "tin": (-1.0, 1.0), "digits": (1.0,)}  # means 2, 0, 1
     runs = [
@@ -200,7 +188,7 @@ def test_over_several_cells_the_report_counts_each_once() -> None:
 
 
 def test_a_smoothed_loss_is_not_held_against_others() -> None:
-    report = load("accuracy_report")
+    report = load_script("accuracy_report")
     run = {"seed": 0, "top1": 50.0, "train_task_loss": 1.25, **TRAINED}
     smoothed = {**run, "settings": {**TRAINED["settings"], "smoothing": 0.1}}
     group = {"vanilla": {0: run}, "label smoothing": {0: smoothed}}
@@ -209,7 +197,7 @@ def test_a_smoothed_loss_is_not_held_against_others() -> None:
 
 
 def test_the_report_says_what_a_method_costs_at_inference() -> None:
-    report = load("accuracy_report")
+    report = load_script("accuracy_report")
     settings = {"model": "resnet18", "image_size": 32, "model_kwargs": {"channels": [8, 16, 32, 64]}}
     se = {**settings, "model_kwargs": {**settings["model_kwargs"], "block_args": {"attn_layer": "se"}}}
     costs = {}

@@ -1,4 +1,4 @@
-"""The model tests of timm itself pass over names of ours: a sample here, all of benchmarks/conformance.py by hand."""
+"""timm's own model tests pass on registered names: a sample here, all of them with benchmarks/conformance.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import timm
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_timms_own_tests_pass_over_registered_names(tmp_path: Path) -> None:
+def test_timms_own_tests_pass_on_registered_names(tmp_path: Path) -> None:
     wanted = f"timm=={timm.__version__}"
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "timm", wanted]
     if subprocess.run(download, cwd=tmp_path, capture_output=True, check=False).returncode:

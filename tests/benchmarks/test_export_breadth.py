@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,19 +11,11 @@ import timm
 import torch
 
 from ssia_zoo.export.exporter import export_model
+from tests.benchmarks.scripts import BENCHMARKS, load_script
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64
 
 pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
-
-
-def load_by_path(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -34,14 +23,14 @@ def load_by_path(path: Path) -> ModuleType:
     ["test_vit", "test_convnext", "test_efficientnet", "test_nfnet", "mobilenetv3_small_050", "test_mambaout"],
 )
 def test_small_models_of_many_families_export_with_parity(name: str, tmp_path: Path) -> None:
-    model = load_by_path(ROOT / "benchmarks" / "export_breadth.py").shaken(name)
+    model = load_script("export_breadth").randomized_model(name)
     size = None if model.pretrained_cfg.get("fixed_input_size") else SIZE
     result = export_model("onnx", model, name, tmp_path / "m.onnx", image_size=size)
     assert result.manifest["parity"]["top1_agreement"] == 1
 
 
 class Clamps(torch.nn.Module):
-    """Two branches of one map, each clamped twice by its own limits, as in timm's gemma4_vit."""
+    """Two branches, each clamped twice with different limits, as in timm's gemma4_vit."""
 
     num_classes = 4
 
@@ -58,14 +47,14 @@ class Clamps(torch.nn.Module):
         return one * x.clamp(-self.limit2, self.limit2).clamp(-self.limit3, self.limit3)
 
 
-def test_clamps_that_follow_one_another_keep_their_limits(tmp_path: Path) -> None:
+def test_consecutive_clamps_keep_their_limits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     result = export_model("onnx", Clamps().eval(), "clamps", tmp_path / "m.onnx", image_size=8, weights="random")
     assert result.manifest["parity"]["max_abs_error"] < 1e-5
 
 
 def small(name: str) -> Any:
-    """A model with attention of five dimensions, of a few thousand weights: timm's own are large."""
+    """A small model with five-dimensional attention; those of timm are large."""
     stages = {"num_classes": 5, "embed_dims": (16, 32, 64), "num_heads": (1, 2, 4), "depths": (1, 1, 1)}
     four = {"embed_dims": (16, 32, 64, 128), "num_heads": (1, 2, 4, 8), "depths": (1, 1, 1, 1)}
     made = {
@@ -83,7 +72,7 @@ def small(name: str) -> Any:
     "name",
     ["nest_tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in ("twins_svt_small", "hiera_tiny_224"))],
 )
-def test_attention_of_five_dimensions_exports_and_the_model_stays_as_it_was(name: str, tmp_path: Path) -> None:
+def test_five_dimensional_attention_exports_and_the_model_is_not_changed(name: str, tmp_path: Path) -> None:
     model = small(name)
     before = [getattr(module, "fused_attn", None) for module in model.modules()]
     assert any(before)
@@ -93,15 +82,15 @@ def test_attention_of_five_dimensions_exports_and_the_model_stays_as_it_was(name
 
 
 def families() -> list[tuple[str, str]]:
-    path = ROOT / "benchmarks" / "results" / "smallest_models.json"
+    path = BENCHMARKS / "results" / "smallest_models.json"
     return list(json.loads(path.read_text())["models"].items()) if path.is_file() else []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("family", "name"), families())
-def test_the_smallest_model_of_every_family_exports_or_is_known_not_to(family: str, name: str) -> None:
-    breadth = load_by_path(ROOT / "benchmarks" / "export_breadth.py")
+def test_the_smallest_model_of_every_family_exports_or_is_recorded_as_failing(family: str, name: str) -> None:
+    breadth = load_script("export_breadth")
     known = breadth.read_results().get((family, "onnx"))
     outcome = breadth.run_child(["onnx"], name, timeout=900)["onnx"]
     if known is not None and not known["ok"] and not outcome["ok"]:

@@ -1,4 +1,4 @@
-"""Fine-tuning of a weight and its control: both alike, recorded once, told in a table."""
+"""Fine-tuning of a weight and its control: same settings, recorded once, reported in a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from ssia_zoo.training import TrainConfig, train
-from tests.benchmarks.test_accuracy import BENCHMARKS, load
+from tests.benchmarks.scripts import load_script
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +32,21 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_pair_is_fine_tuned_alike_recorded_once_and_told(weights, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    finetune = load("finetune")
-    docs = tmp_path / "accuracy.md"
-    docs.write_text(f"before\n{finetune.START}\nold\n{finetune.END}\nafter\n", encoding="utf-8")
-    monkeypatch.setattr(finetune, "RESULTS", tmp_path / "finetune.jsonl")
-    monkeypatch.setattr(finetune, "DOCS", docs)
+def test_a_pair_is_fine_tuned_with_the_same_settings_recorded_once_and_reported(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune = load_script("finetune")
+    page = tmp_path / "accuracy.md"
+    page.write_text("before\n<!-- finetune: begin -->\nold\n<!-- finetune: end -->\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(finetune, "RECORDS", tmp_path / "finetune.jsonl")
+    monkeypatch.setattr(finetune, "REPORT", page)
     arguments = finetune.Run(
         weights, "digits", seeds=(0, 1), epochs=1, max_train_images=64, probe_images=100, work=tmp_path / "work"
     )
     AcceleratorState._reset_state(reset_partial_state=True)
     finetune.run(arguments)
 
-    records = finetune.read_results(finetune.RESULTS)
+    records = finetune.read_results(finetune.RECORDS)
     assert {(r["method"], r["seed"], r["how"]) for r in records} == {
         (method, seed, how) for method in ("ssia", "vanilla") for seed in (0, 1) for how in ("probe", "whole")
     }
@@ -55,12 +56,12 @@ def test_a_pair_is_fine_tuned_alike_recorded_once_and_told(weights, tmp_path, mo
         assert ssia.pop("model") != vanilla.pop("model")
         assert ssia == vanilla
     probes = [r["top1"] for r in records if r["how"] == "probe"]
-    assert min(probes) > 50  # 100 digits suffice for that, whatever the network has learned
+    assert min(probes) > 50  # 100 digits suffice for that with any features
 
     finetune.run(arguments)
-    assert finetune.read_results(finetune.RESULTS) == records
+    assert finetune.read_results(finetune.RECORDS) == records
     finetune.report()
-    text = docs.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text

@@ -1,9 +1,9 @@
-"""The loops that throughput.py compares, each run in a process of its own that takes turns with the others.
+"""The training loops that throughput.py compares, each run in a separate process that takes turns with the others.
 
-A turn is some optimizer steps. A hook that torch calls after every optimizer step ends it: the process says what the
-turn took and waits, wherever in its loop it is, until it is told to go on. So no loop is changed to be measured.
+A turn is a number of optimizer steps. It ends in a hook that torch calls after every optimizer step: there the process
+reports its times and waits for the next turn. The loops themselves are not changed for the measurement.
 
-The processes are forked from one that has imported everything: imports would take longer than the measurement.
+The processes are forked from one that has imported everything, since imports would take longer than the measurement.
 """
 
 from __future__ import annotations
@@ -42,14 +42,13 @@ from ssia_zoo.task import AuxiliaryTask, AuxiliaryTrainableModule, SSIATask
 from ssia_zoo.training import parse_config, train
 
 LOOPS = ("bare", "timm", "ours")
-METHODS = ("vanilla", "ssia")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 PHASES = ("data", "forward", "loss", "backward", "optimizer", "rest")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every loop trains."""
+    """Training settings of all loops."""
 
     arch: str
     dataset: str
@@ -58,20 +57,20 @@ class Setup:
     seed: int
     threads: int
     steps: int
-    """optimizer steps a turn"""
+    """optimizer steps per turn"""
     folder: str
-    """for what train_hf.py's run writes"""
+    """folder for the output of train_hf.py"""
 
     @property
     def data_config(self) -> DataConfig:
-        """The run's own defaults of augmentation, in the training process: a worker would work in others' turns."""
+        """Default augmentation, without workers: those would run during the turns of other processes."""
         return DataConfig(
             dataset=self.dataset, image_size=self.image_size, batch_size=self.batch_size, workers=0, max_eval_images=2
         )
 
 
 class Clock:
-    """Processor time of each phase; a phase within another one is not counted twice."""
+    """CPU time of each phase; a phase inside another one is not counted twice."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
@@ -79,17 +78,17 @@ class Clock:
         self._since = time.process_time()
 
     def enter(self, phase: str) -> None:
-        """Begin a phase."""
+        """Start a phase."""
         self._charge()
         self._open.append(phase)
 
     def leave(self) -> None:
-        """Go back to the phase before."""
+        """Return to the previous phase."""
         self._charge()
         self._open.pop()
 
     def take(self) -> dict[str, float]:
-        """Seconds of each phase since the last call."""
+        """Return the seconds of each phase since the last call."""
         self._charge()
         taken, self.seconds = self.seconds, dict.fromkeys(PHASES, 0.0)
         return taken
@@ -100,7 +99,7 @@ class Clock:
         self._since = now
 
     def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time charged to a phase."""
+        """Wrap a function so that its time counts for a phase."""
 
         @wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -113,7 +112,7 @@ class Clock:
         return wrapper
 
     def timed_iteration(self, iterate: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        """An `__iter__` whose every item is charged to "data"."""
+        """Wrap an `__iter__` so that the time to get each item counts for "data"."""
 
         def wrapper(loader: Any) -> Iterator[Any]:
             iterator = iterate(loader)
@@ -124,8 +123,8 @@ class Clock:
         return wrapper
 
 
-def watch(clock: Clock, arch: str) -> None:
-    """Charge what all loops are made of to its phase."""
+def time_phases(clock: Clock, arch: str) -> None:
+    """Patch the classes and hooks that all loops use, so that their time counts for its phase."""
     for loader in (DataLoader, DataLoaderShard, PrefetchLoader):
         loader.__iter__ = clock.timed_iteration(loader.__iter__)
     model = type(timm.create_model(arch))
@@ -142,7 +141,7 @@ def watch(clock: Clock, arch: str) -> None:
 
 
 class Turns:
-    """Ends each turn after so many optimizer steps, by a hook of the optimizer."""
+    """Ends each turn after some optimizer steps, in a hook of the optimizer."""
 
     def __init__(self, clock: Clock, steps: int, pipe: Connection) -> None:
         self.clock = clock
@@ -153,29 +152,29 @@ class Turns:
         self._begin()
 
     def _begin(self) -> None:
+        if not self.pipe.recv():
+            os._exit(0)  # in the middle of an epoch, with nothing to save
         self.clock.take()
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
     def after_step(self, *_: Any) -> None:
-        """Say what the turn took, if it is over, and wait for the next."""
+        """Report the turn's times when it is over, and wait for the next one."""
         self.done += 1
         if self.done % self.steps:
             return
         taken = {"wall": time.perf_counter() - self.wall, "cpu": time.process_time() - self.cpu, **self.clock.take()}
         per_step = {name: 1000 * seconds / self.steps for name, seconds in taken.items()}
         self.pipe.send({**per_step, "peak_mb": peak_mb() - self.before})
-        if not self.pipe.recv():
-            os._exit(0)  # in the middle of an epoch, with nothing worth to be kept
         self._begin()
 
 
 def peak_mb() -> float:
-    """Peak of the memory that this process has had."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def make_task(setup: Setup, method: str, classes: int) -> TrainingTask:
-    """The model and its objective, as train_hf.py makes them."""
+    """Create the model and its objective as train_hf.py does."""
     model = timm.create_model(setup.arch, num_classes=classes)
     if method == "vanilla":
         return ClassificationTask(model, verbose=False)
@@ -183,13 +182,13 @@ def make_task(setup: Setup, method: str, classes: int) -> TrainingTask:
 
 
 def statistics(setup: Setup) -> dict[str, Any]:
-    """Mean and standard deviation that the model wants."""
+    """Return the mean and standard deviation that the model expects."""
     cfg = timm.get_pretrained_cfg(setup.arch)
     return {"mean": cfg.mean, "std": cfg.std}
 
 
 def bare(setup: Setup, method: str) -> None:
-    """The limit: nothing but a step. The data are ours."""
+    """Run only the training step, as a lower limit, with our data loader."""
     data = load_image_data(setup.data_config)
     torch.manual_seed(setup.seed)
     task = make_task(setup, method, len(data.label_names))
@@ -203,7 +202,7 @@ def bare(setup: Setup, method: str) -> None:
 
 
 class _Rows(Reader):  # type: ignore[misc]  # timm has no types
-    """timm's ReaderHfds, over rows that are loaded already."""
+    """timm's ReaderHfds for rows that are loaded already."""
 
     def __init__(self, data: ImageData) -> None:
         super().__init__()
@@ -219,9 +218,9 @@ class _Rows(Reader):  # type: ignore[misc]  # timm has no types
 
 
 def timms(setup: Setup, method: str) -> None:
-    """What timm's train.py does for a batch, of the parts that it takes, with its prefetcher and log interval of 50.
+    """Run the loop of timm's train.py, made of the same parts, with its prefetcher and log interval of 50.
 
-    Mixup, EMA, clipping and precision are off, as they are by default in both scripts.
+    Mixup, EMA, gradient clipping and mixed precision are off, as by default in both scripts.
     """
     config = setup.data_config
     data = load_image_data(config)
@@ -272,7 +271,7 @@ def timms(setup: Setup, method: str) -> None:
 
 
 def ours(setup: Setup, method: str) -> None:
-    """train_hf.py's own code, whole."""
+    """Run train_hf.py's own code."""
     flags = {
         "--model": setup.arch,
         "--dataset": setup.dataset,
@@ -289,15 +288,15 @@ def ours(setup: Setup, method: str) -> None:
 
 
 def run_in_turns(loop: str, method: str, setup: Setup, pipe: Connection, log: str, free_at_once: bool) -> None:
-    """Body of a forked process: run one loop until the other end of the pipe has had enough.
+    """Run one loop in a forked process, turn by turn.
 
     Args:
         loop: One of LOOPS.
-        method: One of METHODS.
-        setup: What is trained.
-        pipe: Gets a turn's milliseconds a step and peak of memory, gives whether there is another turn.
-        log: File for what the loop prints.
-        free_at_once: Whether freed memory goes back to the system at once, so that the peak is of what was alive.
+        method: "vanilla" or "ssia".
+        setup: Training settings.
+        pipe: Receives True to start a turn or False to exit; sends the turn's milliseconds per step and peak memory.
+        log: File for the output of the loop.
+        free_at_once: Whether freed memory returns to the system at once, so that the peak is that of live tensors.
     """
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(output, 1)
@@ -308,7 +307,7 @@ def run_in_turns(loop: str, method: str, setup: Setup, pipe: Connection, log: st
         mallopt(_M_TRIM_THRESHOLD, 0)
     torch.set_num_threads(setup.threads)
     clock = Clock()
-    watch(clock, setup.arch)
+    time_phases(clock, setup.arch)
     register_optimizer_step_post_hook(Turns(clock, setup.steps, pipe).after_step)
     {"bare": bare, "timm": timms, "ours": ours}[loop](setup, method)
-    raise SystemExit("the training split ended before the measurement; take a larger one or fewer rounds")
+    raise SystemExit("the training split ended before the measurement; use a larger one or fewer rounds")
