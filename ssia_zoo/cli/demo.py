@@ -13,6 +13,7 @@ from ssia_zoo.data import DataConfig, digits
 from ssia_zoo.data.preprocessing import model_preprocessing
 from ssia_zoo.errors import ConfigError, SSIAZooError
 from ssia_zoo.evaluation.validate import validate
+from ssia_zoo.figures import require_matplotlib
 from ssia_zoo.hub import publish_to_folder
 from ssia_zoo.inference.attention import draw_attention, stage_attention
 from ssia_zoo.training import TrainConfig, TrainResult, train
@@ -48,6 +49,7 @@ def run_demo(folder: Path, epochs: int | None = None) -> Path:
     """
     if epochs is not None and epochs < 1:
         raise ConfigError(f"--epochs is {epochs}; expected at least 1")
+    require_matplotlib()
     root = _new_folder(folder)
     print(f"SSIA Zoo demo, writing to {root}")
     results = {}

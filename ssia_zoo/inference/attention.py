@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import torch
-from matplotlib.figure import Figure
 
+from ssia_zoo.figures import new_figure
 from ssia_zoo.loss.ssia import spatial_attention
 from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices
 
@@ -49,7 +49,7 @@ def draw_attention(
         path: PNG to write.
     """
     stages = [(name, i, maps) for name, per_stage in models.items() for i, maps in enumerate(per_stage)]
-    figure = Figure(figsize=(1.3 * (len(stages) + 1), 1.45 * len(images) + 0.6), layout="constrained")
+    figure = new_figure(1.3 * (len(stages) + 1), 1.45 * len(images) + 0.6)
     axes = figure.subplots(len(images), len(stages) + 1, squeeze=False)
     for row, (image, title) in enumerate(zip(images, titles, strict=True)):
         axes[row][0].imshow(image, cmap="gray" if image.mode == "L" else None)

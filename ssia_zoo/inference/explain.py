@@ -6,19 +6,22 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ssia_zoo.errors import ConfigError
+from ssia_zoo.figures import new_figure
 from ssia_zoo.inference.attention import AttentionMap, stage_attention
 from ssia_zoo.inference.classifier import Classifier, Guess
 from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Pixels = npt.NDArray[np.float32]
 
@@ -192,7 +195,7 @@ def draw(explanations: Sequence[Explanation], title: str, path: Path) -> None:
         ConfigError: If it cannot be written.
     """
     columns = max(len(e.stages) for e in explanations) + 2
-    figure = Figure(figsize=(2.1 * columns, 2.6 * len(explanations) + 0.9), layout="constrained")
+    figure = new_figure(2.1 * columns, 2.6 * len(explanations) + 0.9)
     parts = figure.subfigures(len(explanations), 1, squeeze=False)[:, 0]
     for part, explanation in zip(parts, explanations, strict=True):
         part.suptitle(explanation.name, fontsize=11, fontweight="bold", x=0.01, ha="left")

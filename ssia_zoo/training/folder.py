@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from ssia_zoo.data import ImageData, data_identity
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import TrainingError
+from ssia_zoo.figures import can_draw
 from ssia_zoo.hub import BackgroundPusher, check_access
 from ssia_zoo.models.card import training_card
 from ssia_zoo.models.features import TimmModel
@@ -154,6 +155,8 @@ class RunFolder:
             clean_up(self.checkpoints)
             self._drawn = time.monotonic()
             self._records = Records(self.path / "metrics.jsonl", keep=self._kept_records)
+            if not can_draw():
+                _log.warning("curves.png is not drawn without matplotlib; run: pip install 'ssia-zoo[plots]'")
 
     def save_checkpoint(self, accelerator: Accelerator, step: int) -> None:
         """Write a checkpoint, and before it everything that has been recorded; every process must call this."""
@@ -172,7 +175,7 @@ class RunFolder:
         if not self.is_main:
             return
         self._records.append({"kind": kind, **values})
-        if kind == "eval" or time.monotonic() - self._drawn > _CURVES_SECONDS:
+        if can_draw() and (kind == "eval" or time.monotonic() - self._drawn > _CURVES_SECONDS):
             self._drawn = time.monotonic()
             draw_curves({self.config.method: read_records(self._records.path)}, self.path / "curves.png")
 

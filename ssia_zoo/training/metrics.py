@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+from ssia_zoo.figures import new_figure
 
 Record = dict[str, Any]
 
@@ -64,7 +64,7 @@ def draw_curves(runs: dict[str, list[Record]], path: Path) -> None:
         runs: Records of each run, by the name that the legend shows.
         path: PNG to write.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     loss, top1 = figure.subplots(1, 2)
     for name, records in runs.items():
         train = [record for record in records if record["kind"] == "train"]
