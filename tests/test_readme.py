@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -130,3 +131,11 @@ def test_links_lead_somewhere() -> None:
     for document in documents:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_name_of_the_api_page_exists() -> None:
+    names = re.findall(r"`(ssia_zoo[\w.]*)`", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"))
+    assert names
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), attribute)), name
