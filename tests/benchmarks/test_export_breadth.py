@@ -31,7 +31,14 @@ def load_by_path(path: Path) -> ModuleType:
 
 @pytest.mark.parametrize(
     "name",
-    ["test_vit", "test_convnext", "test_efficientnet", "test_nfnet", "mobilenetv3_small_050", "test_mambaout"],
+    [
+        "test_vit",
+        "test_convnext",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("test_efficientnet", "test_nfnet", "mobilenetv3_small_050", "test_mambaout")
+        ),
+    ],
 )
 def test_small_models_of_many_families_export_with_parity(name: str, tmp_path: Path) -> None:
     model = load_by_path(ROOT / "benchmarks" / "export_breadth.py").shaken(name)
