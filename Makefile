@@ -2,13 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
+FAST := tests/loss tests/data tests/models/test_registry.py tests/models/test_weight.py \
+	tests/training/test_config.py tests/training/test_settings.py tests/test_errors.py
+PYPI_LIMIT := 100000000
 
-.PHONY: help demo test test-slow quality style clean
+.PHONY: help demo test-fast test test-slow test-oldest quality style dist clean
 
 help:
-	@echo "make demo       train with SSIA and without on real images, publish, load again (2-4 minutes)"
-	@echo "make test       run the quick tests; make test-slow runs the rest"
-	@echo "make quality    check lint, format and types; make style mends lint and format"
+	@echo "make demo         train with and without SSIA on real images, publish, load again (2-4 minutes)"
+	@echo "make test-fast    test losses, settings, registry and data (under 2 minutes on 2 cores)"
+	@echo "make test         run every test but the slow ones (about 10 minutes on 2 cores)"
+	@echo "make test-slow    run the slow tests: every timm family, and what takes minutes"
+	@echo "make test-oldest  run the fast tests with the oldest versions that setup.cfg allows"
+	@echo "make quality      check lint, format, types and the direction of imports"
+	@echo "make style        fix lint and format"
+	@echo "make dist         build and check the sdist and the wheel"
 
 # The stamps installed and installed-test are older than setup.cfg when the dependencies changed.
 $(VENV)/bin/python:
@@ -17,7 +26,7 @@ $(VENV)/bin/python:
 
 $(VENV)/installed: setup.cfg pyproject.toml | $(VENV)/bin/python
 	@echo "installing into $(VENV) (PyTorch is large: minutes, some 6 GB)"
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[plots]"
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
@@ -27,20 +36,40 @@ $(VENV)/installed-test: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/ssia-zoo demo
 
+test-fast: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
+
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow
 
+# uv finds the lowest versions; UV_INDEX_URL and UV_FIND_LINKS name another index, as pip's own variables do for pip.
+test-oldest: $(VENV)/installed-test
+	test -x $(OLDEST)/bin/python || $(BIN)/python -m venv $(OLDEST)
+	$(BIN)/uv pip install --quiet --python $(OLDEST) --resolution lowest-direct --editable ".[test]"
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile $(FAST)
+
 quality: $(VENV)/installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 style: $(VENV)/installed-test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# The wheel is built from the sdist.
+dist: $(VENV)/installed-test
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	@for file in dist/*; do \
+		size=$$(wc -c < $$file); echo "$$file: $$((size / 1000000)) MB"; \
+		test $$size -le $(PYPI_LIMIT) || { echo "error: PyPI takes files of up to 100 MB"; exit 1; }; \
+	done
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info

@@ -1,4 +1,4 @@
-"""The wheel holds what a checkout holds, and works from any folder."""
+"""The wheel holds what a checkout holds and works from any folder; versions of tools are stated once."""
 
 from __future__ import annotations
 
@@ -8,72 +8,111 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
+import tarfile
 import venv
+import zipfile
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import yaml
+
+from ssia_zoo.errors import ConfigError
+from ssia_zoo.figures import new_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = (".venv", ".git", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "tests")
 
-
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+SETUP = ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+EXTRAS = SETUP["options.extras_require"]
 
 
-def test_every_package_that_is_imported_is_declared() -> None:
-    declared = ConfigParser()
-    declared.read(ROOT / "setup.cfg")
-    sections = {
-        "ssia_zoo": declared["options"]["install_requires"],
-        "export": declared["options"]["install_requires"]
-        + declared["options.extras_require"]["export"]
-        + "\nexecutorch",
-    }
-    for folder, requirements in sections.items():
-        names = {re.split(r"[<>=~! ]", line)[0] for line in requirements.split("\n")}
-        imported = set()
-        for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Import):
-                    imported |= {alias.name.split(".")[0] for alias in node.names}
-                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                    imported.add(node.module.split(".")[0])
-        others = imported - set(sys.stdlib_module_names) - {"ssia_zoo"}
-        assert others, "or the test could not fail"
-        assert {DISTRIBUTIONS.get(name, name) for name in others} <= names
+def requirements(text: str) -> dict[str, str]:
+    """Versions asked for, by distribution."""
+    found = re.findall(r"^([\w.-]+)(.*)$", text, re.MULTILINE)
+    return {name: version for name, version in found}
+
+
+def imported(folder: str) -> set[str]:
+    """Distributions that the files of a folder import."""
+    names = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split(".")[0])
+    return {DISTRIBUTIONS.get(name, name) for name in names - set(sys.stdlib_module_names) - {"ssia_zoo"}}
+
+
+def test_what_is_imported_is_required_and_what_is_required_is_imported() -> None:
+    required = set(requirements(SETUP["options"]["install_requires"]))
+    assert imported("ssia_zoo") - set(requirements(EXTRAS["plots"])) - {"transformers"} == required
+    assert imported("export") <= required | set(requirements(EXTRAS["export"])) | {"executorch"}
+
+
+def test_matplotlib_is_imported_only_where_something_is_drawn() -> None:
+    script = (
+        "import sys, ssia_zoo.training, ssia_zoo.cli, ssia_zoo.inference.explain; print('matplotlib' in sys.modules)"
+    )
+    assert run(sys.executable, "-c", script, cwd=ROOT).strip() == "False"
+
+
+def test_without_matplotlib_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=re.escape("drawing needs matplotlib; run: pip install 'ssia-zoo[plots]'")):
+        new_figure(1, 1)
+
+
+def test_pre_commit_runs_the_pinned_tools_of_make_quality() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    entries = [hook["entry"] for repo in config["repos"] for hook in repo["hooks"]]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    checks = re.findall(r"\$\(BIN\)/(.+)", makefile[makefile.index("\nquality:") : makefile.index("\nstyle:")])
+    tools = {check.split()[0] for check in checks}
+    assert {entry.split()[0] for entry in entries} == {f".venv/bin/{tool}" for tool in tools}
+    pinned = requirements(EXTRAS["dev"])
+    assert all(pinned[{"lint-imports": "import-linter"}.get(tool, tool)].startswith("==") for tool in tools)
+
+
+def test_public_ci_runs_every_python_that_is_named() -> None:
+    named = set(re.findall(r"Python :: (3\.\d+)", SETUP["metadata"]["classifiers"]))
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    assert set(workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"]) == named
+    assert SETUP["options"]["python_requires"] == ">=" + min(named, key=lambda v: int(v.split(".")[1]))
+
+
+def test_the_fast_tests_are_files_that_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    fast = re.search(r"^FAST := (.*)$", makefile, re.MULTILINE)
+    assert fast is not None
+    assert all((ROOT / path).exists() for path in fast[1].split())
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of a clean environment that holds the built wheel; dependencies are lent from this one."""
-    folder = tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an sdist, and of the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("built")
     shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(*LEFT_OUT))
-    build = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(folder),
-        str(folder / "source"),
-    ]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(folder / "source")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     shutil.rmtree(folder / "source")
-    venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / "bin" / "python"
-    site = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path) -> Path:
+    """Python of a clean environment that holds the built wheel; dependencies are lent from this one."""
+    venv.create(built / "venv", with_pip=True)
+    python = built / "venv" / "bin" / "python"
+    script = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
     # A plain path in a .pth file: what is installed there can be imported, an editable install's hook is not run.
-    (Path(site) / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    wheel = next(folder.glob("*.whl"))
+    (Path(site) / "lent.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    wheel = next(built.glob("*.whl"))
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
     return python
 
@@ -84,6 +123,18 @@ def run(python: Path | str, *arguments: str, cwd: Path) -> str:
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_the_sdist_holds_the_training_script_and_no_tests(built: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"train_hf.py", "hub_configs/mobilenetv3_small_050_ssia.digits_r32.json", "export/to_onnx.py"} <= names
+    assert not any(name.startswith("tests") for name in names)
+
+
+def test_the_wheel_installs_one_package(built: Path) -> None:
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as archive:
+        assert {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" not in name} == {"ssia_zoo"}
 
 
 def test_the_wheel_brings_weights_configs_and_export(installed: Path, tmp_path: Path) -> None:
@@ -114,7 +165,8 @@ def test_the_wheel_works_from_inside_a_clone_too(installed: Path) -> None:
 def test_the_commands_of_the_wheel_start(installed: Path, tmp_path: Path) -> None:
     command = installed.parent / "ssia-zoo"
     assert "demo" in run(str(command), "--help", cwd=tmp_path)
-    assert "--dataset" in run(installed, "-m", "train_hf", "--help", cwd=tmp_path)
+    assert "digits_r32" in run(str(command), "list", cwd=tmp_path)
+    assert "--dataset" in run(installed, "-m", "ssia_zoo.training", "--help", cwd=tmp_path)
 
 
 def test_the_wheel_exports(installed: Path, tmp_path: Path) -> None:

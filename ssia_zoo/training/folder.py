@@ -17,6 +17,7 @@ from ssia_zoo.commands import publish_command
 from ssia_zoo.data import ImageData, data_identity
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import TrainingError
+from ssia_zoo.figures import can_draw
 from ssia_zoo.files import atomic_write
 from ssia_zoo.hub import BackgroundPusher, check_access
 from ssia_zoo.models.card import training_card
@@ -149,6 +150,8 @@ class RunFolder:
             clean_up(self.checkpoints)
             self._metrics: MetricsTracker = accelerator.get_tracker(MetricsTracker.name)
             self._metrics.resume(keep=self._manifest["records"] if self._manifest else 0)
+            if not can_draw():
+                _log.warning("curves.png is not drawn without matplotlib; run: pip install 'ssia-zoo[plots]'")
 
     def save_checkpoint(self, accelerator: Accelerator, step: int) -> None:
         """Flush the metrics, then write a checkpoint; every process must call this."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.tracking import GeneralTracker
-from matplotlib.figure import Figure
 
+from ssia_zoo.figures import can_draw, new_figure
 from ssia_zoo.files import atomic_write
 
 Record = dict[str, Any]
@@ -61,7 +61,7 @@ class MetricsTracker(GeneralTracker):  # type: ignore[misc]  # Accelerate has no
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._count += 1
-        if kind == "eval" or time.monotonic() - self._drawn > _CURVES_SECONDS:
+        if can_draw() and (kind == "eval" or time.monotonic() - self._drawn > _CURVES_SECONDS):
             self._drawn = time.monotonic()
             draw_curves({self._label: read_records(self.path)}, self.path.with_name("curves.png"))
 
@@ -92,7 +92,7 @@ def draw_curves(runs: dict[str, list[Record]], path: Path) -> None:
         runs: Records of each run, by its name in the legend.
         path: PNG to write.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     loss, top1 = figure.subplots(1, 2)
     for name, records in runs.items():
         train = [record for record in records if record["kind"] == "train"]

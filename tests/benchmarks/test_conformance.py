@@ -14,6 +14,7 @@ import timm
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow  # it downloads timm's source distribution
 def test_timms_own_tests_pass_on_registered_names(tmp_path: Path) -> None:
     wanted = f"timm=={timm.__version__}"
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "timm", wanted]

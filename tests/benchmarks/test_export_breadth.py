@@ -20,7 +20,14 @@ pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
 
 @pytest.mark.parametrize(
     "name",
-    ["test_vit", "test_convnext", "test_efficientnet", "test_nfnet", "mobilenetv3_small_050", "test_mambaout"],
+    [
+        "test_vit",
+        "test_convnext",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("test_efficientnet", "test_nfnet", "mobilenetv3_small_050", "test_mambaout")
+        ),
+    ],
 )
 def test_small_models_of_many_families_export_with_parity(name: str, tmp_path: Path) -> None:
     model = load_script("export_breadth").randomized_model(name)
