@@ -286,7 +286,7 @@ def test_explain_fails_in_one_line(images: Path, tmp_path: Path, capsys: Capture
 def test_publish_all_prints_where_each_weight_went(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     asked = []
 
-    def publish_all(org: str, *, private: bool) -> list[object]:
+    def publish_all(org: str, *, private: bool, repeat: str) -> list[object]:
         asked.append((org, private))
         return ["x: https://hub/org/x"]
 
