@@ -195,7 +195,7 @@ def _match_by_name(
 
 
 def _with_nearest(name: str, model_names: Sequence[str]) -> str:
-    otherwise = f"it has {', '.join(model_names[:3])}, …"
+    otherwise = f"the model has {', '.join(model_names[:3])}, …"
     return f"{name!r} ({did_you_mean(name, model_names, otherwise, most=_MOST_NAMED, cutoff=0.4)})"
 
 

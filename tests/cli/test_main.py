@@ -309,7 +309,7 @@ def test_without_matplotlib_the_extra_is_named_before_any_work(
 def test_publish_all_prints_the_address_of_each_weight(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     asked = []
 
-    def publish_all(org: str, *, private: bool) -> list[object]:
+    def publish_all(org: str, *, private: bool, repeat: str) -> list[object]:
         asked.append((org, private))
         return ["x: https://hub/org/x"]
 

@@ -208,7 +208,7 @@ def test_the_own_namespace_and_organizations_are_accessible(hub: HubServer) -> N
         (None, REPO, "no token"),
         ("hf_wrong", REPO, "not valid"),
         ("hf_other", REPO, "bob cannot write to the namespace 'org', only to: bob"),
-        ("hf_read", REPO, "can only read"),
+        ("hf_read", REPO, "the token is read-only"),
         (SECRET, "model", "not a repository id"),
     ],
 )

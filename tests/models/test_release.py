@@ -198,7 +198,9 @@ def test_private_repositories_are_made_private(hub: HubServer, hub_configs: Path
     assert hub.repos[item.repo_id].private
 
 
-@pytest.mark.parametrize(("token", "org", "reason"), [(None, "org", "no token"), ("hf_other", "org", "no right")])
+@pytest.mark.parametrize(
+    ("token", "org", "reason"), [(None, "org", "no token"), ("hf_other", "org", "cannot write to")]
+)
 def test_without_access_nothing_is_written(
     hub: HubServer, hub_configs: Path, token: str | None, org: str, reason: str
 ) -> None:
