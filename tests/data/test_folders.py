@@ -164,9 +164,7 @@ def test_a_class_of_unsupported_images_is_refused_by_name(tmp_path: Path, conten
 # -- log
 
 
-def test_one_line_logs_what_was_found_and_one_what_was_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log_lists_what_was_found_and_what_was_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = folder(tmp_path, train__a=3, train__b=3, val__a=2, val__b=2, test__a=1, train=2)
     (tmp_path / "train" / "empty").mkdir()
     (tmp_path / "train" / ".NET").mkdir()

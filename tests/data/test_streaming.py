@@ -196,7 +196,7 @@ def test_a_stream_of_unknown_length_is_an_error(tmp_path: Path) -> None:
         ([0, 0], datasets.ClassLabel(names=["a"]), "all training images are of one class, 'a'"),
     ],
 )
-def test_labels_that_a_stream_does_not_support_are_refused(
+def test_labels_without_known_classes_are_refused(
     tmp_path: Path, labels: list[Any], feature: Any, message: str
 ) -> None:
     split = labelled(labels, feature)

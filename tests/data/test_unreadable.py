@@ -53,9 +53,7 @@ def train_batches(config: DataConfig) -> tuple[Any, UnreadableImages]:
 
 
 @pytest.mark.parametrize("options", [{}, STREAMED], ids=["loaded", "streamed"])
-def test_in_training_the_next_readable_image_of_the_batch_replaces_it(
-    damaged: DataConfig, options: dict[str, Any]
-) -> None:
+def test_in_training_the_next_image_of_the_batch_replaces_it(damaged: DataConfig, options: dict[str, Any]) -> None:
     config = replace(damaged, **options)
     (first, second), unreadable = train_batches(config)
     for images, labels, _ in (first, second):
