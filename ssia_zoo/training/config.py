@@ -97,7 +97,7 @@ class TrainConfig(DataConfig):
     lr_base_size: PositiveInt = 256
     """Global batch size (batch size x accumulation steps x processes) for --lr-base."""
     lr_base_scale: Literal["linear", "sqrt"] | None = None
-    """Scaling of --lr-base with the global batch; if None, as in timm: sqrt for ada* and lamb optimizers, else linear."""
+    """Scaling of --lr-base with the global batch; if None, as timm: sqrt for ada* and lamb optimizers, else linear."""
     momentum: FractionBelow1 = 0.9
     """Momentum, for optimizers that use it."""
     weight_decay: NonNegativeFloat = 0.05

@@ -1,4 +1,4 @@
-"""Optimizer, learning rate and schedule: what timm makes of the settings."""
+"""Optimizer, learning rate and schedule that timm builds from the settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.methods import create_task
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler, with_scaled_lr
 
-STEPS = 10  # an epoch
+STEPS = 10  # per epoch
 
 
 def module_of(model: str, method: str = "ssia") -> torch.nn.Module:
@@ -29,7 +29,7 @@ def names(module: torch.nn.Module, parameters: list[torch.nn.Parameter]) -> set[
 
 
 def rates(config: TrainConfig) -> list[float]:
-    """Learning rate of each optimizer step."""
+    """Return the learning rate of each optimizer step."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], config.lr)
     scheduler = build_scheduler(config, optimizer, STEPS)
     values = []
@@ -63,7 +63,7 @@ def test_steps_and_milestones_multiply_by_the_decay_rate() -> None:
     assert [values[STEPS * epoch] for epoch in (1, 2, 6, 7)] == pytest.approx([1, 0.1, 0.1, 0.01])
 
 
-def test_poly_falls_by_its_power_and_wsd_at_its_end_only() -> None:
+def test_poly_decays_by_its_power_and_wsd_only_at_the_end() -> None:
     poly = rates(TrainConfig(lr=1.0, schedule="poly", epochs=10, warmup_epochs=0.0, decay_rate=2.0))
     assert poly[STEPS * 5] == pytest.approx(0.25)
     wsd = rates(TrainConfig(lr=1.0, schedule="wsd", epochs=10, warmup_epochs=0.0, decay_epochs=0.3))
@@ -72,7 +72,7 @@ def test_poly_falls_by_its_power_and_wsd_at_its_end_only() -> None:
 
 
 @pytest.mark.covers("min_lr", "epochs")
-def test_the_end_of_a_schedule_is_min_lr() -> None:
+def test_a_schedule_ends_at_min_lr() -> None:
     values = rates(TrainConfig(lr=1.0, schedule="cosine", epochs=10, warmup_epochs=0.0, min_lr=0.2))
     assert values[-1] == pytest.approx(0.2, abs=0.01)
 
@@ -99,7 +99,7 @@ def test_the_learning_rate_grows_with_the_global_batch_as_in_timm(
 
 
 @pytest.mark.covers("min_lr")
-def test_a_scaled_learning_rate_below_the_least_one_is_refused() -> None:
+def test_a_scaled_learning_rate_below_min_lr_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"`min_lr` is 0\.001; expected at most"):
         with_scaled_lr(TrainConfig(lr_base=1e-4, min_lr=1e-3), processes=1)
 
@@ -108,7 +108,7 @@ def test_a_scaled_learning_rate_below_the_least_one_is_refused() -> None:
 @pytest.mark.parametrize(
     ("optimizer", "kind", "momentum"), [("momentum", "SGD", "momentum"), ("rmsproptf", "RMSpropTF", "momentum")]
 )
-def test_the_optimizer_is_the_one_asked_for_with_its_settings(optimizer: str, kind: str, momentum: str) -> None:
+def test_the_optimizer_has_the_configured_kind_and_settings(optimizer: str, kind: str, momentum: str) -> None:
     config = TrainConfig(optimizer=optimizer, lr=0.25, momentum=0.5, weight_decay=0.125)
     made = build_optimizer(config, module_of("test_resnet"))
     assert type(made).__name__ == kind
@@ -117,12 +117,12 @@ def test_the_optimizer_is_the_one_asked_for_with_its_settings(optimizer: str, ki
 
 
 @pytest.mark.covers("lr")
-def test_the_warm_up_begins_at_a_thousandth_of_the_peak() -> None:
+def test_the_warm_up_starts_at_a_thousandth_of_the_peak() -> None:
     assert rates(TrainConfig(lr=0.5, epochs=4))[0] == pytest.approx(0.0005)
 
 
 @pytest.mark.parametrize("method", ["ssia", "vanilla"])
-def test_biases_norms_and_what_the_model_exempts_do_not_decay(method: str) -> None:
+def test_biases_norms_and_excluded_parameters_do_not_decay(method: str) -> None:
     module = module_of("test_vit", method)
     optimizer = build_optimizer(TrainConfig(weight_decay=0.1), module)
     decayed = names(module, [p for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]])
@@ -133,7 +133,7 @@ def test_biases_norms_and_what_the_model_exempts_do_not_decay(method: str) -> No
 
 
 @pytest.mark.covers("layer_decay")
-def test_layer_decay_gives_a_student_the_same_rates_with_heads_as_without() -> None:
+def test_layer_decay_gives_a_student_the_same_rates_with_and_without_heads() -> None:
     scales = {}
     for method in ("ssia", "vanilla"):
         module = module_of("test_vit", method)
