@@ -192,7 +192,7 @@ def test_settings_that_an_older_version_lacks_get_their_defaults() -> None:
     assert {name: with_defaults({})[name] for name in DEFAULT} == DEFAULT
 
 
-def test_a_configuration_file_of_accelerate_applies_and_a_flag_overrides_it(tmp_path: Path) -> None:
+def test_a_configuration_file_of_accelerate_decides_and_a_flag_overrides_it(tmp_path: Path) -> None:
     file = tmp_path / "accelerate.yaml"
     file.write_text(
         (ROOT / "docs" / "launch" / "one_node_cpu.yaml")

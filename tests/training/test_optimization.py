@@ -63,7 +63,7 @@ def test_steps_and_milestones_multiply_by_the_decay_rate() -> None:
     assert [values[STEPS * epoch] for epoch in (1, 2, 6, 7)] == pytest.approx([1, 0.1, 0.1, 0.01])
 
 
-def test_poly_decays_by_its_power_and_wsd_only_at_the_end() -> None:
+def test_poly_falls_by_its_power_and_wsd_at_its_end_only() -> None:
     poly = rates(TrainConfig(lr=1.0, schedule="poly", epochs=10, warmup_epochs=0.0, decay_rate=2.0))
     assert poly[STEPS * 5] == pytest.approx(0.25)
     wsd = rates(TrainConfig(lr=1.0, schedule="wsd", epochs=10, warmup_epochs=0.0, decay_epochs=0.3))
@@ -72,7 +72,7 @@ def test_poly_decays_by_its_power_and_wsd_only_at_the_end() -> None:
 
 
 @pytest.mark.covers("min_lr", "epochs")
-def test_a_schedule_ends_at_min_lr() -> None:
+def test_the_end_of_a_schedule_is_min_lr() -> None:
     values = rates(TrainConfig(lr=1.0, schedule="cosine", epochs=10, warmup_epochs=0.0, min_lr=0.2))
     assert values[-1] == pytest.approx(0.2, abs=0.01)
 
@@ -108,7 +108,7 @@ def test_a_scaled_learning_rate_below_min_lr_is_refused() -> None:
 @pytest.mark.parametrize(
     ("optimizer", "kind", "momentum"), [("momentum", "SGD", "momentum"), ("rmsproptf", "RMSpropTF", "momentum")]
 )
-def test_the_optimizer_has_the_configured_kind_and_settings(optimizer: str, kind: str, momentum: str) -> None:
+def test_the_optimizer_is_the_one_asked_for_with_its_settings(optimizer: str, kind: str, momentum: str) -> None:
     config = TrainConfig(optimizer=optimizer, lr=0.25, momentum=0.5, weight_decay=0.125)
     made = build_optimizer(config, module_of("test_resnet"))
     assert type(made).__name__ == kind
@@ -122,7 +122,7 @@ def test_the_warm_up_starts_at_a_thousandth_of_the_peak() -> None:
 
 
 @pytest.mark.parametrize("method", ["ssia", "vanilla"])
-def test_biases_norms_and_excluded_parameters_do_not_decay(method: str) -> None:
+def test_biases_norms_and_what_the_model_exempts_do_not_decay(method: str) -> None:
     module = module_of("test_vit", method)
     optimizer = build_optimizer(TrainConfig(weight_decay=0.1), module)
     decayed = names(module, [p for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]])
@@ -133,7 +133,7 @@ def test_biases_norms_and_excluded_parameters_do_not_decay(method: str) -> None:
 
 
 @pytest.mark.covers("layer_decay")
-def test_layer_decay_gives_a_student_the_same_rates_with_and_without_heads() -> None:
+def test_layer_decay_gives_a_student_the_same_rates_with_heads_as_without() -> None:
     scales = {}
     for method in ("ssia", "vanilla"):
         module = module_of("test_vit", method)
