@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
-from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import Field as Range
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from ssia_zoo.data import DataConfig
@@ -154,7 +153,7 @@ class TrainConfig(DataConfig):
     drop_path_rate: FractionBelow1 | None = None
     """Stochastic depth rate; if None, that of the model."""
 
-    seed: Annotated[int, Range(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the initial weights, the data order and the augmentation."""
     mixed_precision: tyro.conf.DisallowNone[Precision | None] = None
     """Mixed precision; if None, the launcher's, else no. On CPUs without bf16 instructions (AVX512-BF16, AMX, Arm's
