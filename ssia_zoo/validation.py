@@ -48,7 +48,7 @@ def one_line_errors(group: str = "") -> Callable[[Class], Class]:
             try:
                 init(self, *args, **kwargs)
             except ValidationError as error:
-                raise _config_error(error, cls, group) from error
+                raise _config_error(error, cls, group) from None
 
         cls.__init__ = checked_init  # type: ignore[misc]
         return cls

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import Field as Range
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from ssia_zoo.errors import ConfigError
@@ -47,7 +46,7 @@ class DataConfig:
     """Column with the images; if None, the only column of images."""
     label_column: str | None = None
     """Column with the classes; if None, the only column of class labels, else label or labels."""
-    num_classes: Annotated[int, Range(ge=2)] | None = None
+    num_classes: Annotated[int, Field(ge=2)] | None = None
     """Number of classes, for labels that are numbers without names; required only for streaming."""
     holdout: FractionBelow1 = 0.0
     """Evaluate on this fraction of the training split (stratified) instead of the evaluation split."""

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
-from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import Field as Range
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from ssia_zoo.data import DataConfig
@@ -97,7 +96,7 @@ class TrainConfig(DataConfig):
     lr_base_size: PositiveInt = 256
     """Global batch size (batch size x accumulation steps x processes) for --lr-base."""
     lr_base_scale: Literal["linear", "sqrt"] | None = None
-    """Scaling of --lr-base with the global batch; if None, as in timm: sqrt for ada* and lamb, else linear."""
+    """Scaling of --lr-base with the global batch; if None, as timm: sqrt for ada* and lamb optimizers, else linear."""
     momentum: FractionBelow1 = 0.9
     """Momentum, for optimizers that use it."""
     weight_decay: NonNegativeFloat = 0.05
@@ -154,7 +153,7 @@ class TrainConfig(DataConfig):
     drop_path_rate: FractionBelow1 | None = None
     """Stochastic depth rate; if None, that of the model."""
 
-    seed: Annotated[int, Range(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the initial weights, the data order and the augmentation."""
     mixed_precision: tyro.conf.DisallowNone[Precision | None] = None
     """Mixed precision; if None, the launcher's, else no. On CPUs without bf16 instructions (AVX512-BF16, AMX, Arm's

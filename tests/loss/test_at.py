@@ -1,4 +1,4 @@
-"""AT within one network: its numbers, from its formula in numpy."""
+"""AT within one network: values against its formula in numpy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def q(energy: np.ndarray) -> np.ndarray:
     return flat / np.sqrt((flat**2).sum(axis=1, keepdims=True))
 
 
-def test_each_lower_stage_is_pooled_and_held_against_the_deepest() -> None:
+def test_each_lower_stage_is_pooled_and_compared_with_the_deepest() -> None:
     features, logits, _ = inputs()
     low, middle, top = ((array(feature) ** 2).mean(axis=1) for feature in features)
     pooled = [low.reshape(3, 2, 4, 2, 2).mean(axis=(2, 4)), middle.reshape(3, 2, 2, 2, 2).mean(axis=(2, 4))]
@@ -33,7 +33,7 @@ def test_a_larger_teacher_is_pooled_to_the_stage() -> None:
     assert loss(features, torch.zeros(2, CLASSES))["at"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_maps_that_are_equal_but_for_scale_cost_nothing() -> None:
+def test_maps_that_differ_only_in_scale_have_no_loss() -> None:
     feature = torch.rand(2, 3, 4, 4)
     loss = ATLoss([(3, 4, 4), (3, 4, 4)], CLASSES)
     assert loss([feature, 5 * feature], torch.zeros(2, CLASSES))["at"].item() == pytest.approx(0, abs=1e-12)

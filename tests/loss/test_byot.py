@@ -1,4 +1,4 @@
-"""BYOT: its numbers, from its formula in numpy."""
+"""BYOT: values against its formula in numpy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_lower_stages_learn_labels_prediction_and_deepest_features() -> None:
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_hint_is_the_sources_at_its_batch_of_equal_images() -> None:
+def test_the_hint_equals_that_of_the_source_for_a_batch_of_equal_images() -> None:
     features, logits, _ = inputs(batch=1)
     features = [feature.expand(128, -1, -1, -1) for feature in features]
     loss = BYOTLoss(SHAPES, CLASSES)

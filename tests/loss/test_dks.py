@@ -1,4 +1,4 @@
-"""DKS: its numbers, from its formula in numpy, and its gradients to the final logits."""
+"""DKS: values against its formula in numpy, and gradients to the final logits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_classifier_learns_from_every_other() -> None:
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_final_logits_learn_as_students_and_get_nothing_as_teachers() -> None:
+def test_the_final_logits_get_gradients_as_students_and_none_as_teachers() -> None:
     """KL(sg p_b || p_a) has the gradient (p_a - p_b) / batch in z_a, and none in z_b."""
     features, logits, labels = inputs()
     logits.requires_grad_()

@@ -1,4 +1,4 @@
-"""DSN: its numbers, from its formula in numpy."""
+"""DSN: values against its formula in numpy."""
 
 from __future__ import annotations
 

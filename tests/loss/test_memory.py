@@ -1,4 +1,4 @@
-"""The memory of earlier predictions: what it averages, what it leaves out, and who learns from it."""
+"""The memory of earlier predictions: its averages, the values it skips, and its use as a target."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return images, torch.tensor([0, 1, 2, 3]), torch.tensor([7, 0, 11, 4])
 
 
-def test_the_first_prediction_is_kept_and_later_ones_are_averaged_in() -> None:
+def test_the_average_starts_with_the_first_prediction() -> None:
     memory = PredictionMemory(IMAGES, CLASSES, momentum=0.75)
     first, second, third = (random_logits(2, seed) for seed in range(3))
     rows = torch.tensor([3, 8])
@@ -58,7 +58,7 @@ def test_without_momentum_it_is_the_last_prediction() -> None:
     torch.testing.assert_close(memory.read(torch.tensor([5])), torch.softmax(random_logits(1, 2), 1), atol=1e-3, rtol=0)
 
 
-def test_a_prediction_that_is_not_finite_leaves_the_memory_as_it_was() -> None:
+def test_a_prediction_that_is_not_finite_does_not_change_the_memory() -> None:
     memory = PredictionMemory(IMAGES, CLASSES, momentum=0.5)
     rows = torch.tensor([1, 2])
     memory.update(rows, random_logits(2, 0))
@@ -67,7 +67,7 @@ def test_a_prediction_that_is_not_finite_leaves_the_memory_as_it_was() -> None:
     assert torch.equal(memory.read(rows), before)
 
 
-def test_the_present_stands_in_for_images_without_a_memory_and_takes_no_gradient() -> None:
+def test_images_without_a_memory_use_the_current_prediction_without_gradient() -> None:
     logits = random_logits(2, 0).requires_grad_()
     remembered = torch.stack([torch.zeros(CLASSES), torch.full((CLASSES,), 0.2)])
     filled = or_present(remembered, logits)
@@ -83,7 +83,7 @@ def test_a_memory_of_other_images_is_refused() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_the_heads_learn_the_memory_in_place_of_the_present(temperature: float) -> None:
+def test_the_heads_learn_the_memory_instead_of_the_current_prediction(temperature: float) -> None:
     torch.manual_seed(0)
     loss = SSIALoss(SHAPES, CLASSES, SSIAConfig(hidden=6, supervisor="memory", temperature=temperature))
     features = [torch.randn(4, *shape) for shape in SHAPES]
@@ -96,7 +96,7 @@ def test_the_heads_learn_the_memory_in_place_of_the_present(temperature: float) 
 
 
 @pytest.mark.covers("ssia.share", "ssia.top")
-def test_share_is_what_the_memory_counts_at_the_end_in_heads_and_top() -> None:
+def test_share_weights_the_memory_in_heads_and_top() -> None:
     task = make_task(share=0.8, top=True).eval()
     images, target, indices = make_batch()
     with torch.no_grad():
@@ -104,14 +104,14 @@ def test_share_is_what_the_memory_counts_at_the_end_in_heads_and_top() -> None:
         remembered = task.memory.read(indices)  # type: ignore[union-attr]
         task.progress = 0.5
         result = task(images, target, indices)
-    given = 0.8 * 0.5
+    own = 0.8 * 0.5
     labels = F.cross_entropy(result["output"], target)
     of_memory = soft_cross_entropy(result["output"], remembered)
-    torch.testing.assert_close(result["task_loss"], (1 - given) * labels + given * of_memory)
-    torch.testing.assert_close(result["ssia"], given * result["semantic"] + (1 - given) * result["labels"])
+    torch.testing.assert_close(result["task_loss"], (1 - own) * labels + own * of_memory)
+    torch.testing.assert_close(result["ssia"], own * result["semantic"] + (1 - own) * result["labels"])
 
 
-def test_without_top_the_final_logits_learn_the_labels_alone() -> None:
+def test_without_top_the_final_logits_learn_only_the_labels() -> None:
     task = make_task().eval()
     images, target, indices = make_batch()
     task.progress = 1.0
@@ -122,8 +122,8 @@ def test_without_top_the_final_logits_learn_the_labels_alone() -> None:
 
 
 @pytest.mark.covers("ssia.momentum", "ssia.supervisor")
-def test_the_task_remembers_each_image_by_its_index() -> None:
-    task = make_task(momentum=0.0).eval()  # the last prediction alone
+def test_the_task_stores_predictions_by_image_index() -> None:
+    task = make_task(momentum=0.0).eval()  # only the last prediction
     images, target, indices = make_batch()
     with torch.no_grad():
         task(make_batch(seed=1)[0], target, indices)
@@ -134,7 +134,7 @@ def test_the_task_remembers_each_image_by_its_index() -> None:
     assert int((memory.table.sum(1) > 0).sum()) == len(indices)
 
 
-def test_with_lambda_0_the_network_trains_as_without_the_loss_to_the_bit() -> None:
+def test_lambda_0_trains_bit_for_bit_as_without_the_loss() -> None:
     def trained(task: Any, with_indices: bool) -> dict[str, Tensor]:
         optimizer = torch.optim.SGD(task.trainable_module.parameters(), lr=0.1)
         task.train()
@@ -155,7 +155,7 @@ def test_with_lambda_0_the_network_trains_as_without_the_loss_to_the_bit() -> No
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
-def test_what_a_memory_needs_is_asked_for() -> None:
+def test_missing_arguments_of_a_memory_are_named() -> None:
     model = timm.create_model("test_resnet", num_classes=CLASSES)
     with pytest.raises(ConfigError, match="number of training images; give images=N"):
         SSIATask(model, SSIAConfig(**FORM), input_size=(3, 32, 32))
@@ -164,7 +164,7 @@ def test_what_a_memory_needs_is_asked_for() -> None:
         make_task()(images, target)
 
 
-def test_the_memory_is_no_part_of_what_is_published_or_averaged() -> None:
+def test_the_memory_is_not_in_the_state_of_the_model_or_the_heads() -> None:
     task = make_task()
     vanilla = timm.create_model("test_resnet", num_classes=CLASSES)
     assert task.get_eval_model().state_dict().keys() == vanilla.state_dict().keys()

@@ -24,7 +24,7 @@ def make(rival: type[RivalLoss], shapes: Any = SHAPES) -> RivalLoss:
 
 
 def terms_of(loss: RivalLoss, features: list[Tensor], logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Labels go to those objectives that use them, and to no other."""
+    """Call a loss, with labels only if it uses them."""
     label_loss = (lambda z: F.cross_entropy(z, labels),) if loss.uses_labels else ()
     terms: dict[str, Tensor] = loss(features, logits, *label_loss)
     return terms
@@ -48,7 +48,7 @@ def test_gradients_reach_every_lower_stage_and_head_but_no_teacher(rival: type[R
 
 
 @each_rival
-def test_images_do_not_see_one_another(rival: type[RivalLoss]) -> None:
+def test_the_loss_is_the_mean_over_images(rival: type[RivalLoss]) -> None:
     loss = make(rival)
     features, logits, labels = inputs(batch=4)
     alone = [terms_of(loss, [f[i : i + 1] for f in features], logits[i : i + 1], labels[i : i + 1]) for i in range(4)]
@@ -91,7 +91,7 @@ def test_large_and_dead_maps_give_finite_gradients(rival: type[RivalLoss]) -> No
 
 
 @each_rival
-def test_building_one_takes_no_random_numbers(rival: type[RivalLoss]) -> None:
+def test_construction_leaves_the_random_state(rival: type[RivalLoss]) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     rival(SHAPES, CLASSES)
@@ -107,7 +107,7 @@ def test_building_one_takes_no_random_numbers(rival: type[RivalLoss]) -> None:
         ([(4, 2, 2), (4, 0, 1)], 3, r"stage 1 is \(4, 0, 1\)"),
     ],
 )
-def test_a_network_that_it_cannot_train_is_refused(
+def test_invalid_shapes_and_classes_are_refused(
     rival: type[RivalLoss], shapes: Any, classes: int, expected: str
 ) -> None:
     with pytest.raises(ConfigError, match=expected.format(rival.name.upper())):
@@ -115,19 +115,19 @@ def test_a_network_that_it_cannot_train_is_refused(
 
 
 @pytest.mark.parametrize("name", ["sad", "at"])
-def test_targets_of_one_position_alone_are_refused(name: str) -> None:
+def test_a_model_without_spatial_targets_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{name.upper()} has no signal: .* use larger images[^\n]*$"):
         RIVALS[name]([(4, 2, 2), (4, 1, 1)], CLASSES)
 
 
-def test_only_at_needs_its_deepest_map_to_have_positions() -> None:
+def test_only_at_requires_positions_in_the_deepest_map() -> None:
     shapes = [(4, 4, 4), (4, 2, 2), (4, 1, 1)]
     assert RIVALS["sad"](shapes, CLASSES).pairs == [(0, 1)]
     with pytest.raises(ConfigError, match="AT has no signal"):
         RIVALS["at"](shapes, CLASSES)
 
 
-def test_lambda_is_the_sources_own_unless_set_and_follows_its_schedule() -> None:
+def test_lambda_defaults_to_that_of_the_source_and_follows_its_schedule() -> None:
     assert RivalConfig().lambda_at(0.5, default=7.0) == 7.0
     assert RivalConfig(weight=0.0).lambda_at(0.5, default=7.0) == 0.0
     config = RivalConfig(weight=2.0, schedule="cosine", warmup=0.5)

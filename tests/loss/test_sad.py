@@ -1,4 +1,4 @@
-"""SAD: its numbers, from its formula in numpy."""
+"""SAD: values against its formula in numpy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.helpers.numpy_model import CLASSES, SHAPES, array, inputs, softmax
 
 
 def doubled(x: np.ndarray, axis: int) -> np.ndarray:
-    """Bilinear upsampling to twice the length: quarters between neighbours, edges held."""
+    """Bilinear upsampling to twice the length: weights 3/4 and 1/4, edges repeated."""
     x = np.moveaxis(x, axis, 0)
     before, after = np.concatenate([x[:1], x[:-1]]), np.concatenate([x[1:], x[-1:]])
     pairs = np.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis=1)
@@ -22,7 +22,7 @@ def attention(x: np.ndarray) -> np.ndarray:
     return softmax((x**2).mean(axis=1).reshape(len(x), -1))
 
 
-def test_each_stage_is_held_against_the_next_one_upsampled() -> None:
+def test_each_stage_is_compared_with_the_next_one_upsampled() -> None:
     features, logits, _ = inputs()
     low, middle, top = (array(feature) for feature in features)
     targets = [doubled(middle, axis=2), doubled(doubled(top, axis=2), axis=3)]  # 4x4 to 8x4; 2x2 to 4x4
@@ -44,7 +44,7 @@ def test_a_pair_whose_target_has_one_position_is_skipped() -> None:
     assert torch.equal(with_top["sad"], SADLoss(SHAPES, CLASSES)(features, logits)["sad"])
 
 
-def test_the_middle_stage_is_taught_by_the_top_alone() -> None:
+def test_the_middle_stage_learns_from_the_top_only() -> None:
     features, logits, _ = inputs()
     features = [feature.requires_grad_() for feature in features]
     loss = SADLoss(SHAPES, CLASSES)

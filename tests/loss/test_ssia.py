@@ -1,4 +1,4 @@
-"""The SSIA loss: who gets gradients, what its numbers are, and that they depend on nothing else."""
+"""The SSIA loss: its gradients and values, and what they do not depend on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ each_network = pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.key
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Tensors this small are computed faster by one thread, above all on a machine with other work."""
+    """Use one thread, which is faster for small tensors."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -59,7 +59,7 @@ def make_inputs(shapes: list[StageShape], batch: int = 4, seed: int = 1) -> tupl
 
 
 def gradients(loss: SSIALoss, features: list[Tensor], logits: Tensor) -> list[Tensor | None]:
-    """Of the features and then the logits; None where the loss does not depend on them."""
+    """Return the gradients of the features, then the logits; None where the loss does not depend on them."""
     inputs = [tensor.detach().clone().requires_grad_() for tensor in (*features, logits)]
     return list(torch.autograd.grad(loss(inputs[:-1], inputs[-1])["ssia"], inputs, allow_unused=True))
 
@@ -102,7 +102,7 @@ def test_gradients_reach_every_lower_stage_and_head_but_not_the_top(
 
 @each_signal
 @each_choice_of_pairs
-def test_a_stage_gets_no_gradient_for_supervising(pairs: str, signals: dict[str, Any]) -> None:
+def test_a_stage_gets_no_gradient_as_supervisor(pairs: str, signals: dict[str, Any]) -> None:
     """If it did, the gradient would depend on the maps below, which it supervises."""
     shapes = SHAPES["K=3"]
     loss = make_loss(shapes, pairs=pairs, **signals)
@@ -158,7 +158,7 @@ def test_gradients_are_those_of_the_loss(pairs: str, signals: dict[str, Any]) ->
     loss = make_loss(shapes, pairs=pairs, **{**signals, "hidden": 2}).double()
     features, logits = make_inputs(shapes, batch=2)
     names = [name for name, _ in loss.named_parameters()]
-    # With adjacent pairs a middle stage moves a target too, by a way that is no part of the gradient: it stays fixed.
+    # With adjacent pairs, a middle stage is also a target, which has no gradient: keep it fixed.
     free = 1 if pairs == "adjacent" else 2
     maps, logits = [feature.double() for feature in features], logits.double()
 
@@ -173,7 +173,7 @@ def test_gradients_are_those_of_the_loss(pairs: str, signals: dict[str, Any]) ->
 
 @each_signal
 @each_choice_of_pairs
-def test_autocast_does_not_touch_the_loss(pairs: str, signals: dict[str, Any]) -> None:
+def test_autocast_does_not_change_the_loss(pairs: str, signals: dict[str, Any]) -> None:
     loss = make_loss(SHAPES["K=3"], pairs=pairs, **signals)
     features, logits = make_inputs(SHAPES["K=3"])
     expected = loss(features, logits)
@@ -189,7 +189,7 @@ def test_autocast_does_not_touch_the_loss(pairs: str, signals: dict[str, Any]) -
 @each_choice_of_pairs
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_maps_give_a_finite_loss(pairs: str, signals: dict[str, Any], dtype: torch.dtype) -> None:
-    """Squares of these values are beyond float16's 65504."""
+    """The squares of these values exceed 65504, the maximum of float16."""
     loss = make_loss(SHAPES["K=3"], pairs=pairs, **signals)
     features, logits = make_inputs(SHAPES["K=3"])
     large = [(300 + 700 * feature.abs().clamp(max=1)).to(dtype).requires_grad_() for feature in features]
@@ -206,7 +206,7 @@ def test_signals_of_large_half_precision_maps_are_those_of_float32() -> None:
         torch.testing.assert_close(signal(feature), signal(feature.float()))
 
 
-def test_building_the_loss_leaves_the_random_state_and_the_seed_decides_the_heads() -> None:
+def test_construction_leaves_the_random_state_and_the_seed_decides_the_heads() -> None:
     def build(seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
         before = torch.get_rng_state()
@@ -237,7 +237,7 @@ def test_spatial_attention_of_a_constant_map_is_uniform(value: float) -> None:
     torch.testing.assert_close(spatial_attention(torch.full((2, 3, 3, 5), value)), torch.full((2, 15), 1 / 15))
 
 
-def test_channel_signal_is_standardised_per_image() -> None:
+def test_channel_signal_is_standardized_per_image() -> None:
     feature = torch.randn(3, 8, 4, 5, generator=torch.Generator().manual_seed(0)) * 5 + 2
     signal = channel_signal(feature)
     torch.testing.assert_close(signal.mean(dim=1), torch.zeros(3), rtol=0, atol=1e-5)
@@ -273,7 +273,7 @@ def test_the_semantic_loss_is_t_squared_times_the_mean_divergence() -> None:
 
 
 @pytest.mark.covers("ssia.labels")
-def test_with_labels_the_semantic_heads_learn_the_tasks_own_loss_too() -> None:
+def test_with_labels_the_semantic_heads_also_learn_the_task_loss() -> None:
     loss = SSIALoss(SHAPES["K=3"], 2, SSIAConfig(hidden=4, labels=0.5))
     assert loss.uses_labels
     predict_always(loss.semantic[0], [0.0, math.log(3)])
@@ -289,24 +289,24 @@ def test_with_labels_the_semantic_heads_learn_the_tasks_own_loss_too() -> None:
 
 
 @pytest.mark.covers("ssia.handover")
-def test_with_handover_the_labels_give_way_to_the_signal_over_training() -> None:
+def test_handover_replaces_the_labels_by_the_signal_over_training() -> None:
     loss = SSIALoss(SHAPES["K=2"], 2, SSIAConfig(hidden=4, semantic=3.0, labels=2.0, handover=True))
     features, logits = make_inputs(SHAPES["K=2"], batch=2)
     for progress, (semantic, labels) in {0.0: (0.0, 2.0), 0.25: (0.75, 1.5), 1.0: (3.0, 0.0)}.items():
         loss.set_progress(progress)
         terms = loss(features, logits[:, :2], lambda z: F.cross_entropy(z, torch.tensor([0, 1])))
         torch.testing.assert_close(terms["ssia"], semantic * terms["semantic"] + labels * terms["labels"])
-    assert not any("progress" in name for name in loss.state_dict()), "the run's position is saved elsewhere"
+    assert not any("progress" in name for name in loss.state_dict()), "progress is not part of the state"
 
 
-def test_without_labels_the_loss_does_not_ask_for_them() -> None:
+def test_without_labels_the_label_loss_is_not_called() -> None:
     loss = make_loss(SHAPES["K=2"])
     assert not loss.uses_labels
 
-    def unasked(logits: Tensor) -> Tensor:
-        raise AssertionError("the loss looked at labels")
+    def must_not_be_called(logits: Tensor) -> Tensor:
+        raise AssertionError("the loss used labels")
 
-    assert "labels" not in loss(*make_inputs(SHAPES["K=2"]), unasked)
+    assert "labels" not in loss(*make_inputs(SHAPES["K=2"]), must_not_be_called)
 
 
 @pytest.mark.covers("ssia.semantic", "ssia.channel")
@@ -333,7 +333,7 @@ def test_the_spatial_loss_is_the_divergence_from_the_supervisors_attention() -> 
 
 
 @pytest.mark.parametrize("signals", [SIGNALS["semantic"], SIGNALS["channel"]])
-def test_heads_average_over_positions_but_not_before_they_have_looked(signals: dict[str, Any]) -> None:
+def test_heads_average_over_positions_after_their_first_layers(signals: dict[str, Any]) -> None:
     shapes: list[StageShape] = [(4, 4, 4), (8, 1, 1)]
     loss = make_loss(shapes, **signals)
     (low, high), logits = make_inputs(shapes)
@@ -344,7 +344,7 @@ def test_heads_average_over_positions_but_not_before_they_have_looked(signals: d
 
 
 @pytest.mark.covers("ssia.semantic", "ssia.channel", "ssia.spatial")
-def test_terms_are_only_those_asked_for_and_their_sum_is_weighted() -> None:
+def test_terms_are_those_of_active_signals_and_their_sum_is_weighted() -> None:
     shapes = SHAPES["K=3"]
     terms = make_loss(shapes, semantic=0.5, channel=2.0, spatial=3.0)(*make_inputs(shapes))
     assert list(terms) == ["semantic", "channel", "spatial", "ssia"]
@@ -369,14 +369,14 @@ def test_the_upper_pair_is_the_deepest_stage_and_the_one_below_it() -> None:
 
 
 @pytest.mark.covers("ssia.hidden")
-def test_every_head_has_the_width_asked_for() -> None:
+def test_every_head_has_the_configured_width() -> None:
     loss = make_loss(SHAPES["K=3"], hidden=11, channel=1, spatial=1)
     heads = [*loss.semantic, *loss.channel, *loss.spatial]
     assert {(head.project.out_features, head.predict.in_features) for head in heads} == {(11, 11)}
 
 
 @pytest.mark.covers("ssia.pooling")
-def test_without_pooling_each_position_is_taught_by_itself() -> None:
+def test_without_pooling_each_position_predicts_separately() -> None:
     shapes: list[StageShape] = [(4, 2, 2), (8, 1, 1)]
     loss, pooled = make_loss(shapes, pooling="none"), make_loss(shapes)
     (low, high), logits = make_inputs(shapes)
@@ -406,7 +406,7 @@ def test_the_loss_is_finite_and_not_negative(
     shapes: list[StageShape], batch: int, scale: float, seed: int, **choices: Any
 ) -> None:
     if choices["semantic"] == choices["channel"] == 0:
-        choices["semantic"] = 1.0  # a spatial signal alone may be refused, which is tested on its own
+        choices["semantic"] = 1.0  # a spatial signal alone may be refused; see the test of that
     loss = make_loss(shapes, **choices)
     features, logits = make_inputs(shapes, batch, seed)
     features = [(feature * scale).requires_grad_() for feature in features]

@@ -28,7 +28,7 @@ def test_flags_override_the_file_and_the_file_overrides_defaults(tmp_path: Path)
     assert config.batch_size == TrainConfig().batch_size
 
 
-def test_json_is_accepted_and_yaml_out_is_yaml_in(tmp_path: Path) -> None:
+def test_json_is_read_and_yaml_written_is_read_back(tmp_path: Path) -> None:
     config = parse_config([*REQUIRED, "--clip-grad", "1.0", "--channels-last", "--ssia.pairs", "adjacent"])
     file = tmp_path / "settings.yaml"
     file.write_text(config.to_yaml())
@@ -101,7 +101,7 @@ def test_arguments_of_the_architecture_come_as_pairs_or_from_a_file(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("num_classes=10", "classes"),
         ("img_size=64", "use `image_size`"),
@@ -111,13 +111,13 @@ def test_arguments_of_the_architecture_come_as_pairs_or_from_a_file(tmp_path: Pa
         ("pretrained_cfg_overlay={'file':'x'}", "not an argument of an architecture"),
     ],
 )
-def test_an_argument_that_cannot_be_recorded_or_is_set_elsewhere_is_refused(word: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
+def test_an_argument_that_cannot_be_saved_or_has_its_own_setting_is_refused(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         parse_config([*REQUIRED, "--model-kwargs", word])
     assert word.split("=")[0] in str(caught.value)
 
 
-def test_a_word_that_is_no_pair_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_word_without_an_equals_sign_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse_config([*REQUIRED, "--model-kwargs", "depths"])
     assert caught.value.code == 2
@@ -205,10 +205,12 @@ def test_decisive_settings_leave_out_those_of_output() -> None:
 @pytest.mark.parametrize(
     "recipe", sorted((ROOT / "hub_configs" / "recipes").glob("*.yaml")), ids=lambda path: path.stem
 )
-def test_every_recipe_is_a_run_that_could_start(recipe: Path) -> None:
+def test_every_recipe_has_valid_settings(recipe: Path) -> None:
     config = read_config(str(recipe))
     check_config(replace(config, output_dir="unused"))
     assert config.model == recipe.stem.split("_ssia.")[0]
     assert timm.is_model(config.model)
     published = (ROOT / "hub_configs" / f"{recipe.stem}.json").exists()
-    assert published != recipe.read_text(encoding="utf-8").startswith("# NOT YET RUN"), "says so until it has been run"
+    assert published != recipe.read_text(encoding="utf-8").startswith("# NOT YET RUN"), (
+        "its first line says whether it has been run"
+    )

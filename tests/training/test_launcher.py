@@ -163,14 +163,14 @@ def test_an_unsupported_value_of_the_launcher_is_one_line_with_its_variable(
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"compile_backend": "nonesuch", "compile": True}, "nonesuch"),
         ({"compile_mode": "default"}, "require `compile`"),
     ],
 )
-def test_a_compile_mode_alone_and_an_unknown_backend_are_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_compile_mode_alone_and_an_unknown_backend_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         resolve_launcher(TrainConfig(**BASE, **settings))
 
 
@@ -202,7 +202,7 @@ def test_a_configuration_file_of_accelerate_decides_and_a_flag_overrides_it(tmp_
     )
     launcher, expected = ("--config_file", str(file)), {"mixed_precision": "bf16", "compile": True}
     expected |= {"compile_backend": "eager", "compile_mode": "default"}
-    variables = {ACCUMULATION: "2"}  # accelerate's launcher itself hands this on with DeepSpeed alone
+    variables = {ACCUMULATION: "2"}  # accelerate's launcher sets this only for DeepSpeed
     stderr = run_launched(tmp_path / "run", *launcher, variables=variables)
     assert recorded(tmp_path / "run") == {**DEFAULT, **expected, "accumulation_steps": 2}
     assert "from accelerate's launcher: --mixed-precision bf16" in stderr

@@ -47,11 +47,11 @@ def test_each_choice_of_the_memory_changes_the_weights(tmp_path: Path, changed: 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"streaming": True}, "leave out --streaming"),
-        ({"mixup": 0.2}, "leave out --mixup and --cutmix"),
-        ({"cutmix": 1.0}, "leave out --mixup and --cutmix"),
-        ({"aug_repeats": 2}, "--aug-repeats is 2"),
-        ({"bce_loss": True}, "leave out it or --bce-loss"),
+        ({"streaming": True}, "leave out `streaming`"),
+        ({"mixup": 0.2}, "leave out `mixup` and `cutmix`"),
+        ({"cutmix": 1.0}, "leave out `mixup` and `cutmix`"),
+        ({"aug_repeats": 2}, "`aug_repeats` is 2"),
+        ({"bce_loss": True}, "leave out it or `bce_loss`"),
     ],
 )
 def test_what_a_memory_cannot_take_is_refused(settings: dict[str, Any], expected: str) -> None:

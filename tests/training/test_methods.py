@@ -1,4 +1,4 @@
-"""Training objectives by name: every rival through the whole loop, and what is said of its weights."""
+"""Training objectives by name: a run with every rival, and the model card of its weights."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_batch(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture
-def seen_by_heads() -> Callable[[AuxiliaryTask, Tensor], list[Tensor]]:
+def head_predictions() -> Callable[[AuxiliaryTask, Tensor], list[Tensor]]:
     def predictions(task: AuxiliaryTask, images: Tensor) -> list[Tensor]:
         module = task.trainable_module
         maps = module.student.forward_intermediates(images, indices=module.indices, intermediates_only=True)
@@ -61,7 +61,7 @@ def slow_but(quick: str, *others: str) -> list[Any]:
 
 @pytest.mark.parametrize("model", slow_but("test_resnet", "test_vit", "test_convnext", "mobilenetv3_small_050"))
 @each_rival
-def test_a_rival_trains_through_the_whole_loop_to_a_vanilla_model_not_called_ssia(
+def test_a_run_with_a_rival_gives_a_vanilla_model_that_is_not_called_ssia(
     tmp_path: Path, name: str, model: str
 ) -> None:
     result = small_run(tmp_path / "run", method=name, model=model, **SHORT, max_steps=1)
@@ -82,7 +82,7 @@ def test_a_rival_trains_through_the_whole_loop_to_a_vanilla_model_not_called_ssi
 
 
 @pytest.mark.parametrize("name", slow_but("dks", "sad", "at", "dsn", "byot"))
-def test_lambda_zero_is_vanilla_to_the_bit_through_the_whole_loop(tmp_path: Path, name: str) -> None:
+def test_a_run_with_lambda_zero_is_vanilla_to_the_bit(tmp_path: Path, name: str) -> None:
     short = {**SHORT, "clip_grad": 1.0}
     small_run(tmp_path / "zero", method=name, **short, **{"rival.weight": 0.0})
     small_run(tmp_path / "own", method=name, **short)
@@ -93,7 +93,7 @@ def test_lambda_zero_is_vanilla_to_the_bit_through_the_whole_loop(tmp_path: Path
 
 @pytest.mark.covers("method")
 @each_rival
-def test_a_method_is_the_objective_of_its_name(name: str) -> None:
+def test_a_method_selects_the_objective_of_its_name(name: str) -> None:
     assert make_task(name).objective_name == name
 
 
@@ -134,15 +134,15 @@ def test_lambda_zero_trains_as_timms_own_task_to_the_bit(name: str, arch: str) -
 @pytest.mark.covers("smoothing")
 @with_labels
 @pytest.mark.parametrize("settings", [{"smoothing": 0.1}, {"mixup": 0.2}], ids=lambda settings: "-".join(settings))
-def test_heads_learn_by_the_tasks_own_criterion(
-    name: str, settings: dict[str, float], seen_by_heads: Callable[[AuxiliaryTask, Tensor], list[Tensor]]
+def test_heads_use_the_criterion_of_the_task(
+    name: str, settings: dict[str, float], head_predictions: Callable[[AuxiliaryTask, Tensor], list[Tensor]]
 ) -> None:
     task = make_task(name, **settings).eval()
     images, labels = make_batch()
     target = labels if "smoothing" in settings else torch.softmax(images[:, 0, 0, :CLASSES], dim=1)  # mixed labels
     result = task(images, target)
     smoothing = settings.get("smoothing", 0.0)
-    expected = sum(F.cross_entropy(z, target, label_smoothing=smoothing) for z in seen_by_heads(task, images))
+    expected = sum(F.cross_entropy(z, target, label_smoothing=smoothing) for z in head_predictions(task, images))
     torch.testing.assert_close(result["dsn" if name == "dsn" else "labels"], expected)
     torch.testing.assert_close(
         result["task_loss"], F.cross_entropy(result["output"], target, label_smoothing=smoothing)
@@ -178,4 +178,4 @@ def test_the_training_step_compiles_without_a_graph_break(name: str) -> None:
 
 def test_a_deepest_map_without_positions_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^AT has no signal: [^\n]*larger images[^\n]*$"):
-        small_run(tmp_path / "run", method="at")  # 32 pixels are one position of test_resnet's last stage
+        small_run(tmp_path / "run", method="at")  # the last stage of test_resnet has one position at 32 pixels

@@ -1,4 +1,4 @@
-"""Optimizer, learning rate and schedule: what timm makes of the settings."""
+"""Optimizer, learning rate and schedule that timm builds from the settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.methods import create_task
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler, with_scaled_lr
 
-STEPS = 10  # an epoch
+STEPS = 10  # per epoch
 
 
 def module_of(model: str, method: str = "ssia") -> torch.nn.Module:
@@ -29,7 +29,7 @@ def names(module: torch.nn.Module, parameters: list[torch.nn.Parameter]) -> set[
 
 
 def rates(config: TrainConfig) -> list[float]:
-    """Learning rate of each optimizer step."""
+    """Return the learning rate of each optimizer step."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], config.lr)
     scheduler = build_scheduler(config, optimizer, STEPS)
     values = []
@@ -99,7 +99,7 @@ def test_the_learning_rate_grows_with_the_global_batch_as_in_timm(
 
 
 @pytest.mark.covers("min_lr")
-def test_a_scaled_learning_rate_below_the_least_one_is_refused() -> None:
+def test_a_scaled_learning_rate_below_min_lr_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"`min_lr` is 0\.001; expected at most"):
         with_scaled_lr(TrainConfig(lr_base=1e-4, min_lr=1e-3), processes=1)
 
@@ -117,7 +117,7 @@ def test_the_optimizer_is_the_one_asked_for_with_its_settings(optimizer: str, ki
 
 
 @pytest.mark.covers("lr")
-def test_the_warm_up_begins_at_a_thousandth_of_the_peak() -> None:
+def test_the_warm_up_starts_at_a_thousandth_of_the_peak() -> None:
     assert rates(TrainConfig(lr=0.5, epochs=4))[0] == pytest.approx(0.0005)
 
 

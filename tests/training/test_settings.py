@@ -1,4 +1,4 @@
-"""No setting without a test that fails when it is ignored; benchmarks/mutate_flags.py runs those tests."""
+"""Every setting has a test that fails if the setting is ignored; benchmarks/mutate_flags.py runs these tests."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def mutation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def claims() -> Iterator[str]:
-    """What the markers `covers` of all tests name."""
+    """Yield the settings that the `covers` markers of all tests name."""
     for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.covers":
                 yield from map(ast.literal_eval, node.args)
 
 
-def test_every_setting_is_claimed_by_a_test_and_every_claim_is_a_setting(mutation: ModuleType) -> None:
+def test_every_setting_is_covered_and_every_covers_marker_names_a_setting(mutation: ModuleType) -> None:
     settings, claimed = set(mutation.settings()), set(claims())
     missing = sorted(settings - claimed)
     names = ", ".join(f'"{name}"' for name in missing)
@@ -48,7 +48,7 @@ def test_every_setting_is_claimed_by_a_test_and_every_claim_is_a_setting(mutatio
     assert not claimed - settings, "@pytest.mark.covers names settings that do not exist"
 
 
-def test_an_ignored_setting_is_ignored_by_the_package_and_neither_recorded_nor_checked_otherwise(
+def test_an_ignored_setting_is_still_recorded_and_checked(
     mutation: ModuleType,
 ) -> None:
     config = TrainConfig(lr_base=0.1, lr_base_size=64, batch_size=64, momentum=0.5)
@@ -61,7 +61,7 @@ def test_an_ignored_setting_is_ignored_by_the_package_and_neither_recorded_nor_c
     assert with_scaled_lr(config, 1).lr == pytest.approx(0.1)
 
 
-def test_what_the_package_itself_sets_is_used_though_the_setting_is_ignored(mutation: ModuleType) -> None:
+def test_a_value_that_the_package_sets_is_used_even_if_the_setting_is_ignored(mutation: ModuleType) -> None:
     reader = compile("config.lr", str(mutation.PACKAGE / "reader.py"), "eval")
     with mutation.ignoring("lr"):
         assert eval(reader, {"config": TrainConfig(lr=0.5)}) == TrainConfig().lr
@@ -69,7 +69,7 @@ def test_what_the_package_itself_sets_is_used_though_the_setting_is_ignored(muta
         assert eval(reader, {"config": computed}) == 0.5
 
 
-def test_a_setting_of_a_group_is_ignored_alike(mutation: ModuleType) -> None:
+def test_a_setting_of_a_group_is_ignored_too(mutation: ModuleType) -> None:
     config = TrainConfig(ssia=replace(TrainConfig().ssia, weight=3.0))
     assert config.ssia.lambda_at(0.5) == 3.0
     with mutation.ignoring("ssia.weight"):
