@@ -1,6 +1,6 @@
 """Time train_hf.py in one process and in two, and state what SSIA adds to the gradients that are sent.
 
-    python benchmarks/scaling.py --dataset DATASET    # adds to results/scaling.jsonl, writes benchmarks/scaling.md
+    python benchmarks/scaling.py --dataset DATASET    # adds to results/scaling.jsonl, writes docs/scaling.md
     python benchmarks/scaling.py --report             # only the tables
 
 Weak scaling: each process has the same batch, so two do twice the work in a step. Runs of one and of two processes
@@ -30,7 +30,7 @@ from ssia_zoo.task import SSIATask
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "scaling.jsonl"
-DOC = ROOT / "benchmarks" / "scaling.md"
+DOC = ROOT / "docs" / "scaling.md"
 ARCHS = {
     "mobilenetv3_large_100": 224,
     "resnet18": 224,
@@ -164,7 +164,7 @@ def sent_table(record: dict[str, Any]) -> str:
 
 
 def write_tables() -> None:
-    """Put the newest record's tables between the marks in benchmarks/scaling.md."""
+    """Put the newest record's tables between the marks in docs/scaling.md."""
     record = json.loads(RESULTS.read_text(encoding="utf-8").splitlines()[-1])
     text = DOC.read_text(encoding="utf-8")
     for name, table in (("measured", measured_table(record)), ("sent", sent_table(record))):
