@@ -177,7 +177,9 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_says_so(tmp_path: Path, 
     step = int(checkpoint.name.removeprefix("step_"))
     assert step % 6, "in the middle of an epoch"
     last = run.output().splitlines()[-1]
-    assert last == (f"stopped by {number.name} after step {step}; the same command with --resume auto continues there")
+    assert last == (
+        f"stopped by {number.name} after step {step}; the same command with --resume auto continues from there"
+    )
     assert "Traceback" not in run.output()
 
 
