@@ -1,4 +1,4 @@
-"""Stage maps of timm classifiers: the right ones, at no change of the model or of its logits."""
+"""Stage maps of timm classifiers: which are chosen, and that model and logits do not change."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ SMALL: dict[str, tuple[dict[str, Any], int]] = {
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Models this small are computed faster by one thread, above all on a machine with other work."""
+    """Such small models run faster with one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -68,7 +68,7 @@ def one_thread() -> Iterator[None]:
 
 
 def make_model(name: str) -> tuple[Any, tuple[int, int, int]]:
-    """A small model, and the size of its images."""
+    """Return a small model and its input size."""
     torch.manual_seed(0)
     args, size = SMALL[name]
     drop = {"drop_rate": 0.2} if name == "levit_128s" else {"drop_rate": 0.2, "drop_path_rate": 0.2}
@@ -76,7 +76,7 @@ def make_model(name: str) -> tuple[Any, tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize(("name", "args", "expected"), STAGES)
-def test_stages_are_the_ends_of_stages_or_even_depths(name: str, args: dict[str, Any], expected: list[int]) -> None:
+def test_indices_are_ends_of_stages_or_evenly_spaced(name: str, args: dict[str, Any], expected: list[int]) -> None:
     with torch.device("meta"):
         model = timm.create_model(name, **args)
     assert stage_indices(model) == expected
@@ -166,7 +166,7 @@ def test_a_model_without_stages_or_classifier_is_refused(model: Any, expected: s
 def test_images_that_a_model_cannot_take_are_refused(name: str, size: tuple[int, int, int]) -> None:
     model, _ = make_model(name)
     model.train()
-    with pytest.raises(ConfigError, match=re.escape(f"cannot take images of size {size}")) as refused:
+    with pytest.raises(ConfigError, match="cannot take images of size " + "x".join(map(str, size))) as refused:
         stage_shapes(model, stage_indices(model), size)
     assert "\n" not in str(refused.value)
     assert all(module.training for module in model.modules())
@@ -195,14 +195,14 @@ _CANDIDATES = 4
 
 
 def by_apparent_size(name: str) -> tuple[Any, ...]:
-    """Sort key: test models first, then words that mean small, then the first number in the name."""
+    """Sort key: test models first, then words for small sizes, then the first number in the name."""
     words = name.split("_")
     rank = min((_SMALL_WORDS.index(word) for word in words if word in _SMALL_WORDS), default=len(_SMALL_WORDS))
     return not name.startswith("test_"), rank, [int(number) for number in re.findall(r"\d+", name)][:1], len(name), name
 
 
 def smallest_model(family: str) -> str:
-    """The model of fewest parameters times pixels of those whose names look smallest; building all takes minutes."""
+    """Return the model with the fewest parameters times pixels among those whose names suggest a small size."""
     names = _registry._module_to_models[family] - _registry._deprecated_models.keys()
     sizes = {}
     for name in sorted(names, key=by_apparent_size)[:_CANDIDATES]:
