@@ -22,7 +22,7 @@ def train(args: Sequence[str]) -> int:
     """
     from ssia_zoo.training import main
 
-    return main(args)
+    return main(args, prog="ssia-zoo train")
 
 
 def demo(output_dir: Path = Path("runs"), epochs: int | None = None) -> None:

@@ -65,8 +65,12 @@ def _parse(text: str) -> Any:
         return yaml.safe_load(text)
 
 
-def parse_config(args: Sequence[str]) -> TrainConfig:
+def parse_config(args: Sequence[str], prog: str = "train_hf.py") -> TrainConfig:
     """Read settings from command line flags, which override those of `--config FILE`.
+
+    Args:
+        args: Command line flags.
+        prog: Name of the command in `--help`.
 
     Raises:
         ConfigError: A setting is missing or invalid, or settings contradict each other.
@@ -80,7 +84,7 @@ def parse_config(args: Sequence[str]) -> TrainConfig:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            config = tyro.cli(TrainConfig, args=rest, default=default, prog="train_hf.py", description=description)
+            config = tyro.cli(TrainConfig, args=rest, default=default, prog=prog, description=description)
     except SystemExit as stop:
         if (refused := _find_cause(stop)) is not None:  # tyro prints a box around errors of a settings class
             raise ConfigError(str(refused)) from refused

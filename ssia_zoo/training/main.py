@@ -14,18 +14,19 @@ from ssia_zoo.training.loop import train
 from ssia_zoo.training.signals import TrainingStopped
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None, prog: str = "train_hf.py") -> int:
     """Train as the command line says.
 
     Args:
         args: Arguments; those of the process if None.
+        prog: Name of the command in `--help`.
 
     Returns:
         Exit status: 0 after success, 1 after an error, 128 + n if stopped by signal n. An unknown flag exits with 2.
     """
     show_log(logging.INFO if _is_main_process() else logging.WARNING)
     try:
-        train(parse_config(sys.argv[1:] if args is None else args))
+        train(parse_config(sys.argv[1:] if args is None else args, prog))
     except SSIAZooError as error:
         # All processes find the same error in the settings, so one prints it; other errors may be one process's own.
         if _is_main_process() or not isinstance(error, ConfigError):
@@ -35,6 +36,9 @@ def main(args: Sequence[str] | None = None) -> int:
         if _is_main_process():
             print(stop, file=sys.stderr)
         return stop.status
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return 141
     except OSError as error:  # for example, the folder has been removed
         print(
             f"error: {one_line(error)}; --resume auto continues from the last checkpoint, if there is one",

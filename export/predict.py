@@ -1,20 +1,27 @@
-"""Classify images with an exported ONNX file; needs only numpy, Pillow and onnxruntime.
+"""Classify images with an exported ONNX or OpenVINO file; needs only numpy, Pillow, and onnxruntime or openvino.
 
-python predict_onnx.py model.onnx image.jpg …
+python predict.py model.onnx image.jpg …
 """
 
 import json
 import sys
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
 
 with open(f"{sys.argv[1]}.json", encoding="utf-8") as file:
     manifest = json.load(file)
 given, (height, width) = manifest["input"], manifest["input"]["shape"][2:]
 resize = given["resize"] or sys.exit(f"{sys.argv[1]} needs a resize that this script does not implement")
-session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+if sys.argv[1].endswith(".xml"):
+    import openvino
+
+    run = openvino.Core().compile_model(sys.argv[1], "CPU")
+else:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+    run = lambda pixels: session.run(["logits"], {"pixel_values": pixels})  # noqa: E731
 for name in sys.argv[2:]:
     image = Image.open(name)
     if image.mode[0] in "IF":
@@ -28,7 +35,7 @@ for name in sys.argv[2:]:
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     pixels = np.asarray(image.crop((left, top, left + width, top + height)), dtype=np.float32) / 255
     pixels = (pixels - np.float32(given["mean"])) / np.float32(given["std"])
-    logits = session.run(["logits"], {"pixel_values": pixels.transpose(2, 0, 1)[None]})[0][0]
+    logits = run(pixels.transpose(2, 0, 1)[None])[0][0]
     probability = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     best = int(probability.argmax())
     print(f"{name}\t{(manifest['labels'] or range(len(logits)))[best]}\t{probability[best]:.4f}")

@@ -1,4 +1,4 @@
-"""export/predict_*.py give PyTorch's classes without PyTorch."""
+"""export/predict.py gives PyTorch's classes without PyTorch."""
 
 from __future__ import annotations
 
@@ -83,8 +83,7 @@ def images(tmp_path: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def script(target: str) -> Path:
-    return ROOT / "export" / f"predict_{target}.py"
+SCRIPT = ROOT / "export" / "predict.py"
 
 
 def run(python: object, *arguments: object, cwd: Path) -> str:
@@ -111,13 +110,13 @@ def check(printed: str, source: Path, images: list[Path], **preprocessing: objec
 def test_a_script_needs_neither_torch_nor_this_package(
     target: str, artefacts: dict[str, Path], source: Path, images: list[Path], tmp_path: Path
 ) -> None:
-    printed = run(sys.executable, "-c", ALONE, script(target), artefacts[target], *images, cwd=tmp_path)
+    printed = run(sys.executable, "-c", ALONE, SCRIPT, artefacts[target], *images, cwd=tmp_path)
     check(printed, source, images)
 
 
 def test_more_than_8_bits_per_channel_is_an_error(target: str, artefacts: dict[str, Path], tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "deep.png")
-    command = [sys.executable, script(target), artefacts[target], tmp_path / "deep.png"]
+    command = [sys.executable, SCRIPT, artefacts[target], tmp_path / "deep.png"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -140,15 +139,15 @@ def test_a_script_squashes_as_the_manifest_says(
     target: str, artefacts: dict[str, Path], source: Path, images: list[Path], tmp_path: Path
 ) -> None:
     squashed = with_manifest(artefacts[target], tmp_path, resize={"height": 71, "width": 71})
-    check(run(sys.executable, script(target), squashed, *images, cwd=tmp_path), source, images, crop_mode="squash")
+    check(run(sys.executable, SCRIPT, squashed, *images, cwd=tmp_path), source, images, crop_mode="squash")
 
 
 def test_classes_without_names_are_numbered(
     target: str, artefacts: dict[str, Path], images: list[Path], tmp_path: Path
 ) -> None:
     nameless = with_manifest(artefacts[target], tmp_path, labels=None)
-    lines = run(sys.executable, script(target), nameless, *images, cwd=tmp_path).splitlines()
-    named = run(sys.executable, script(target), artefacts[target], *images, cwd=tmp_path).splitlines()
+    lines = run(sys.executable, SCRIPT, nameless, *images, cwd=tmp_path).splitlines()
+    named = run(sys.executable, SCRIPT, artefacts[target], *images, cwd=tmp_path).splitlines()
     assert [LABELS[int(line.split("\t")[1])] for line in lines] == [line.split("\t")[1] for line in named]
 
 
@@ -156,7 +155,7 @@ def test_an_unknown_resize_is_an_error(
     target: str, artefacts: dict[str, Path], images: list[Path], tmp_path: Path
 ) -> None:
     odd = with_manifest(artefacts[target], tmp_path, resize=None)
-    command = [sys.executable, str(script(target)), str(odd), *map(str, images)]
+    command = [sys.executable, str(SCRIPT), str(odd), *map(str, images)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
@@ -175,4 +174,4 @@ def test_a_script_runs_where_only_its_runtime_is_installed(
         pytest.skip("the packages cannot be installed here")
     check_absent = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ['torch', 'timm', 'ssia_zoo'])))"
     run(python, "-c", check_absent, cwd=tmp_path)
-    check(run(python, script(target), artefacts[target], *images, cwd=tmp_path), source, images)
+    check(run(python, SCRIPT, artefacts[target], *images, cwd=tmp_path), source, images)
