@@ -273,7 +273,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"model": "resnet_18"}, "resnet18"),
-        ({"model": "test_convnext", "image_size": 8, "method": "vanilla"}, "size 8x8"),
+        ({"model": "test_convnext", "image_size": 8, "method": "vanilla"}, "size 3x8x8"),
         ({"schedule": "wsd", "max_train_images": 32, "epochs": 2}, "`schedule` wsd"),
         ({"model": "resnet18/x"}, "resnet18/x"),
         ({"model": "vit_tiny_patch16_224.nowhere", "pretrained": True}, "nowhere"),
