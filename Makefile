@@ -15,7 +15,7 @@ help:
 	@echo "make test         run every test but the slow ones (about 10 minutes on 2 cores)"
 	@echo "make test-slow    run the slow tests: every timm family, and what takes minutes"
 	@echo "make test-oldest  run the fast tests with the oldest versions that setup.cfg allows"
-	@echo "make quality      check lint, format, types and the direction of imports"
+	@echo "make quality      check lint, format, types, the direction of imports and repeated code"
 	@echo "make style        fix lint and format"
 	@echo "make dist         build and check the sdist and the wheel"
 
@@ -56,6 +56,7 @@ quality: $(VENV)/installed-test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/pylint --recursive=y ssia_zoo benchmarks export train_hf.py tests
 
 style: $(VENV)/installed-test
 	$(BIN)/ruff check --fix

@@ -1,0 +1,100 @@
+"""The commands about published weights: list, info, fetch, publish."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+
+import ssia_zoo
+from ssia_zoo.cli.main import main
+from tests.helpers.commands import FULL, WEIGHT, Captured, failed_in_one_line
+from tests.helpers.hub_server import HubServer
+
+
+def test_list_shows_a_weight_with_its_control(capsys: Captured) -> None:
+    assert main(["list", "mobilenet*", "--dataset", "digits"]) == 0
+    metrics = ssia_zoo.weights()[FULL].metrics
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(FULL))
+    for text in (f"{metrics.top1:.2f}", f"{metrics.control_top1:.2f}", "32×32", "embedded", "MB"):
+        assert text in line
+
+
+@pytest.mark.parametrize(("flags", "printed"), [([], ""), (["--json"], "[]\n")])
+def test_list_reports_that_nothing_matches(flags: list[str], printed: str, capsys: Captured) -> None:
+    assert main(["list", "nonesuch", *flags]) == 1
+    out, err = capsys.readouterr()
+    assert out == printed
+    assert "no published weight matches" in err
+
+
+def test_info_prints_what_json_prints(capsys: Captured) -> None:
+    assert main(["info", WEIGHT, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["name"] == FULL
+    assert main(["info", FULL]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for text in (
+        document["description"],
+        document["dataset"]["terms"],
+        document["reproduce"],
+        document["sha256"],
+        "reconstruction",
+    ):
+        assert text in printed
+
+
+@pytest.mark.parametrize("command", ["info", "fetch"])
+def test_an_unknown_weight_suggests_the_nearest(command: str, capsys: Captured) -> None:
+    assert main([command, "mobilenetv3_smal_050_ssia"]) == 1
+    assert WEIGHT in failed_in_one_line(capsys)
+
+
+def test_fetch_prints_the_file_or_writes_a_folder_that_timm_loads(tmp_path: Path, capsys: Captured) -> None:
+    assert main(["fetch", WEIGHT]) == 0
+    assert Path(capsys.readouterr().out.strip()).name == f"{FULL}.safetensors"
+    folder = tmp_path / "new" / "folder"
+    assert main(["fetch", WEIGHT, "--out", str(folder)]) == 0
+    assert Path(capsys.readouterr().out.strip()) == folder
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes == 10
+
+
+def test_fetch_into_a_file_fails(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "file").touch()
+    assert main(["fetch", WEIGHT, "--out", str(tmp_path / "file")]) == 1
+    assert str(tmp_path / "file") in failed_in_one_line(capsys)
+
+
+def test_publish_all_prints_the_address_of_each_weight(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    asked = []
+
+    def publish_all(org: str, *, private: bool, repeat: str) -> list[object]:
+        asked.append((org, private))
+        return ["x: https://hub/org/x"]
+
+    monkeypatch.setattr("ssia_zoo.models.release.publish_all", publish_all)
+    assert main(["publish", "--all", "--org", "org", "--private"]) == 0
+    assert asked == [("org", True)]
+    assert capsys.readouterr().out == "x: https://hub/org/x\n"
+
+
+def test_publish_prints_the_address(
+    hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    assert main(["publish", str(folder), "org/name"]) == 0
+    assert hub.url in capsys.readouterr().out
+
+
+def test_publish_without_a_token_fails_in_one_line_with_the_command_to_repeat(
+    hub: HubServer, folder: Path, capsys: Captured
+) -> None:
+    assert main(["publish", str(folder), "org/name"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert "ssia-zoo publish" in err

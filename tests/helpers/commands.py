@@ -1,0 +1,30 @@
+"""Run `ssia-zoo` in tests, and check how it fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+WEIGHT = "mobilenetv3_small_050_ssia"
+FULL = f"{WEIGHT}.digits_r32"
+
+Captured = pytest.CaptureFixture[str]
+
+
+def start(*words: str, **options: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "ssia_zoo.cli", *words]
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )  # type: ignore[call-overload]
+
+
+def failed_in_one_line(capsys: Captured) -> str:
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
