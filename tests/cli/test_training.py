@@ -41,16 +41,16 @@ def test_train_shows_the_flags_of_training(capsys: Captured) -> None:
 
 
 def test_train_passes_its_words_and_returns_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    received: list[list[str]] = []
+    received: list[tuple[list[str], str]] = []
 
-    def training(words: list[str]) -> int:
-        received.append(words)
+    def training(words: list[str], prog: str) -> int:
+        received.append((words, prog))
         return 143
 
     monkeypatch.setattr("ssia_zoo.training.main", training)
     words = ["--dataset", "digits", "--no-hflip"]
     assert main(["train", *words]) == 143
-    assert received == [words]
+    assert received == [(words, "ssia-zoo train")]
 
 
 def test_train_writes_what_train_hf_writes(tmp_path: Path) -> None:
