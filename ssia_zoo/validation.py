@@ -56,16 +56,21 @@ def one_line_errors(group: str = "") -> Callable[[Class], Class]:
     return decorate
 
 
+_ORDER = {"unexpected_keyword_argument": 0, "missing": 2}  # a misspelt name is the reason why another is missing
+
+
 def _config_error(error: ValidationError, cls: type, group: str) -> ConfigError:
-    """Describe the first fault that pydantic found: the field, its value, and what was expected."""
-    first = error.errors(include_url=False)[0]
+    """Describe one fault that pydantic found, an unknown name first: field, value, and what was expected."""
+    first = min(error.errors(include_url=False), key=lambda fault: _ORDER.get(fault["type"], 1))
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):  # raised by the __post_init__ of a class
         return cause
     path = [str(part) for part in takewhile(lambda part: isinstance(part, str), first["loc"])]
     name = ".".join([group, *path] if group else path) or cls.__name__
     if first["type"] == "unexpected_keyword_argument":
-        return ConfigError(f"{name!r} is not a setting; {did_you_mean(path[-1], _fields(cls, path), 'leave it out')}")
+        group_name, _, field = path[-1].rpartition(".")
+        otherwise = f"write {field} under {group_name}:" if group_name else "leave it out"
+        return ConfigError(f"{name!r} is not a setting; {did_you_mean(path[-1], _fields(cls, path), otherwise)}")
     if first["type"] == "missing" and len(path) == len(first["loc"]):
         return ConfigError(f"`{name}` is missing")
     expected = re.sub(r"^(Value error, |\w+ should (be|have) )", "", first["msg"])

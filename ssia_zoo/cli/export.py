@@ -40,7 +40,7 @@ def export(
         calibration_dataset: Data set for int8: Hub id, folder of parquet files, image folder, or digits.
         calibration_images: Number of training images for calibration.
         image_size: Height and width of the input, pixels; the model's own if not given.
-        tolerance: Largest logit error, as a fraction of the largest logit; for int8 largest loss of accuracy, points.
+        tolerance: Largest logit error, as a fraction of the largest logit; for int8 the largest drop in top-1, points.
         pretrained: Export random weights, to measure speed.
     """
     from ssia_zoo.export.exporter import export as export_to_file

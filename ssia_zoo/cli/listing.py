@@ -102,7 +102,7 @@ def table(configs: Iterable[PublishedWeight]) -> str:
         )
     return (
         f"{align(rows, right=(2, 3, 4, 5, 6, 7))}\n\n"
-        "* default for the name without tag. Top-1 of the published file, percent; control: same seed without SSIA;\n"
+        "* used when the name has no tag. Top-1 of the published file, percent; control: same seed without SSIA;\n"
         "mean diff.: SSIA minus control over the given number of seeds. Details: `ssia-zoo info NAME`."
     )
 

@@ -18,6 +18,7 @@ from ssia_zoo.cli.training import demo, train
 from ssia_zoo.cli.weights import fetch, info, list_weights, publish
 from ssia_zoo.errors import did_you_mean
 from ssia_zoo.log import show_log
+from ssia_zoo.version import __version__
 
 # The modules of the commands import slow packages inside their functions, so that `--help` is fast.
 
@@ -31,6 +32,7 @@ Start with:
   ssia-zoo predict cat.jpg --model NAME   classify an image
   ssia-zoo demo                           train, publish and load a small model, in two minutes
   ssia-zoo COMMAND --help                 show the flags of a command, with examples
+  ssia-zoo --version                      print the version
 
 A model is the name of a published weight, a timm name, a folder with
 config.json and model.safetensors, or hf-hub:org/name.
@@ -82,6 +84,9 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run_command(words: list[str]) -> int | None:
     if words[:1] in (["-h"], ["--help"]):
         print(_help())
+        return DONE
+    if words == ["--version"]:
+        print(f"ssia-zoo {__version__}")
         return DONE
     if not words:
         raise UsageError("no command given; `ssia-zoo --help` lists the commands")

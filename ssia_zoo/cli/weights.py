@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ssia_zoo.cli.console import DONE, FAILED, UsageError, complain, print_json
+from ssia_zoo.errors import ConfigError
 
 _Weight = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHT")]
 
@@ -80,6 +81,8 @@ def fetch(name: _Weight, out: Path | None = None) -> None:
     if out is None:
         print(weight_path(config))
         return
+    if out.is_dir() and any(out.iterdir()) and not (out / "model.safetensors").is_file():
+        raise ConfigError(f"`out` {out}: is not empty and holds no model; choose a new folder")
     from ssia_zoo.models.release import write_weight_folder
 
     print(write_weight_folder(config, out))

@@ -226,7 +226,16 @@ class SSIALoss(AuxiliaryLoss):
         Returns:
             Scalars in at least float32: the mean of each signal over its pairs, and "ssia", their weighted sum without
             lambda.
+
+        Raises:
+            ConfigError: If the features or logits are not those that the loss was made for.
         """
+        channels = [feature.shape[1] for feature in features]
+        if channels != [shape[0] for shape in self.shapes] or logits.shape[1] != self.num_classes:
+            raise ConfigError(
+                f"got feature maps of {channels} channels and logits of {logits.shape[1]} classes; expected "
+                f"{[shape[0] for shape in self.shapes]}, lowest first, and {self.num_classes}"
+            )
         with torch.autocast(logits.device.type, enabled=False):
             terms: dict[str, Tensor] = {}
             if self.semantic:

@@ -38,7 +38,7 @@ def stage_indices(model: TimmModel) -> list[int]:
     reductions = [info["reduction"] for info in _feature_info(model)]
     count = len(reductions)
     if count < 2:
-        raise ConfigError(f"{name} offers {count} intermediate maps; SSIA needs at least 2")
+        raise ConfigError(f"{name} has too few stages ({count}): SSIA needs at least 2; choose another model")
     if len(set(reductions)) == 1:
         stages = min(_MAX_STAGES, count)
         return [(i + 1) * count // stages - 1 for i in range(stages)]

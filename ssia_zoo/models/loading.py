@@ -165,5 +165,7 @@ def _unknown(name: str) -> str:
         known = timm.list_pretrained(f"{arch}.*")
         otherwise = f"expected one of {', '.join(known)}" if known else f"it has none for {arch}"
         return f"timm {timm.__version__} has no weights {name!r}; {did_you_mean(name, known, otherwise)}"
-    otherwise = did_you_mean(arch, timm.list_models(), "expected a timm name, a folder, or org/name on the Hub")
+    otherwise = did_you_mean(
+        arch, timm.list_models(), "expected a published weight, a timm name, a folder, or hf-hub:org/name"
+    )
     return f"there is no model {name!r}; {did_you_mean(name, [*weights(), *timm.list_models()], otherwise)}"

@@ -64,7 +64,7 @@ def find_weight(name: str) -> PublishedWeight:
         return weight
     if name in _skipped:
         raise ConfigError(f"the description of {name} is not valid: {_skipped[name]}; reinstall ssia-zoo")
-    known = [*_weights, *(weight.arch_name for weight in _weights.values())]
+    known = dict.fromkeys([*_weights, *(weight.arch_name for weight in _weights.values())])
     hint = did_you_mean(name, known, f"expected one of {', '.join(sorted(_weights))}", cutoff=0.5)
     raise ConfigError(f"there is no published weight {name!r}; {hint}")
 

@@ -16,6 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ssia_zoo.data.preprocessing import with_default_preprocessing
 from ssia_zoo.evaluation.metrics import evaluate, share_buffers
 from ssia_zoo.task import AuxiliaryTask
+from ssia_zoo.training.arguments import check_config
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.evaluation import evaluate_only
 from ssia_zoo.training.faults import translate_errors
@@ -54,6 +55,7 @@ def train(config: TrainConfig) -> TrainResult:
         TrainingStopped: If SIGTERM, SIGINT or SIGUSR1 stopped the run; once it trains, it writes a checkpoint first.
     """
     start = time.monotonic()
+    check_config(config)
     with StopSignals() as stop, translate_errors(config):
         config = resolve_launcher(config)
         accelerator = build_accelerator(config)

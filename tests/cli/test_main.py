@@ -95,3 +95,8 @@ def test_piped_output_is_plain_text_or_only_json() -> None:
     printed, error = document.communicate()
     assert (document.returncode, error) == (0, "")
     assert [row["name"] for row in json.loads(printed)] == sorted(ssia_zoo.weights())
+
+
+def test_the_version_is_printed(capsys: Captured) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ssia-zoo {ssia_zoo.__version__}\n"

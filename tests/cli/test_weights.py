@@ -98,3 +98,14 @@ def test_publish_without_a_token_fails_in_one_line_with_the_command_to_repeat(
     assert err.count("\n") == 1
     assert err.startswith("error: ")
     assert "ssia-zoo publish" in err
+
+
+def test_fetch_replaces_a_fetched_weight_and_no_other_folder(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("my notes")
+    assert main(["fetch", WEIGHT, "--out", str(tmp_path / "mine")]) == 1
+    assert "--out" in (message := failed_in_one_line(capsys))
+    assert "is not empty and holds no model" in message
+    assert (tmp_path / "mine" / "README.md").read_text() == "my notes"
+    assert main(["fetch", WEIGHT, "--out", str(tmp_path / "weight")]) == 0
+    assert main(["fetch", WEIGHT, "--out", str(tmp_path / "weight")]) == 0

@@ -42,3 +42,10 @@ def test_an_invalid_setting_is_one_line_that_names_the_field(setting: dict[str, 
 def test_a_missing_data_set_is_named() -> None:
     with pytest.raises(ConfigError, match="`dataset` is missing"):
         DataConfig()
+
+
+def test_a_misspelt_name_is_reported_before_the_setting_that_is_then_missing() -> None:
+    with pytest.raises(ConfigError, match="'datset' is not a setting; did you mean dataset"):
+        DataConfig(datset="digits")
+    with pytest.raises(ConfigError, match="`batch_size` is 0"):
+        DataConfig(batch_size=0)

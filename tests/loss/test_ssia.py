@@ -415,3 +415,16 @@ def test_the_loss_is_finite_and_not_negative(
     assert all(term.isfinite() and term >= -1e-5 for term in terms.values()), terms  # a divergence of 0 is rounded
     tensors = [*features, *loss.parameters()]
     assert all(tensor.grad.isfinite().all() for tensor in tensors if tensor.grad is not None)
+
+
+@pytest.mark.parametrize("channels", [[16], [16, 31], [32, 16], [16, 32, 64]])
+def test_feature_maps_other_than_those_of_construction_are_refused(channels: list[int]) -> None:
+    loss = SSIALoss([(16, 4, 4), (32, 2, 2)], num_classes=10)
+    with pytest.raises(ConfigError, match=r"expected \[16, 32\], lowest first, and 10"):
+        loss([torch.randn(2, count, 4, 4) for count in channels], torch.randn(2, 10))
+
+
+def test_logits_of_another_number_of_classes_are_refused() -> None:
+    loss = SSIALoss([(16, 4, 4), (32, 2, 2)], num_classes=10)
+    with pytest.raises(ConfigError, match="logits of 11 classes"):
+        loss([torch.randn(2, 16, 4, 4), torch.randn(2, 32, 2, 2)], torch.randn(2, 11))

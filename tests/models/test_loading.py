@@ -72,7 +72,7 @@ def test_without_pretrained_only_the_configuration_is_needed(folder: Path) -> No
         ("tset_resnet", "did you mean test_resnet"),
         ("mobilenetv3_smal_050_ssia", "mobilenetv3_small_050"),
         ("test_resnet.r160_in1kk", "did you mean test_resnet.r160_in1k"),
-        ("", "expected a timm name, a folder, or org/name"),
+        ("", "expected a published weight, a timm name, a folder, or hf-hub:org/name"),
         ("no\nsuch\tmodel", "there is no model"),
         ("./nowhere", "there is no folder nowhere"),
         ("a/b/c", "there is no model 'a/b/c'"),
