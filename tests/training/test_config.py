@@ -11,6 +11,7 @@ import pytest
 import timm
 
 from ssia_zoo.errors import ConfigError
+from ssia_zoo.training import train
 from ssia_zoo.training.arguments import check_config, parse_config, read_config
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.main import main
@@ -214,3 +215,11 @@ def test_every_recipe_has_valid_settings(recipe: Path) -> None:
     assert published != recipe.read_text(encoding="utf-8").startswith("# NOT YET RUN"), (
         "its first line says whether it has been run"
     )
+
+
+@pytest.mark.parametrize("missing", ["model", "dataset", "output_dir"])
+def test_train_called_from_python_names_a_missing_setting(tmp_path: Path, missing: str) -> None:
+    settings = {"model": "test_resnet", "dataset": "digits", "output_dir": str(tmp_path / "run")}
+    with pytest.raises(ConfigError, match=f"`{missing}` is missing"):
+        train(TrainConfig(**{name: value for name, value in settings.items() if name != missing}))
+    assert not (tmp_path / "run").exists()
