@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from timm.models import get_model_input_config
 from timm.task import ClassificationTask, FeatureDistillationTask, create_classification_loss
 from timm.task.distillation import FeatureDistillationTrainableModule
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.loss.base import AuxiliaryLoss, StageShape
-from ssia_zoo.loss.memory import PredictionMemory, or_present, soft_cross_entropy
+from ssia_zoo.loss.memory import PredictionMemory, or_present, several_processes, soft_cross_entropy
 from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss
-from ssia_zoo.models.features import TimmModel, forward_stages, stage_indices, stage_shapes
+from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices, stage_shapes
 
 Criterion = Callable[[Tensor, Any], Tensor]
 
@@ -41,14 +42,14 @@ class AuxiliaryTrainableModule(FeatureDistillationTrainableModule):  # type: ign
         self.criterion = criterion if loss.uses_labels else None
 
     def forward(
-        self, input: Tensor, target: Tensor | None = None, remembered: Tensor | None = None
+        self, input: Tensor, target: Tensor | None = None, supervisor: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the student once and compute the objective.
 
         Args:
             input: Images [B, C, H, W].
             target: Labels [B], or whatever the criterion takes; for objectives that use labels.
-            remembered: Earlier predictions [B, num_classes]; for SSIA with a memory.
+            supervisor: Class distributions [B, num_classes]; for SSIA with supervisor memory or average.
 
         Returns:
             Logits [B, num_classes] and the objective's scalar terms.
@@ -57,7 +58,7 @@ class AuxiliaryTrainableModule(FeatureDistillationTrainableModule):  # type: ign
         arguments: list[Any] = []
         if self.criterion is not None:
             arguments.append(lambda prediction: self.criterion(prediction, target))
-        extra = {} if remembered is None else {"remembered": remembered}
+        extra = {} if supervisor is None else {"supervisor": supervisor}
         return logits, self.projection(features, logits, *arguments, **extra)
 
 
@@ -159,6 +160,9 @@ class AuxiliaryTask(ClassificationTask):  # type: ignore[misc]  # timm has no ty
 class SSIATask(AuxiliaryTask):
     """Classification with the SSIA loss: loss = task loss + lambda(t) * SSIA loss.
 
+    With `supervisor="average"`, call `setup_ema` before the first step and `update_ema` after each, as timm's train.py
+    does.
+
     Args:
         model: A timm classifier, trained in place.
         config: Settings of the SSIA loss.
@@ -193,17 +197,38 @@ class SSIATask(AuxiliaryTask):
 
     def forward(self, input: Tensor, target: Tensor, indices: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the training loss as `AuxiliaryTask.forward` does; with a memory, `indices` [B] is required."""
-        if self.memory is None:
+        if self.config.supervisor == "now":
             return super().forward(input, target)
+        if self.memory is None:
+            return self._supervised(input, target, self._predict_by_average(input))
         if indices is None:
             raise ConfigError(
                 "`ssia.supervisor` is memory, which needs the images' indices; give them as third argument"
             )
-        remembered = self.memory.read(indices)
-        logits, terms = self._run(input, target, remembered=remembered)
+        result = self._supervised(input, target, self.memory.read(indices))
+        self.memory.update(indices, result["output"])
+        return result
+
+    def _supervised(self, input: Tensor, target: Tensor, supervisor: Tensor) -> dict[str, Tensor]:
+        """Compute the training loss with these class distributions [B, num_classes] as the supervisor."""
+        logits, terms = self._run(input, target, supervisor=supervisor)
         task_loss = self.criterion(logits, target)
         if self.config.top:
             share = self.config.share * self.progress
-            task_loss = (1 - share) * task_loss + share * soft_cross_entropy(logits, or_present(remembered, logits))
-        self.memory.update(indices, logits)
+            task_loss = (1 - share) * task_loss + share * soft_cross_entropy(logits, or_present(supervisor, logits))
         return self._result(logits, task_loss, terms)
+
+    def _predict_by_average(self, input: Tensor) -> Tensor:
+        """Return the class distributions [B, num_classes] of the moving average, in eval mode without gradients."""
+        if not self.has_ema():
+            raise ConfigError("`ssia.supervisor` is average, which needs a moving average; call task.setup_ema first")
+        average = self.get_eval_model(ema=True)
+        with evaluating(average), torch.no_grad():
+            return torch.softmax(average(input).float(), dim=1)
+
+    def update_ema(self, step: int | None = None) -> None:
+        """Update the moving average; as a supervisor, it is identical in all processes."""
+        super().update_ema(step)
+        if self.config.supervisor == "average" and self.has_ema() and several_processes():
+            for buffer in self.get_trainable_module(ema=True).buffers():
+                dist.broadcast(buffer, src=0)  # BatchNorm's running statistics differ between processes

@@ -46,8 +46,8 @@ class PredictionMemory:
         """Update the averages with the current predictions of all processes; skip those that are not finite.
 
         Args:
-            indices: Rows of the training images [B]. A row may occur twice, as an image that replaces an unreadable one
-                does; then one of its predictions is used.
+            indices: Rows of the training images [B]. Of a row that occurs twice, as an image that replaces an
+                unreadable one does, the first prediction counts.
             logits: Final logits [B, C].
         """
         current = torch.softmax(logits.detach().float(), dim=1).to(self.table.dtype)
@@ -56,7 +56,8 @@ class PredictionMemory:
         seen = before.sum(dim=1, keepdim=True) > 0
         average = torch.where(seen, self.momentum * before + (1 - self.momentum) * current, current.float())
         finite = average.isfinite().all(dim=1, keepdim=True)
-        self.table[indices] = torch.where(finite, average, before).to(self.table.dtype)
+        average = torch.where(finite, average, before).to(self.table.dtype)
+        self.table[indices] = average[_first_places(indices)]  # on a GPU, which of two values is kept is not defined
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state to save in a checkpoint."""
@@ -90,14 +91,28 @@ def or_present(remembered: Tensor, logits: Tensor) -> Tensor:
     return torch.where(remembered.sum(dim=1, keepdim=True) > 0, remembered, current)
 
 
+def several_processes() -> bool:
+    """Return whether this is a distributed run of more than one process."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Return the mean cross-entropy of logits [B, C] against class distributions [B, C]."""
     return -(target * torch.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
 
 
+def _first_places(indices: Tensor) -> Tensor:
+    """Return the first place of each row number, [B], without waiting for the device."""
+    order = torch.argsort(indices, stable=True)
+    rows = indices[order]
+    places = torch.arange(len(rows), device=rows.device)
+    starts = torch.where(rows == rows.roll(1), 0, places).cummax(0).values
+    return torch.empty_like(order).scatter_(0, order, order[starts])
+
+
 def _all_gather(tensor: Tensor) -> Tensor:
     """Concatenate the rows of all processes, in the order of their ranks."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not several_processes():
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, tensor.contiguous())

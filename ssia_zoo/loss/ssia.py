@@ -65,14 +65,16 @@ class SSIAConfig:
     by 1 - share * t and the semantic signal by share * t. Requires labels."""
     share: FractionAbove0 = 1.0
     """Weight of the network's own signal at the end of training, with handover or top."""
-    supervisor: Literal["now", "memory"] = "now"
+    supervisor: Literal["now", "memory", "average"] = "now"
     """Predictions that the semantic heads learn: now: those of the current step; memory: the average of earlier
-    predictions for the same image, which takes 2 bytes per image and class and no forward pass."""
+    predictions for the same image, which takes 2 bytes per image and class and no forward pass; average: those of the
+    moving average of the weights (requires --ema), which takes one more forward pass per step."""
     momentum: FractionBelow1 = 0.7
     """Weight of the old average when the memory is updated; 0 keeps only the last prediction."""
     top: bool = False
-    """Train the final logits on the memory too: after a fraction t of training, the task loss is weighted by
-    1 - share * t and the cross-entropy to the memory by share * t. Requires supervisor memory."""
+    """Train the final logits on the supervisor's predictions too: after a fraction t of training, the task loss is
+    weighted by 1 - share * t and the cross-entropy to these predictions by share * t. Requires supervisor memory or
+    average."""
     temperature: PositiveFloat = 3.0
     """Temperature T of the semantic signal."""
     pooling: Literal["average", "attention", "none"] = "average"
@@ -104,8 +106,8 @@ class SSIAConfig:
             )
         if self.top and self.supervisor == "now":
             raise ConfigError(
-                "`ssia.top` requires a memory, but `ssia.supervisor` is now; set `ssia.supervisor` to memory, or leave "
-                "out `ssia.top`"
+                "`ssia.top` requires another supervisor, but `ssia.supervisor` is now; set `ssia.supervisor` to memory "
+                "or average, or leave out `ssia.top`"
             )
 
     def lambda_at(self, progress: float) -> float:
@@ -212,7 +214,7 @@ class SSIALoss(AuxiliaryLoss):
         features: Sequence[Tensor],
         logits: Tensor,
         label_loss: LabelLoss | None = None,
-        remembered: Tensor | None = None,
+        supervisor: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the loss; gradients reach the lower stages and the heads, never the supervising features.
 
@@ -220,8 +222,8 @@ class SSIALoss(AuxiliaryLoss):
             features: Feature maps [B, C, H, W], lowest first, with the channels given on construction.
             logits: Final logits [B, num_classes].
             label_loss: The task's criterion with this batch's targets; only for `labels` above 0.
-            remembered: Averages of the images' earlier predictions [B, num_classes], with rows of zeros for images
-                without one; only for supervisor memory. Current predictions are used in their place if missing.
+            supervisor: Class distributions [B, num_classes] that the semantic heads learn, for supervisor memory or
+                average; the current predictions are used if None, and in place of rows of zeros.
 
         Returns:
             Scalars in at least float32: the mean of each signal over its pairs, and "ssia", their weighted sum without
@@ -240,7 +242,7 @@ class SSIALoss(AuxiliaryLoss):
             terms: dict[str, Tensor] = {}
             if self.semantic:
                 predictions = self._predict_classes(features)
-                terms["semantic"] = self._semantic(predictions, self._target(logits.detach(), remembered))
+                terms["semantic"] = self._semantic(predictions, self._target(logits.detach(), supervisor))
                 if self.uses_labels:
                     if label_loss is None:
                         raise ConfigError("`ssia.labels` is above 0, but the loss was called without label_loss")
@@ -268,12 +270,12 @@ class SSIALoss(AuxiliaryLoss):
             predictions.append(head(features[low], grid, None if self.config.pooling == "none" else pool))
         return predictions
 
-    def _target(self, logits: Tensor, remembered: Tensor | None) -> Tensor:
+    def _target(self, logits: Tensor, supervisor: Tensor | None) -> Tensor:
         """Return the log-probabilities [B, num_classes] that the semantic heads learn, at the temperature."""
-        if remembered is None:
+        if supervisor is None:
             source = at_least_float32(logits)
         else:
-            source = or_present(remembered, logits).clamp_min(_EPS).log()
+            source = or_present(supervisor, logits).clamp_min(_EPS).log()
         return torch.log_softmax(source / self.config.temperature, dim=1)
 
     def _semantic(self, predictions: Sequence[Tensor], target: Tensor) -> Tensor:

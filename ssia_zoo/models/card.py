@@ -272,9 +272,13 @@ def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
     if _objective(settings) != "SSIA":
         when = "with a decreasing share" if choices.get("handover") else "as well"
         name = f"SSIA + DSN (labels train the lower layers {when}, arXiv 1409.5185; similar to BYOT, arXiv 1905.08094)"
-    if choices.get("supervisor") == "memory":
+    supervisors = {
+        "memory": "the average of the network's earlier predictions for each image",
+        "average": "the predictions of the moving average of the network's weights",
+    }
+    if supervisor := supervisors.get(choices.get("supervisor", "now")):
         learners = "the lower layers and the final one" if choices.get("top") else "the lower layers"
-        name += f"; {learners} learn from the average of the network's earlier predictions for each image"
+        name += f"; {learners} learn from {supervisor}"
     return (
         f"A timm `{architecture}` trained with {name}: during training, the network's higher layers guide its lower "
         f"layers. At inference it is identical to the timm model: same parameters, same speed. {RECONSTRUCTION}"

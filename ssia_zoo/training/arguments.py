@@ -134,8 +134,19 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError(f"`eval_split` is {config.eval_split}, the training split; set another one, or `holdout` 0.1")
     if config.push_every and not config.val_interval:
         raise ConfigError("`push_every` publishes a score with each push; leave it out with `val_interval` 0")
-    if config.method == "ssia" and config.ssia.supervisor == "memory":
+    if config.method == "ssia":
+        _check_supervisor(config)
+
+
+def _check_supervisor(config: TrainConfig) -> None:
+    if config.ssia.supervisor == "memory":
         _check_memory(config)
+    if config.ssia.supervisor == "average" and config.ema is None:
+        raise ConfigError(
+            "`ssia.supervisor` average requires a moving average; set `ema`, such as 0.999, or another `ssia.supervisor`"
+        )
+    if config.ssia.top and config.bce_loss:
+        raise ConfigError("`ssia.top` adds a softmax cross-entropy to the task loss; leave out it or `bce_loss`")
 
 
 def _check_memory(config: TrainConfig) -> None:
@@ -155,8 +166,6 @@ def _check_memory(config: TrainConfig) -> None:
             f"`aug_repeats` is {config.aug_repeats}; `ssia.supervisor` memory supports one view per image: expected 1, "
             "or `ssia.supervisor` now"
         )
-    if config.ssia.top and config.bce_loss:
-        raise ConfigError("`ssia.top` adds a softmax cross-entropy to the task loss; leave out it or `bce_loss`")
 
 
 def _check_model_kwargs(kwargs: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,6 +15,8 @@ from ssia_zoo.loss import ATLoss, BYOTLoss, DKSLoss, DSNLoss, RivalLoss, SADLoss
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.task import AuxiliaryTask, SSIATask
 from ssia_zoo.training.config import TrainConfig
+
+_log = logging.getLogger(__name__)
 
 InputSize = tuple[int, int, int]
 Method = Callable[[TimmModel, TrainConfig, InputSize, dict[str, Any], int | None], TrainingTask]
@@ -29,6 +32,11 @@ def _vanilla(
 def _ssia(
     model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any], images: int | None
 ) -> TrainingTask:
+    if config.ssia.supervisor == "memory" and images is not None:
+        size = 2 * images * int(model.num_classes) / 1e6
+        _log.info("memory of predictions: %d images x %d classes, %.1f MB", images, model.num_classes, size)
+    if config.ssia.supervisor == "average":
+        _log.info("`ssia.supervisor` average: each step makes one more forward pass, of the moving average of `ema`")
     return SSIATask(model, config.ssia, images=images, input_size=input_size, criterion_kwargs=criterion)
 
 
