@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from timm.models import get_model_input_config
 from timm.task import ClassificationTask, FeatureDistillationTask, create_classification_loss
 from timm.task.distillation import FeatureDistillationTrainableModule
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.loss.base import AuxiliaryLoss, StageShape
-from ssia_zoo.loss.memory import PredictionMemory, or_present, several_processes, soft_cross_entropy
+from ssia_zoo.loss.memory import PredictionMemory, or_present, soft_cross_entropy
+from ssia_zoo.loss.processes import broadcast_together
 from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss
 from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices, stage_shapes
 
@@ -227,8 +227,8 @@ class SSIATask(AuxiliaryTask):
             return torch.softmax(average(input).float(), dim=1)
 
     def update_ema(self, step: int | None = None) -> None:
-        """Update the moving average; as a supervisor, it is identical in all processes."""
+        """Update the moving average; a supervisor's BatchNorm statistics are those of the first process in all."""
         super().update_ema(step)
-        if self.config.supervisor == "average" and self.has_ema() and several_processes():
-            for buffer in self.get_trainable_module(ema=True).buffers():
-                dist.broadcast(buffer, src=0)  # BatchNorm's running statistics differ between processes
+        if self.config.supervisor == "average" and self.has_ema():
+            buffers = self.get_trainable_module(ema=True).buffers()
+            broadcast_together([buffer for buffer in buffers if buffer.is_floating_point()])  # BatchNorm's statistics

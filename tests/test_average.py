@@ -1,4 +1,4 @@
-"""The moving average of the weights as supervisor: its predictions are the target, in eval mode and without gradient."""
+"""The moving average of the weights as supervisor: its predictions are the target, without gradient."""
 
 from __future__ import annotations
 
@@ -92,5 +92,5 @@ def test_lambda_0_trains_bit_for_bit_as_without_the_loss() -> None:
 
 def test_a_missing_moving_average_is_named() -> None:
     task = SSIATask(make_model(), SSIAConfig(**FORM), input_size=(3, 32, 32))
-    with pytest.raises(ConfigError, match="^`ssia.supervisor` is average, [^\n]*call task.setup_ema first$"):
+    with pytest.raises(ConfigError, match=r"^`ssia.supervisor` is average, [^\n]*call task.setup_ema first$"):
         task(*make_batch())

@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from ssia_zoo.loss.processes import all_gather
 
 
 class PredictionMemory:
@@ -51,7 +52,7 @@ class PredictionMemory:
             logits: Final logits [B, C].
         """
         current = torch.softmax(logits.detach().float(), dim=1).to(self.table.dtype)
-        indices, current = _all_gather(indices.to(self.table.device)), _all_gather(current)
+        indices, current = all_gather(indices.to(self.table.device)), all_gather(current)
         before = self.table[indices].float()
         seen = before.sum(dim=1, keepdim=True) > 0
         average = torch.where(seen, self.momentum * before + (1 - self.momentum) * current, current.float())
@@ -91,11 +92,6 @@ def or_present(remembered: Tensor, logits: Tensor) -> Tensor:
     return torch.where(remembered.sum(dim=1, keepdim=True) > 0, remembered, current)
 
 
-def several_processes() -> bool:
-    """Return whether this is a distributed run of more than one process."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Return the mean cross-entropy of logits [B, C] against class distributions [B, C]."""
     return -(target * torch.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
@@ -108,12 +104,3 @@ def _first_places(indices: Tensor) -> Tensor:
     places = torch.arange(len(rows), device=rows.device)
     starts = torch.where(rows == rows.roll(1), 0, places).cummax(0).values
     return torch.empty_like(order).scatter_(0, order, order[starts])
-
-
-def _all_gather(tensor: Tensor) -> Tensor:
-    """Concatenate the rows of all processes, in the order of their ranks."""
-    if not several_processes():
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)

@@ -143,7 +143,8 @@ def _check_supervisor(config: TrainConfig) -> None:
         _check_memory(config)
     if config.ssia.supervisor == "average" and config.ema is None:
         raise ConfigError(
-            "`ssia.supervisor` average requires a moving average; set `ema`, such as 0.999, or another `ssia.supervisor`"
+            "`ssia.supervisor` average requires a moving average; set `ema`, such as 0.999, or set `ssia.supervisor` "
+            "now"
         )
     if config.ssia.top and config.bce_loss:
         raise ConfigError("`ssia.top` adds a softmax cross-entropy to the task loss; leave out it or `bce_loss`")
