@@ -5,8 +5,9 @@
 
 A step is forward, loss, backward and optimizer step on random images that are in memory already, so the ratios are
 higher than those of a run, which also loads its data. The forms take turns in one process, in a shuffled order, so that
-other load affects them alike; "read + update" is what the memory does in a step, without the step. Ratios of CPU time are taken within a round; the tables give their median and quartiles.
-The table of predictions has a row for each image of the data set.
+other load affects them alike. Ratios of CPU time are taken within a round; the tables give their median and quartiles.
+"read + update" is what the memory adds to a step, measured without the step. The memory has a row for each image of the
+data set.
 """
 
 from __future__ import annotations

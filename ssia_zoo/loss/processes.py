@@ -30,5 +30,7 @@ def broadcast_together(tensors: Sequence[Tensor]) -> None:
         return
     together = torch.cat([tensor.flatten() for tensor in tensors])
     dist.broadcast(together, src=0)
-    for tensor, values in zip(tensors, together.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(values.view_as(tensor))
+    start = 0
+    for tensor in tensors:
+        tensor.copy_(together[start : start + tensor.numel()].view_as(tensor))
+        start += tensor.numel()
