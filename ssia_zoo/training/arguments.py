@@ -144,7 +144,7 @@ def _check_supervisor(config: TrainConfig) -> None:
     if config.ssia.supervisor == "average" and config.ema is None:
         raise ConfigError(
             "`ssia.supervisor` average requires a moving average; set `ema`, such as 0.999, or set `ssia.supervisor` "
-            "now"
+            "now or memory"
         )
     if config.ssia.top and config.bce_loss:
         raise ConfigError("`ssia.top` adds a softmax cross-entropy to the task loss; leave out it or `bce_loss`")
@@ -155,17 +155,17 @@ def _check_memory(config: TrainConfig) -> None:
     if config.streaming:
         raise ConfigError(
             "`ssia.supervisor` memory requires images with fixed rows; leave out `streaming`, or set `ssia.supervisor` "
-            "now"
+            "now or average"
         )
     if config.mixup or config.cutmix:
         raise ConfigError(
             "`ssia.supervisor` memory does not support mixed images; leave out `mixup` and `cutmix`, or set "
-            "`ssia.supervisor` now"
+            "`ssia.supervisor` now or average"
         )
     if config.aug_repeats > 1:
         raise ConfigError(
             f"`aug_repeats` is {config.aug_repeats}; `ssia.supervisor` memory supports one view per image: expected 1, "
-            "or `ssia.supervisor` now"
+            "or `ssia.supervisor` now or average"
         )
 
 
