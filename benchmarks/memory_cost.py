@@ -157,12 +157,12 @@ def table(records: list[Record]) -> list[str]:
     lines = [f"| CPU time of a step: median (quartiles) | {' | '.join(titles)} |", "|---" * (len(records) + 1) + "|"]
     for above, below in PAIRS:
         ratio = f"{above} / {below}"
-        cells = [f"{middle:.3f} ({low:.2f}–{high:.2f})" for low, middle, high in (r["ratios"][ratio] for r in records)]
+        cells = [f"{middle:.3f} ({low:.3f}–{high:.3f})" for low, middle, high in (r["ratios"][ratio] for r in records)]
         lines.append(f"| {ratio} | {' | '.join(cells)} |")
-    lines.append("| memory | " + " | ".join(f"{r['memory_bytes'] / 1e6:,.0f} MB" for r in records) + " |")
+    lines.append("| size of the memory | " + " | ".join(f"{r['memory_bytes'] / 1e6:,.0f} MB" for r in records) + " |")
     for record in records:
         settings = record["settings"]
-        times = ", ".join(f"{name} {value:.3g}" for name, value in record["cpu_ms"].items())
+        times = ", ".join(f"{name} {value:.1f}" for name, value in record["cpu_ms"].items())
         lines += [
             "",
             f"`{settings['arch']}`: batch {settings['batch_size']}, {settings['images']:,} images, "
