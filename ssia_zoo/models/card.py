@@ -269,7 +269,7 @@ def _render(data: ModelCardData, text: str) -> str:
 def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
     choices = settings.get("ssia") or {}
     name = "the SSIA loss"
-    if _objective(settings) != "SSIA":
+    if _uses_labels(settings):
         when = "with a decreasing share" if choices.get("handover") else "as well"
         name = f"SSIA + DSN (labels train the lower layers {when}, arXiv 1409.5185; similar to BYOT, arXiv 1905.08094)"
     if choices.get("supervisor") == "memory":
@@ -283,7 +283,11 @@ def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
 
 def _objective(settings: Mapping[str, Any]) -> str:
     """Return the name of the loss, which is "SSIA + DSN" if labels train the heads as well."""
-    return "SSIA + DSN" if (settings.get("ssia") or {}).get("labels", 0) > 0 else "SSIA"
+    return "SSIA + DSN" if _uses_labels(settings) else "label-free SSIA"
+
+
+def _uses_labels(settings: Mapping[str, Any]) -> bool:
+    return bool((settings.get("ssia") or {}).get("labels", 0) > 0)
 
 
 def _without_ssia(objective: str | None) -> str:

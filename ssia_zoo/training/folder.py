@@ -20,6 +20,7 @@ from ssia_zoo.errors import TrainingError
 from ssia_zoo.figures import can_draw
 from ssia_zoo.files import atomic_write
 from ssia_zoo.hub import BackgroundPusher, check_access
+from ssia_zoo.loss import SSIAConfig
 from ssia_zoo.models.card import training_card
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.models.registry import vanilla_architecture
@@ -120,16 +121,16 @@ class RunFolder:
         if self.config.push_every:
             self._pusher = BackgroundPusher(self.path, repo_id, private=private, repeat=repeat)
 
-    def describe(self, data: ImageData, preprocessing: Preprocessing) -> None:
-        """Set the data and preprocessing that cards, config.json and checkpoints describe.
+    def describe(self, data: ImageData, preprocessing: Preprocessing, ssia: SSIAConfig) -> None:
+        """Set the data, the preprocessing and the loss that cards, config.json and checkpoints describe.
 
         Raises:
-            TrainingError: If the resumed run had other data or preprocessing.
+            TrainingError: If the resumed run had other data, another preprocessing or another lambda.
         """
         self._data = data
         self._preprocessing = preprocessing
         own = {name: getattr(preprocessing, name) for name in PREPROCESSING}
-        self.config = replace(self.config, **own)
+        self.config = replace(self.config, ssia=ssia, **own)
         self._identity = data_identity(data)
         if self._manifest is not None:
             check_data(self._manifest, self.config.decisive_settings(), self._identity)

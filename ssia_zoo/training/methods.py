@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +16,8 @@ from ssia_zoo.loss import ATLoss, BYOTLoss, DKSLoss, DSNLoss, RivalLoss, SADLoss
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.task import AuxiliaryTask, SSIATask
 from ssia_zoo.training.config import TrainConfig
+
+_log = logging.getLogger(__name__)
 
 InputSize = tuple[int, int, int]
 Method = Callable[[TimmModel, TrainConfig, InputSize, dict[str, Any], int | None], TrainingTask]
@@ -48,6 +52,16 @@ METHODS: dict[str, Method] = {
     "vanilla": _vanilla,
     **{name: _rival(loss) for name, loss in RIVALS.items()},
 }
+
+
+def with_lambda(config: TrainConfig, model: TimmModel) -> TrainConfig:
+    """Set lambda for method ssia, by the network where `ssia.weight` is None, and log the form of the loss."""
+    if config.method != "ssia":
+        return config
+    ssia = config.ssia.for_model(model)
+    form = "label-free" if ssia.labels == 0 else "labels and signal" if not ssia.hands_over else "labels, then signal"
+    _log.info("SSIA: %s in the lower layers, supervisor %s, lambda %g", form, ssia.supervisor, ssia.weight)
+    return replace(config, ssia=ssia)
 
 
 def create_task(

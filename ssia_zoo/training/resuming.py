@@ -41,6 +41,8 @@ def check_settings(
     free = [*_ALWAYS_FREE]
     # What defaults to the model's own is compared by check_data, once the model exists.
     free += [name for name in PREPROCESSING if None in (settings.get(name), before.get(name))]
+    if settings["ssia"]["weight"] is None:
+        free.append("ssia")
     if settings["epochs"] > before["epochs"]:
         free.append("epochs")
         _log.info(
@@ -63,20 +65,20 @@ def check_settings(
 
 
 def check_data(manifest: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Check that a checkpoint's run had the same data and the same preprocessing.
+    """Check that a checkpoint's run had the same data, and what depends on the model: preprocessing and lambda.
 
     Args:
         manifest: The checkpoint's manifest.
-        settings: This run's `TrainConfig.experiment`, with the model's own preprocessing filled in.
+        settings: This run's `TrainConfig.experiment`, with what depends on the model filled in.
         data: `ssia_zoo.data.data_identity` of this run's data.
 
     Raises:
         TrainingError: If they differ; names what differs.
     """
-    before = {"crop_mode": "center", **manifest["experiment"]}  # older versions had no crop_mode
+    before = with_defaults({"crop_mode": "center", **manifest["experiment"]})  # older versions had no crop_mode
     changes = [
         f"{name} ({before[name]} -> {settings[name]})"
-        for name in PREPROCESSING
+        for name in (*PREPROCESSING, "ssia")
         if before.get(name) is not None and before[name] != settings[name]
     ]
     if (data_before := manifest.get("data")) is None:

@@ -20,7 +20,7 @@ from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
-from ssia_zoo.training.methods import create_task
+from ssia_zoo.training.methods import create_task, with_lambda
 from ssia_zoo.training.mixup import Mixing, build_mixing
 from ssia_zoo.training.model import build_model
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
@@ -72,8 +72,8 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     data = load_image_data(config)
     set_seed(config.seed)
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
-    config = preprocessing.applied_to(config)
-    folder.describe(data, preprocessing)
+    config = preprocessing.applied_to(with_lambda(config, model))
+    folder.describe(data, preprocessing, config.ssia)
     task = create_task(model, config, preprocessing.input_size, len(data.train)).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)

@@ -85,7 +85,7 @@ def test_a_memory_of_other_images_is_refused() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_the_heads_learn_the_memory_instead_of_the_current_prediction(temperature: float) -> None:
     torch.manual_seed(0)
-    loss = SSIALoss(SHAPES, CLASSES, SSIAConfig(hidden=6, supervisor="memory", temperature=temperature))
+    loss = SSIALoss(SHAPES, CLASSES, SSIAConfig(hidden=6, labels=0, supervisor="memory", temperature=temperature))
     features = [torch.randn(4, *shape) for shape in SHAPES]
     remembered = torch.softmax(random_logits(4, 1), 1)
     terms = loss(features, random_logits(4, 2), remembered=remembered)
