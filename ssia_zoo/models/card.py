@@ -268,7 +268,7 @@ def _render(data: ModelCardData, text: str) -> str:
 
 def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
     choices = settings.get("ssia") or {}
-    name = "the SSIA loss"
+    name = "the label-free SSIA loss"
     if _uses_labels(settings):
         when = "with a decreasing share" if choices.get("handover") else "as well"
         name = f"SSIA + DSN (labels train the lower layers {when}, arXiv 1409.5185; similar to BYOT, arXiv 1905.08094)"

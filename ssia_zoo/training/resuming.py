@@ -14,6 +14,9 @@ _log = logging.getLogger(__name__)
 PREPROCESSING = ("interpolation", "crop_pct", "crop_mode")
 """Settings that default to the model's own."""
 
+_BY_MODEL = (*PREPROCESSING, "ssia.weight")
+"""Settings whose defaults depend on the model."""
+
 _ALWAYS_FREE = ("workers", "max_corrupt", "check_duplicates")
 """Settings that do not change the trained weights. A run stopped by `max_corrupt` resumes with a higher value."""
 
@@ -37,12 +40,10 @@ def check_settings(
     Raises:
         TrainingError: If settings or processes differ; names them.
     """
-    before = with_defaults(manifest["experiment"])
+    before, settings = _flat(with_defaults(manifest["experiment"])), _flat(settings)
     free = [*_ALWAYS_FREE]
-    # What defaults to the model's own is compared by check_data, once the model exists.
-    free += [name for name in PREPROCESSING if None in (settings.get(name), before.get(name))]
-    if settings["ssia"]["weight"] is None:
-        free.append("ssia")
+    # These are compared by check_data, once the model exists.
+    free += [name for name in _BY_MODEL if None in (settings.get(name), before.get(name))]
     if settings["epochs"] > before["epochs"]:
         free.append("epochs")
         _log.info(
@@ -75,11 +76,12 @@ def check_data(manifest: Mapping[str, Any], settings: Mapping[str, Any], data: M
     Raises:
         TrainingError: If they differ; names what differs.
     """
-    before = with_defaults({"crop_mode": "center", **manifest["experiment"]})  # older versions had no crop_mode
+    before = _flat({"crop_mode": "center", **manifest["experiment"]})  # older versions had no crop_mode
+    settings = _flat(settings)
     changes = [
         f"{name} ({before[name]} -> {settings[name]})"
-        for name in (*PREPROCESSING, "ssia")
-        if before.get(name) is not None and before[name] != settings[name]
+        for name in _BY_MODEL
+        if None not in (before.get(name), settings.get(name)) and before[name] != settings[name]
     ]
     if (data_before := manifest.get("data")) is None:
         _log.warning("the checkpoint is from an older version and does not describe its data; the data is not compared")
@@ -90,6 +92,13 @@ def check_data(manifest: Mapping[str, Any], settings: Mapping[str, Any], data: M
             f"`resume` continues a run on its own data; changed here: {'; '.join(changes)}: restore it, or start a new "
             "run in a new `output_dir`"
         )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with those of groups as `group.name`."""
+    groups = {name: group for name, group in settings.items() if isinstance(group, dict) and name in ("ssia", "rival")}
+    flat = {name: value for name, value in settings.items() if name not in groups}
+    return flat | {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

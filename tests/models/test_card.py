@@ -188,7 +188,8 @@ def test_a_run_with_labels_at_its_heads_is_called_ssia_and_dsn() -> None:
     card = run_card(settings=settings)
     assert "# test_resnet, SSIA + DSN-trained on makers/toys" in card
     assert "trained with SSIA + DSN (labels train the lower layers as well" in card
-    assert "trained with the SSIA loss" in run_card()
+    assert "# test_resnet, label-free SSIA-trained on makers/toys" in run_card()
+    assert "trained with the label-free SSIA loss" in run_card()
     settings["ssia"] = {"labels": 0.5, "handover": True}
     assert "labels train the lower layers with a decreasing share" in run_card(settings=settings)
     assert "earlier predictions" not in run_card(settings=settings)
