@@ -276,7 +276,7 @@ def run(arguments: Run) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """Write tables and plots of all recorded runs into benchmarks/accuracy.md."""
+    """Write tables and plots of all recorded runs into benchmarks/accuracy.md and docs/when.md."""
 
 
 def main(arguments: Run | Report) -> None:
@@ -284,8 +284,11 @@ def main(arguments: Run | Report) -> None:
         run(arguments)
     else:
         from accuracy_report import write_report
+        from when import write_when
 
-        write_report({"weights": results_of_weights(), **results_by_plan()})
+        plans = {"weights": results_of_weights(), **results_by_plan()}
+        write_report(plans)
+        write_when(plans)
 
 
 if __name__ == "__main__":
