@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from timm.loss import BinaryCrossEntropy, create_classification_loss
 from timm.task import ClassificationTask, TrainingTask
 from torch import Tensor, nn
@@ -94,7 +93,7 @@ def build_criterion(config: TrainConfig, class_weights: Tensor | None = None) ->
 
 
 def _cross_entropy(smoothing: float) -> PerImage:
-    return partial(F.cross_entropy, reduction="none", label_smoothing=smoothing)
+    return nn.CrossEntropyLoss(reduction="none", label_smoothing=smoothing)
 
 
 def _bce(config: TrainConfig, smoothing: float) -> PerImage:

@@ -127,9 +127,7 @@ def _compare_with_best(run: Run) -> str:
     if not selection.since_best:
         return ", the best so far"
     best = f"; the best is {selection.best_metrics['top1']:.2f} % in epoch {selection.best_epoch}"
-    return (
-        f"{best}: stopping after {selection.since_best} evaluations that were not better" if selection.ended else best
-    )
+    return f"{best}: stopping, as {selection.since_best} in a row were not better" if selection.ended else best
 
 
 def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: float) -> None:

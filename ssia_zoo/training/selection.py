@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Selection:
-    """The best evaluation so far and the number of evaluations since; Accelerate saves and loads it with the checkpoint.
+    """The best evaluation so far and the number of evaluations since; a part of each checkpoint.
 
     The best is the first with the highest top-1. Every process holds the same.
 
@@ -83,11 +83,11 @@ def build_selection(config: TrainConfig, data: ImageData) -> Selection | None:
     tests = [name for name in data.unused_splits if names_test_split(name)]
     if not config.holdout and names_test_split(data.eval_name):
         raise ConfigError(
-            f"`{setting}` would choose weights by their score on {data.eval_name!r}, a test split; set `holdout` 0.1, or "
-            "`eval_split` to a validation split"
+            f"`{setting}` would choose weights by their score on {data.eval_name!r}, a test split; set `holdout` 0.1, "
+            "or `eval_split` to a validation split"
         )
     _log.info(
-        "`%s` chooses by the top-1 on %s, which is too high an estimate afterwards; %s",
+        "`%s` chooses by the top-1 on %s, which is biased upwards by that; %s",
         *(setting, data.eval_name),
         f"{', '.join(tests)} is left for ssia-zoo validate --eval-split {tests[0]}"
         if tests
