@@ -1,4 +1,4 @@
-"""Weights of the classes: by frequency or from a file, in every task loss, recorded, and refused where they are wrong."""
+"""Weights of the classes: by frequency or from a file, in every task loss, recorded, refused where they are wrong."""
 
 from __future__ import annotations
 
@@ -185,8 +185,8 @@ def test_uneven_classes_are_named_once_unless_something_is_done(
     with caplog.at_level(logging.INFO, "ssia_zoo"):
         report_imbalance(config, data)
     assert [record.getMessage() for record in caplog.records] == [
-        "classes are uneven: 30 training images of cat, 3 of dog; `balanced_sampling` or `class_weights` auto gives all "
-        "classes the same share of the training"
+        "classes are uneven: 30 training images of cat, 3 of dog; `balanced_sampling` or `class_weights` auto gives "
+        "all classes the same share of the training"
     ] * lines
 
 

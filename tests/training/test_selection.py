@@ -95,7 +95,7 @@ def test_the_saved_weights_are_those_of_the_best_evaluation(best: Path) -> None:
     assert "biased upwards" in card
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])
+@pytest.mark.parametrize("step", [2, 5])
 def test_a_resumed_run_chooses_the_same_weights(best: Path, tmp_path: Path, step: int) -> None:
     folder = Path(shutil.copytree(best, tmp_path / "run"))
     checkpoint = folder / "checkpoints" / f"step_{step * STEPS:08d}"
