@@ -50,8 +50,8 @@ RUNS: dict[str, dict[str, Any]] = {
 NORMS = {"batch_size": 8, "max_eval_images": 41, "ema": 0.5}  # for test_resnet, which has BatchNorm
 # An unsteady run, so that the last epoch is not the best.
 BEST = {
-    **{"batch_size": 8, "max_eval_images": 41, "holdout": 0.2, "max_train_images": 48, "epochs": 9, "lr": 0.02},
-    **{"warmup_epochs": 0, "schedule": "constant", "method": "vanilla", "keep_best": True, "patience": 3},
+    **{"batch_size": 8, "max_eval_images": 41, "holdout": 0.2, "max_train_images": 48, "epochs": 6, "lr": 0.02},
+    **{"warmup_epochs": 0, "schedule": "constant", "method": "vanilla", "keep_best": True, "patience": 2},
     **{"keep_checkpoints": 9},
 }
 
@@ -184,6 +184,6 @@ def test_two_processes_choose_the_same_weights_and_resume_to_them(two_processes:
     assert measured["top1"] == pytest.approx(max(found))
     assert measured["loss"] == pytest.approx(described(folder)["metrics"]["loss"], abs=1e-6)
     records = read_records(again / "metrics.jsonl")
-    assert min(record["step"] for record in records) > 6, "it must have resumed"
+    assert min(record["step"] for record in records) == 6, "it resumed with the evaluation after step 6"
     assert described(again)["selection"] == described_as
     assert same_weights(folder, again)

@@ -20,15 +20,10 @@ from ssia_zoo.training import parse_config
 from ssia_zoo.training.fsdp import sharding_plugin, unsharded_copy
 from tests.helpers.runs import ROOT, flags, run, same_weights, small_run
 from tests.helpers.sharded_runs import ShardingAccelerator
-from tests.training.test_distributed import SGD, assert_as_in_one_process, described, layouts
+from tests.training.test_distributed import BEST, SGD, assert_as_in_one_process, described, layouts
 
 SHARDED = ROOT / "tests" / "helpers" / "sharded_runs.py"
 RUN = {"model": "test_vit", "ssia.channel": 0.5, "ssia.spatial": 0.5, "clip_grad": 1.0, **SGD}
-BEST = {
-    **{"batch_size": 8, "max_eval_images": 41, "holdout": 0.2, "max_train_images": 48, "epochs": 9, "lr": 0.02},
-    **{"warmup_epochs": 0, "schedule": "constant", "method": "vanilla", "keep_best": True, "patience": 3},
-    **{"keep_checkpoints": 9, "balanced_sampling": True},
-}
 NORMS = {"batch_size": 8, "max_eval_images": 41, "epochs": 1, "max_steps": 4, "checkpoint_every": 2}  # for test_resnet
 
 
@@ -48,12 +43,13 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory, launched: dict[str, 
     folder = tmp_path_factory.mktemp("sharded")
     whole = {**launched, "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
     checkpoint = folder / "norms" / "checkpoints" / "step_00000002"
+    best = folder / "best" / "checkpoints" / "step_00000006"
     runs: list[tuple[dict[str, str], dict[str, Any]]] = [
         *((launched, {"output_dir": folder / f"ssia_{name}", **RUN, **sizes}) for name, sizes in layouts(2).items()),
         (whole, {"output_dir": folder / "norms", **NORMS}),
         (whole, {"output_dir": folder / "resumed", "resume": checkpoint, **NORMS}),
-        (whole, {"output_dir": folder / "best", **BEST}),
-        (whole, {"output_dir": folder / "again", "resume": folder / "best" / "checkpoints" / "step_00000006", **BEST}),
+        (whole, {"output_dir": folder / "best", "balanced_sampling": True, **BEST}),
+        (whole, {"output_dir": folder / "again", "balanced_sampling": True, "resume": best, **BEST}),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
