@@ -115,6 +115,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
             found.append(f"{images} ({numbers[0]} -> {numbers[1]})")
         elif old == new and before.get(f"{split}_digest") != now[f"{split}_digest"]:  # the digest covers classes too
             found.append(f"{images} (still {numbers[1]}, but other names, sizes or labels)")
+    if before.get("class_weights") != now.get("class_weights"):
+        found.append("the weights of `class_weights`")
     return found
 
 

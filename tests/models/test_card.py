@@ -210,3 +210,32 @@ def test_a_fine_tuned_run_names_its_base_model(model: str, base_model: str, expe
     text = run_card(settings={"model": model, "dataset": "digits", "seed": 0}, base_model=base_model)
     assert ModelCard(text).data.base_model == expected
     assert f"Fine-tuned from `{base_model}`" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (
+            {},
+            "seed 3, weights of epoch 7, the best of 12 evaluations by top-1. These evaluations were on the images of",
+        ),
+        ({"stopped_early": True}, "seed 3, stopped early, weights of epoch 7, the best of 12 evaluations by top-1."),
+        (
+            {"stopped_early": True, "saved": "last"},
+            "stopped early, weights after the last step; the best was epoch 7 of 12 evaluations by top-1.",
+        ),
+    ],
+)
+def test_a_score_by_which_weights_were_chosen_is_marked(changed: dict[str, Any], expected: str) -> None:
+    selection = {"best_epoch": 7, "evaluations": 12, "saved": "best", "stopped_early": False, **changed}
+    card = run_card(eval_name="validation", selection=selection)
+    assert expected in card
+    assert "| validation (chosen on it) | 100 | 50.12 |" in card
+    assert "biased upwards" in card
+    (result,) = ModelCard(card).data.eval_results
+    assert (result.dataset_split, result.metric_name) == ("validation", "top-1 (chosen on these images)")
+
+
+def test_a_score_that_chose_nothing_is_not_marked() -> None:
+    assert "chosen" not in run_card()
+    assert "weights after the last step." in run_card()
