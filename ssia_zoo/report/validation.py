@@ -18,8 +18,8 @@ from ssia_zoo.figures import require_matplotlib
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.report.figures import MOST_DRAWN, Record, draw_calibration, draw_confusion, draw_curves
 from ssia_zoo.report.folder import check_folder, replace_report
-from ssia_zoo.report.mistakes import Mistake, worst_mistakes
 from ssia_zoo.report.page import render
+from ssia_zoo.report.pictures import Mistake, worst_mistakes
 
 NAMES = (
     "report.html",

@@ -12,6 +12,7 @@ import torch
 
 from ssia_zoo.data.decode import decode_rgb
 from ssia_zoo.data.encoded import selected_rows
+from ssia_zoo.data.samples import RowReader
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.evaluation.answers import Answers
 from ssia_zoo.evaluation.validate import Evaluation
@@ -45,39 +46,52 @@ def worst_mistakes(answers: Answers, evaluation: Evaluation, most: int = _MOST) 
     """
     wrong = np.flatnonzero(~answers.correct)
     worst = wrong[np.argsort(-answers.loss[wrong], kind="stable")][:most]
-    looker = Looker(evaluation)
+    pictures, maps = Pictures(evaluation.loader.dataset.reader), Maps(evaluation)
     return [
-        Mistake(answer, looker.picture(row), looker.looked(row, predicted))
+        Mistake(answer, pictures.draw(row), maps.draw(row, predicted))
         for answer, row, predicted in zip(
             worst.tolist(), answers.rows[worst].tolist(), answers.predicted[worst].tolist(), strict=True
         )
     ]
 
 
-class Looker:
-    """Draws images of an evaluation, and where its model looks."""
+class Pictures:
+    """Draws images of a split.
 
-    def __init__(self, evaluation: Evaluation) -> None:
-        self._evaluation = evaluation
-        self._samples = evaluation.loader.dataset
-        numbers = np.asarray(selected_rows(self._samples.reader.rows)).tolist()
-        self._places = {row: place for place, row in enumerate(numbers)}
-        self._has_maps = True
+    Args:
+        reader: Reads the images, as the loader's data set does.
+    """
 
-    def picture(self, row: int) -> PIL.Image.Image:
+    def __init__(self, reader: RowReader) -> None:
+        self._reader = reader
+        self._places = _places(reader)
+
+    def draw(self, row: int) -> PIL.Image.Image:
         """Return the image of a row of the split, reduced."""
-        reader = self._samples.reader
-        sample = reader.read([(0, self._places[row])])[0]
-        image = decode_rgb(sample.value, reader.max_pixels)
+        sample = self._reader.read([(0, self._places[row])])[0]
+        image = decode_rgb(sample.value or {}, self._reader.max_pixels)
         image.thumbnail((_SIDE, _SIDE), PIL.Image.Resampling.LANCZOS)
         return image
 
-    def looked(self, row: int, label: int) -> PIL.Image.Image | None:
+
+class Maps:
+    """Draws where a model looks.
+
+    Args:
+        evaluation: The model and its images.
+    """
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+        self._places = _places(evaluation.loader.dataset.reader)
+        self._has_maps = True
+
+    def draw(self, row: int, label: int) -> PIL.Image.Image | None:
         """Return the model's input for a row with the Grad-CAM map of a class, or None if the model has none."""
         if not self._has_maps:
             return None
         model, outputs = self._evaluation.model, self._evaluation.outputs
-        prepared: torch.Tensor = self._samples[(0, self._places[row])][0]
+        prepared: torch.Tensor = self._evaluation.loader.dataset[(0, self._places[row])][0]
         device = next(model.parameters()).device
         try:
             found = class_map(model, prepared[None].to(device), label if outputs is None else outputs[label])
@@ -93,6 +107,11 @@ class Looker:
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
         pixels: npt.NDArray[np.float32] = (prepared * std + mean).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
         return pixels
+
+
+def _places(reader: RowReader) -> dict[int, int]:
+    """Return the place among the evaluated images of each row of the split."""
+    return {row: place for place, row in enumerate(np.asarray(selected_rows(reader.rows)).tolist())}
 
 
 def _overlay(pixels: npt.NDArray[np.float32], found: ClassMap) -> PIL.Image.Image:
