@@ -66,6 +66,7 @@ def compare(
     from ssia_zoo.evaluation.paired import RESAMPLES, SEED
     from ssia_zoo.report.comparison import are_answers, verdict
     from ssia_zoo.report.comparison import compare as compare_models
+    from ssia_zoo.report.page import p_value
 
     if dataset is None and not (are_answers(first) and are_answers(second)):
         raise UsageError("compare: models need a data set to run on: add --dataset, or give two reports")
@@ -83,7 +84,7 @@ def compare(
     ]
     print(align(rows, right=(1,)))
     print(
-        f"McNemar's exact test: p = {result.p_value:.3g}; of {result.images} images, {result.only_a} are right in A "
+        f"McNemar's exact test: {p_value(result.p_value)}; of {result.images} images, {result.only_a} are right in A "
         f"only, {result.only_b} in B only, {result.both} in both, {result.neither} in neither"
     )
     print(f"{verdict(result)} (bootstrap over images, {RESAMPLES} resamples, seed {SEED})")

@@ -87,7 +87,7 @@ def compare(first: str, second: str, config: DataConfig | None = None, folder: P
     result = compare_answers(a.answers, b.answers)
     if folder is not None:
         images = None if config is None else _images(config, a, b)
-        write_comparison(result, a, b, folder, images=images, about=config.dataset if config is not None else "")
+        write_comparison(result, a, b, folder, images=images, about=_about(config, a, b))
     return result
 
 
@@ -96,6 +96,12 @@ def verdict(result: PairedDifference) -> str:
     if not result.shown:
         return "no difference shown: the interval includes zero"
     return f"{'B' if result.difference > 0 else 'A'} is better on these images: the interval excludes zero"
+
+
+def _about(config: DataConfig | None, *compared: Compared) -> str:
+    """Name the data of the models that were run."""
+    splits = {model.evaluation.data.eval_name for model in compared if model.evaluation is not None}
+    return "" if config is None else " of ".join([*splits, config.dataset])
 
 
 def _images(config: DataConfig, a: Compared, b: Compared) -> RowReader:

@@ -20,7 +20,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(inline=inline, fraction=fraction, percent=percent, number=number)
+    environment.filters.update(inline=inline, fraction=fraction, percent=percent, number=number, p_value=p_value)
     return environment.get_template(template).render(**values)
 
 
@@ -46,3 +46,8 @@ def percent(value: float, digits: int = 1) -> str:
 def number(value: int) -> str:
     """Format a number of images."""
     return f"{value:,}"
+
+
+def p_value(value: float) -> str:
+    """Format the p-value of a test."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
