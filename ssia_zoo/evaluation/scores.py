@@ -66,18 +66,19 @@ def compute_scores(answers: Answers) -> Scores:
 
     labels, predicted = answers.labels, answers.predicted
     over_present: dict[str, Any] = {"labels": np.unique(labels), "average": "macro", "zero_division": 0}
-    interval = binomtest(int(answers.correct.sum()), len(answers)).proportion_ci(method="wilson")
+    right, count = int(answers.correct.sum()), len(answers)
+    interval = binomtest(right, count).proportion_ci(method="wilson")
     bins = calibration_bins(answers)
     return Scores(
-        images=len(answers),
+        images=count,
         unreadable=answers.unreadable,
-        top1=100 * float(answers.correct.mean()),
+        top1=100 * right / count,
         top1_interval=(100 * float(interval.low), 100 * float(interval.high)),
-        top5=100 * float(answers.in_top5.mean()),
+        top5=100 * int(answers.in_top5.sum()) / count,
         loss=float(answers.loss.mean(dtype=np.float64)),
         balanced_accuracy=100 * float(recall_score(labels, predicted, **over_present)),
         macro_f1=float(f1_score(labels, predicted, **over_present)),
-        calibration_error=sum(b.images * abs(b.accuracy - b.probability) for b in bins if b.images) / len(answers),
+        calibration_error=sum(b.images * abs(b.accuracy - b.probability) for b in bins if b.images) / count,
         bins=bins,
         classes=_class_scores(answers),
     )

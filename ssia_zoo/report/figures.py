@@ -97,6 +97,27 @@ def draw_curves(records: Sequence[Record]) -> bytes:
     return _png(figure)
 
 
+def draw_mistakes(mistakes: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draw wrongly predicted images, each beside where the model looked, if that is known.
+
+    Args:
+        mistakes: At least one, with "picture" and "looked" (images), "label", "predicted" and their probabilities.
+    """
+    columns = min(4, len(mistakes))
+    rows = -(-len(mistakes) // columns)
+    figure = new_figure(3.4 * columns, 2.2 * rows)
+    cells = figure.subfigures(rows, columns, squeeze=False).flat
+    for cell, mistake in zip(cells, mistakes, strict=False):
+        pictures = [picture for picture in (mistake["picture"], mistake["looked"]) if picture is not None]
+        for axes, picture in zip(cell.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
+            axes.imshow(picture)
+            axes.set_axis_off()
+        label, predicted = (short(mistake[key]) for key in ("label", "predicted"))
+        probabilities = (mistake["label_probability"], mistake["predicted_probability"])
+        cell.suptitle(f"{label} {probabilities[0]:.1%}\npredicted {predicted} {probabilities[1]:.1%}", fontsize=8)
+    return _png(figure)
+
+
 def _series(records: Sequence[Record], key: str) -> tuple[list[float], list[float]]:
     points = [(record["epoch"], record[key]) for record in records if record.get(key) is not None]
     return [x for x, _ in points], [y for _, y in points]

@@ -16,7 +16,7 @@ from ssia_zoo.evaluation.scores import ClassScore, Scores, compute_scores, confu
 from ssia_zoo.evaluation.validate import prepare_evaluation
 from ssia_zoo.figures import require_matplotlib
 from ssia_zoo.models.features import TimmModel
-from ssia_zoo.report.figures import MOST_DRAWN, Record, draw_calibration, draw_confusion, draw_curves
+from ssia_zoo.report.figures import MOST_DRAWN, Record, draw_calibration, draw_confusion, draw_curves, draw_mistakes
 from ssia_zoo.report.folder import check_folder, replace_report
 from ssia_zoo.report.page import render
 from ssia_zoo.report.pictures import Mistake, worst_mistakes
@@ -29,6 +29,7 @@ NAMES = (
     "confusion.png",
     "calibration.png",
     "curves.png",
+    "mistakes.png",
 )
 """The files of a report."""
 
@@ -100,6 +101,9 @@ def write_report(
         figures["confusion.png"] = draw_confusion(matrix, answers.class_names)
     if curves:
         figures["curves.png"] = draw_curves(curves)
+    described = [_described(mistake, answers) for mistake in mistakes]
+    if described:
+        figures["mistakes.png"] = draw_mistakes(described)
     confused = most_confused(answers, _MOST_PAIRS + 1)
     page = render(
         "validation.html",
@@ -109,7 +113,7 @@ def write_report(
         wrong=int((~answers.correct).sum()),
         empty=[row.name for row in scores.classes if not row.images],
         classes=sorted(scores.classes, key=_by_f1),
-        mistakes=[_described(mistake, answers) for mistake in mistakes],
+        mistakes=described,
         confused=confused[:_MOST_PAIRS],
         more_confused=len(confused) > _MOST_PAIRS,
         matrix=figures.get("confusion.png"),
