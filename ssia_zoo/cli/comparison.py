@@ -30,6 +30,7 @@ def compare(
     label_column: str | None = None,
     num_classes: int | None = None,
     max_eval_images: int | None = None,
+    max_corrupt: float = 0.001,
     batch_size: int = 128,
     workers: int = 2,
     report: Path | None = None,
@@ -55,6 +56,7 @@ def compare(
         label_column: Column of the classes.
         num_classes: Number of classes, if labels are numbers without names.
         max_eval_images: Compare on this many images, a fixed random subset.
+        max_corrupt: Largest fraction of unreadable images, which are skipped.
         batch_size: Images per batch.
         workers: Number of data loading processes.
         report: Folder for comparison.html, with pictures where the models differ; new, empty, or with an earlier
@@ -68,8 +70,9 @@ def compare(
     from ssia_zoo.report.comparison import compare as compare_models
     from ssia_zoo.report.page import p_value
 
-    if dataset is None and not (are_answers(first) and are_answers(second)):
-        raise UsageError("compare: models need a data set to run on: add --dataset, or give two reports")
+    models = [name for name in (first, second) if not are_answers(name)]
+    if dataset is None and models:
+        raise UsageError(f"compare: {models[0]} is not a report; to run it as a model, add --dataset")
     data = None if dataset is None else DataConfig(**settings)
     result = compare_models(first, second, data, report)
     if json:
@@ -84,8 +87,8 @@ def compare(
     ]
     print(align(rows, right=(1,)))
     print(
-        f"McNemar's exact test: {p_value(result.p_value)}; of {result.images} images, {result.only_a} are right in A "
-        f"only, {result.only_b} in B only, {result.both} in both, {result.neither} in neither"
+        f"McNemar's exact test: {p_value(result.p_value)}; of {result.images} images, right in A only: "
+        f"{result.only_a}, in B only: {result.only_b}, in both: {result.both}, in neither: {result.neither}"
     )
     print(f"{verdict(result)} (bootstrap over images, {RESAMPLES} resamples, seed {SEED})")
     up, down = result.largest_changes(_MOST)

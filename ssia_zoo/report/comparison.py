@@ -14,7 +14,7 @@ import numpy as np
 from ssia_zoo.data import DataConfig, load_eval_data
 from ssia_zoo.data.encoded import split_digest
 from ssia_zoo.data.samples import RowReader
-from ssia_zoo.errors import DataError
+from ssia_zoo.errors import ClassesError, DataError
 from ssia_zoo.evaluation.answers import FILE, Answers, Integers, collect_answers, read_answers
 from ssia_zoo.evaluation.paired import RESAMPLES, SEED, PairedDifference, compare_answers, same_images
 from ssia_zoo.evaluation.validate import Evaluation, prepare_evaluation
@@ -61,7 +61,11 @@ def open_answers(name: str, config: DataConfig | None) -> Compared:
         return Compared(name, read_answers(Path(name)), None)
     if config is None:
         raise DataError(f"{name} holds no answers; set `dataset` to run it as a model")
-    evaluation = prepare_evaluation(load_model(name), config, by_position=False)
+    model = load_model(name)
+    try:
+        evaluation = prepare_evaluation(model, config, by_position=False)
+    except ClassesError as error:
+        raise ClassesError(f"{name}: {error}") from error
     answers = collect_answers(evaluation.model, evaluation.loader, outputs=evaluation.outputs)
     return Compared(name, answers, evaluation)
 

@@ -40,7 +40,7 @@ def draw_confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> bytes
     """
     count = len(names)
     size = min(4.5 + 0.28 * count, 14.0)
-    figure = new_figure(size, size)
+    figure = new_figure(size, 0.85 * size)
     axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -70,7 +70,7 @@ def draw_calibration(scores: Scores) -> bytes:
     upper.scatter(probability, accuracy, color=_ORANGE, s=14, zorder=3, label="mean probability")
     upper.plot((0, 1), (0, 1), "--", color=_GREY, label="calibrated")
     upper.set(ylabel="accuracy", ylim=(0, 1), xlim=(0, 1))
-    upper.legend(loc="upper left", fontsize=8, title=f"calibration error {scores.calibration_error:.3f}")
+    upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False)
     lower.bar(x, [b.images for _, b in used], width * 0.94, color=_GREY)
     lower.set(xlabel="probability of the predicted class", ylabel="images")
     return _png(figure)

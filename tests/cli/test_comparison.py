@@ -10,7 +10,7 @@ import pytest
 from ssia_zoo.cli.main import main
 from tests.helpers.commands import WEIGHT, Captured, failed_in_one_line
 
-DIGITS = ("--dataset", "digits", "--workers", "0", "--max-eval-images", "40")
+DIGITS = ("--dataset", "digits", "--workers", "0", "--max-eval-images", "40", "--max-corrupt", "0")
 
 
 def test_a_model_and_its_own_report_show_no_difference(tmp_path: Path, capsys: Captured) -> None:
@@ -30,7 +30,7 @@ def test_a_model_and_its_own_report_show_no_difference(tmp_path: Path, capsys: C
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        ([WEIGHT, WEIGHT], 2, "add --dataset"),
+        (["here", WEIGHT], 2, "compare: here is not a report; to run it as a model, add --dataset"),
         ([WEIGHT, "nonesuch", *DIGITS], 1, "nonesuch"),
         ([WEIGHT, "./nowhere.parquet", *DIGITS], 1, "nowhere.parquet"),
         ([WEIGHT, WEIGHT, *DIGITS, "--report", __file__], 1, "--report"),

@@ -71,7 +71,7 @@ def test_a_model_is_compared_with_a_report_and_pictures_are_drawn(tmp_path: Path
 
 def test_models_whose_classes_have_no_names_are_refused(tmp_path: Path, model_folder: Path) -> None:
     data = stored(tmp_path / "data", NAMES, NAMES)
-    with pytest.raises(ClassesError, match="has no names for its classes"):
+    with pytest.raises(ClassesError, match="unnamed: the model has no names for its classes"):
         compare(str(model_folder), str(save(tmp_path / "unnamed", None)), data)
 
 
