@@ -205,7 +205,7 @@ def results_by_plan() -> dict[str, list[Settings]]:
 
 
 def results_of_weights() -> list[Settings]:
-    """Return the runs behind the weights, published or not, recorded by make_weight.py, in the format of a plan's runs."""
+    """Return the runs behind the weights, published or not, recorded by make_weight.py, as those of a plan."""
     runs = []
     for path in sorted(WEIGHTS.glob("*.jsonl")):
         architecture, tag = path.stem.split("_ssia.")

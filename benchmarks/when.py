@@ -23,8 +23,8 @@ FORMS = {"default": "default", "memory": "with a memory", "label-free": "label-f
 _COLORS = dict(zip(FORMS, ("tab:blue", "tab:orange", "tab:green", "tab:gray"), strict=True))
 
 SITUATIONS = {
-    "fine-tune ImageNet weights, 100 photos a class: EfficientNet-Lite0, CIFAR-10 at 96 px": ("cifar_finetune", "c10 1000"),
-    "fine-tune ImageNet weights, 33 photos a class: EfficientNet-Lite0, Grocery at 128 px": ("grocery_r128", "grocery"),
+    "fine-tune on 100 photos a class: EfficientNet-Lite0, CIFAR-10 at 96 px": ("cifar_finetune", "c10 1000"),
+    "fine-tune on 33 photos a class: EfficientNet-Lite0, Grocery at 128 px": ("grocery_r128", "grocery"),
     "the same at 224 px, 20 epochs with RandAugment": ("grocery_r224", "grocery"),
     "40 % of the labels wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels", "worse"),
     "17 % wrong": ("wrong_labels_fewer", "random1"),
@@ -32,7 +32,7 @@ SITUATIONS = {
     "the same images, right labels": ("clean_short", "clean"),
     "from scratch, 50,000 images: ResNet-50, CIFAR-10 at 32 px": ("weights", "c10_r32", "resnet50"),
     "from scratch: ResNet-18, CIFAR-10 at 32 px": ("weights", "c10_r32", "resnet18"),
-    "from scratch: MobileNetV3-Small, CIFAR-10 at 64 px": ("weights", "c10_r64, not published", "mobilenetv3_small_100"),
+    "from scratch: MobileNetV3-S, CIFAR-10 at 64 px": ("weights", "c10_r64, not published", "mobilenetv3_small_100"),
     "from scratch: ConvNeXt-Atto, CIFAR-10 at 32 px": ("weights", "c10_r32, not published", "convnext_atto"),
     "from scratch, 100,000 images: ResNet-18, Tiny-ImageNet at 64 px": ("weights", "tin_r64", "resnet18"),
 }
@@ -68,8 +68,8 @@ def grocery_r224() -> list[Record]:
     recipe = yaml.safe_load((BENCHMARKS / "recipes" / "tf_efficientnet_lite0_ssia.grocery_r224.yaml").read_text())
     return [
         {
-            **{"data": "grocery", "arch": "tf_efficientnet_lite0", "evaluated_on": "test", "images": run["test_images"]},
-            **{"seed": run["seed"], "top1": run["test"]["top1"]},
+            **{"data": "grocery", "arch": "tf_efficientnet_lite0", "evaluated_on": "test"},
+            **{"images": run["test_images"], "seed": run["seed"], "top1": run["test"]["top1"]},
             "settings": {**recipe, "method": run["method"]},
         }
         for run in read_results(RESULTS / "grocery_r224.jsonl")
