@@ -174,9 +174,9 @@ def _within(config: TrainConfig, budget: float, start: float) -> TrainConfig:
 def _seconds_per_epoch(config: TrainConfig, folder: Path) -> float:
     """Time a few training steps, in a folder that is removed."""
     changes: dict[str, Any] = {
-        **{"output_dir": str(folder), "max_steps": _TIMED_STEPS, "max_eval_images": 1, "val_interval": 0, "resume": None},
+        **{"output_dir": str(folder), "max_steps": _TIMED_STEPS, "max_eval_images": 1, "val_interval": 0},
         **{"keep_best": False, "patience": None, "with_tracking": False, "push_to_hub": False, "hub_model_id": None},
-        **{"push_every": None, "hub_private": False},
+        **{"push_every": None, "hub_private": False, "resume": None},
     }
     try:
         with _quiet():
