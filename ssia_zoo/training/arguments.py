@@ -16,6 +16,7 @@ import tyro
 import yaml
 
 from ssia_zoo.errors import ConfigError, SSIAZooError, one_line
+from ssia_zoo.extras import require_packages
 from ssia_zoo.hub.files import are_arguments
 from ssia_zoo.models.registry import published_weight
 from ssia_zoo.resources import resource_dir
@@ -112,6 +113,7 @@ def check_config(config: TrainConfig) -> None:
         if not getattr(config, name):
             raise ConfigError(f"`{name}` is missing; expected {meaning}")
     _check_model_kwargs(config.model_kwargs)
+    _check_fine_tuning(config)
     if config.lr_base is None and config.min_lr > config.lr:
         raise ConfigError(f"`min_lr` is {config.min_lr}; expected at most `lr` {config.lr}")
     if config.schedule == "multistep" and not config.decay_milestones:
@@ -136,6 +138,21 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError("`push_every` publishes a score with each push; leave it out with `val_interval` 0")
     if config.method == "ssia" and config.ssia.supervisor == "memory":
         _check_memory(config)
+
+
+def _check_fine_tuning(config: TrainConfig) -> None:
+    """Check the settings that train part of a pretrained model."""
+    chosen = [name for name in ("freeze", "lora", "probe") if getattr(config, name) not in (None, False)]
+    if len(chosen) > 1:
+        raise ConfigError(f"`{chosen[0]}` and `{chosen[1]}` exclude each other; leave out one of them")
+    if chosen and not config.pretrained:
+        raise ConfigError(f"`{chosen[0]}` requires `pretrained`, as it leaves weights of the model unchanged")
+    if config.lora is not None:
+        require_packages("`lora`", ["peft"], "'ssia-zoo[lora]'")
+    if config.freeze == "head" and config.head_lr is not None:
+        raise ConfigError("`freeze` is head: only the classifier trains; set `lr` in place of `head_lr`")
+    if config.probe_flip and not config.probe:
+        raise ConfigError("`probe_flip` requires `probe`")
 
 
 def _check_memory(config: TrainConfig) -> None:

@@ -21,6 +21,7 @@ from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.evaluation import evaluate_only
 from ssia_zoo.training.faults import translate_errors
 from ssia_zoo.training.folder import RunFolder
+from ssia_zoo.training.freezing import keep_statistics
 from ssia_zoo.training.gradients import is_finite, optimizer_step
 from ssia_zoo.training.launcher import resolve_launcher
 from ssia_zoo.training.machine import build_accelerator
@@ -120,6 +121,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
     config, accelerator, task, state = run.config, run.accelerator, run.task, run.state
     run.batches.set_epoch(state.epoch)
     task.train()
+    keep_statistics(task)
     usable = run.steps_per_epoch * config.batches_per_step  # drop a last, incomplete step
     remaining = skip_first_batches(run.batches, state.batches) if state.batches else run.batches
     progress.restart_clock()

@@ -94,7 +94,10 @@ class Progress:
 def _record_training(run: Run, values: dict[str, float], images_per_second: float) -> None:
     state = run.state
     values.setdefault("task_loss", values["loss"])
-    values["lr"] = max(group["lr"] for group in run.optimizer.param_groups)
+    groups = run.optimizer.param_groups
+    values["lr"] = max(group["lr"] for group in groups if not group.get("classifier"))
+    if run.config.head_lr is not None:
+        values["head_lr"] = max(group["lr"] for group in groups if group.get("classifier"))
     if isinstance(run.task, AuxiliaryTask):
         values["lambda"] = run.task.lambda_at((state.step - 1) / run.total_steps)
     epoch = state.epoch + state.batches / (run.steps_per_epoch * run.config.batches_per_step)

@@ -20,6 +20,7 @@ from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
+from ssia_zoo.training.lora import merged
 from ssia_zoo.training.methods import create_task
 from ssia_zoo.training.mixup import Mixing, build_mixing
 from ssia_zoo.training.model import build_model
@@ -57,6 +58,8 @@ class Run:
     def unsharded_student(self) -> TimmModel:
         """Return the model to evaluate and save: the student or its moving average; every process must call this."""
         student = unwrap_model(self.task.get_eval_model(ema=self.config.ema is not None))
+        if self.config.lora is not None:
+            student = merged(student)
         if self.unsharded is None:
             return student
         gather(student, self.unsharded)
