@@ -60,7 +60,7 @@ def weight_card(weight: PublishedWeight, repo_id: str | None) -> str:
 
 {weight.description.rstrip(".")}.
 
-{_what_it_is(weight.architecture, weight.training)} {_start(base_model)}
+{_what_it_is(weight.architecture, weight.training)} {_start(base_model, weight.training)}
 
 ## Results
 
@@ -162,11 +162,14 @@ def training_card(
         if ssia
         else f"A timm `{architecture}` trained {_without_ssia(objective)} (method: {method})."
     )
+    one_run = f"One run with seed {settings['seed']}" + (
+        "" if settings.get("probe") else ", weights after the last step"
+    )
     text = f"""# {name}
 
 {how}
 
-{_start(base_model)}
+{_start(base_model, settings)}
 
 ## Results
 
@@ -174,8 +177,7 @@ def training_card(
 |---|---|---|---|---|
 | {eval_name} | {counts["images"]} | {metrics["top1"]:.2f} | {metrics["top5"]:.2f} | {metrics["loss"]:.4f} |
 
-{_unreadable(counts)}One run with seed {settings["seed"]}, weights after the last step. A single seed does not show a \
-gain over another method.
+{_unreadable(counts)}{one_run}. A single seed does not show a gain over another method.
 
 ## Use
 
@@ -292,8 +294,22 @@ def _without_ssia(objective: str | None) -> str:
     return f"without the SSIA loss, but with another auxiliary objective during training: {objective}"
 
 
-def _start(base_model: str | None) -> str:
-    return f"Fine-tuned from `{base_model}`." if base_model else "Trained from scratch."
+def _start(base_model: str | None, settings: Mapping[str, Any]) -> str:
+    if not base_model:
+        return "Trained from scratch."
+    text = f"Fine-tuned from `{base_model}`"
+    if settings.get("probe"):
+        return (
+            f"A linear probe of `{base_model}`: only the classifier was fitted, by logistic regression on the features "
+            "of the training images; all other weights are those of that model."
+        )
+    if settings.get("lora") is not None:
+        return f"{text} with LoRA adapters of rank {settings['lora']}, which are merged into these weights."
+    if settings.get("freeze") == "head":
+        return f"{text}: only the classifier was trained."
+    if settings.get("freeze") is not None:
+        return f"{text} with the stem and the first {settings['freeze']} stages frozen."
+    return f"{text}."
 
 
 def _unreadable(counts: Mapping[str, int]) -> str:

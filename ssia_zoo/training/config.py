@@ -126,8 +126,8 @@ class TrainConfig(DataConfig):
     """Freeze part of the pretrained model: head: all but the classifier; N: the stem and the first N stages (blocks of
     a ViT)."""
     lora: tyro.conf.DisallowNone[PositiveInt | None] = None
-    """Train the classifier and LoRA adapters of this rank on the pretrained model's linear layers and convolutions; they
-    are merged into the saved weights (requires peft)."""
+    """Train the classifier, and LoRA adapters of this rank on the pretrained model's linear layers and convolutions,
+    which are merged into the saved weights (requires peft)."""
     probe: bool = False
     """Fit only the classifier, by logistic regression on features of the pretrained model that are computed once: a
     linear probe, without epochs."""

@@ -7,12 +7,14 @@ import math
 import shlex
 import time
 from dataclasses import fields
+from pathlib import Path
 
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ssia_zoo.commands import folder_argument
 from ssia_zoo.task import AuxiliaryTask
+from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.run import Run
 
 _RECORDS_PER_EPOCH = 10
@@ -129,6 +131,11 @@ def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: 
     speed = f", training at {progress.images / progress.seconds:.0f} images/s" if progress.seconds else ""
     skipped = f", {run.state.skipped} skipped as not finite" if run.state.skipped else ""
     _log.info("%d steps%s in %s%s", run.state.step, skipped, tqdm.format_interval(seconds), speed)
+    log_commands(config, folder)
+
+
+def log_commands(config: TrainConfig, folder: Path) -> None:
+    """Log where the weights are, and the commands to evaluate and publish them."""
     _log.info("weights: %s (model.safetensors, config.json, README.md; curves.png)", folder)
     default = {field.name: field.default for field in fields(config)}
     given = {name: value for name in _EVALUATION_SETTINGS if (value := getattr(config, name)) != default[name]}

@@ -14,6 +14,7 @@ from timm.task import TrainingTask
 from timm.utils import unwrap_model
 
 from ssia_zoo.data import ImageData, eval_loader, load_image_data, share_loader, train_loader
+from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
@@ -77,9 +78,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
     config = preprocessing.applied_to(config)
     folder.describe(data, preprocessing)
-    task = create_task(model, config, preprocessing.input_size, len(data.train)).to(accelerator.device)
-    if config.ema is not None:
-        task.setup_ema(config.ema, use_warmup=config.ema_warmup)
+    task = build_task(config, model, preprocessing, len(data.train), accelerator)
     unsharded = unsharded_copy(accelerator, model)
     optimizer: Any = build_optimizer(config, task.get_trainable_module())
     mean, std = preprocessing.mean, preprocessing.std
@@ -96,7 +95,6 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     if task.has_ema():
         accelerator.register_for_checkpointing(task.get_trainable_module(ema=True))
     if (memory := getattr(task, "memory", None)) is not None:
-        memory.table = memory.table.to(accelerator.device)
         accelerator.register_for_checkpointing(memory)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes; a checkpoint restores it
     if folder.resume_from is not None:
@@ -127,6 +125,18 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         stop=stop,
         loss_lost=torch.zeros((), dtype=torch.bool, device=accelerator.device),
     )
+
+
+def build_task(
+    config: TrainConfig, model: TimmModel, preprocessing: Preprocessing, images: int, accelerator: Accelerator
+) -> TrainingTask:
+    """Build the training task for this number of images on the run's device, with its moving average."""
+    task = create_task(model, config, preprocessing.input_size, images).to(accelerator.device)
+    if config.ema is not None:
+        task.setup_ema(config.ema, use_warmup=config.ema_warmup)
+    if (memory := getattr(task, "memory", None)) is not None:
+        memory.table = memory.table.to(accelerator.device)
+    return task
 
 
 def _resume(accelerator: Accelerator, checkpoint: Path, scheduler: Any, state: TrainState) -> None:
