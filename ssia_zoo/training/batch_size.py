@@ -51,11 +51,10 @@ def resolve_batch_size(config: TrainConfig, accelerator: Accelerator) -> TrainCo
         raise TrainingError(
             f"out of memory with a batch of {_smallest(config)}; set `grad_checkpointing` or a smaller `image_size`"
         )
-    _log.info(
-        "`batch_size` auto: %d, halved from %d until a training step fits in memory; results depend on it: give the "
-        "number to repeat the run elsewhere",
-        *(-negative, first),
+    how = (
+        "which fits in memory" if -negative == first else f"halved from {first} to fit memory and the number of images"
     )
+    _log.info("`batch_size` auto: %d, %s; results depend on it: set the number to repeat the run", -negative, how)
     return replace(config, batch_size=-negative)
 
 

@@ -34,7 +34,7 @@ def add_adapters(model: TimmModel, rank: int, input_size: tuple[int, int, int], 
     Raises:
         ConfigError: If no layer can have an adapter.
     """
-    from peft import LoraConfig, inject_adapter_in_model  # type: ignore[import-not-found]  # optional
+    from peft import LoraConfig, inject_adapter_in_model  # optional
 
     layers, others = _layers(model, input_size, name)
     if not layers:
@@ -49,7 +49,7 @@ def add_adapters(model: TimmModel, rank: int, input_size: tuple[int, int, int], 
 
 def merged(model: TimmModel) -> TimmModel:
     """Return a copy of a model with its adapters merged into its weights: the vanilla timm model."""
-    from peft.tuners.tuners_utils import BaseTunerLayer  # type: ignore[import-not-found]  # optional
+    from peft.tuners.tuners_utils import BaseTunerLayer  # optional
 
     model = deepcopy(model)
     for name, layer in list(model.named_modules()):
@@ -72,7 +72,8 @@ def _layers(model: TimmModel, input_size: tuple[int, int, int], name: str) -> tu
         hook.remove()
     head = {parameter.rpartition(".")[0] for parameter in classifier_parameters(model)}
     stem = _stem(model, name)
-    adapted, others = [], []
+    adapted: list[str] = []
+    others: list[str] = []
     for layer, module in model.named_modules():
         if layer in head or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             continue

@@ -66,7 +66,7 @@ def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim
 
 def _groups_with_head(config: TrainConfig, head_lr: float, module: torch.nn.Module) -> list[dict[str, Any]]:
     """Split timm's parameter groups: the classifier's get `head_lr`, as the scale that timm's schedules apply."""
-    excluded = module.no_weight_decay() if hasattr(module, "no_weight_decay") else ()
+    excluded: Any = getattr(module, "no_weight_decay", set)()
     if config.layer_decay is None:
         groups = param_groups_weight_decay(module, config.weight_decay, no_weight_decay_list=excluded)
     else:

@@ -188,4 +188,4 @@ def _fit(layer: nn.Linear, features: Tensor, labels: Tensor, weight_decay: float
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
