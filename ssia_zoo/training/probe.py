@@ -112,6 +112,7 @@ def _train_features(
     loader = eval_loader(
         images_of_train, preprocessing.applied_to(config), mean=preprocessing.mean, std=preprocessing.std
     )
+    start = time.monotonic()
     inputs: list[Tensor] = []
     hook = classifier.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
     features, kept = [], []
@@ -130,6 +131,7 @@ def _train_features(
         raise ConfigError(
             f"`probe`: the classifier of {config.model} does not take one vector per image; use `freeze` head"
         )
+    _log.info("features of %d training images in %.0f s", sum(map(len, kept)), time.monotonic() - start)
     return torch.cat(features, dim=1), torch.cat(kept)
 
 

@@ -49,12 +49,13 @@ def test_merging_gives_the_vanilla_model_with_the_same_logits(arch: str) -> None
             if ".lora_B." in parameter_name:  # zero so far
                 torch.nn.init.normal_(parameter, std=0.1)
     logits = model(images)
-    assert (logits - before).abs().max() > 1e-3, "the adapters have an effect"
+    size = float(logits.detach().abs().max())
+    assert (logits - before).abs().max() > 1e-3 * size, "the adapters have an effect"
     result = merged(model)
     assert shapes(result.state_dict()) == vanilla
     assert type(result) is type(model)
     assert not hasattr(result, "peft_config")
-    torch.testing.assert_close(result(images), logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(result(images), logits, rtol=1e-4, atol=1e-4 * size)
     torch.testing.assert_close(model(images), logits, rtol=0, atol=0)  # the model in training is as before
 
 
@@ -84,11 +85,11 @@ def test_a_run_saves_the_merged_model_and_resumes(base: Path, tmp_path: Path) ->
     settings = {"model": f"local-dir:{base}", "pretrained": True, "lora": RANK, "ema": 0.5, "lr": 0.01}
     result = small_run(tmp_path / "run", **settings)
     before, after = load_file(base / "model.safetensors"), weights(tmp_path / "run")
-    assert shapes(after) == shapes(timm.create_model("test_vit", num_classes=10).state_dict())
+    assert shapes(after) == shapes(timm.create_model("test_vit", num_classes=10, img_size=32).state_dict())
     change = after["blocks.0.attn.qkv.weight"] - before["blocks.0.attn.qkv.weight"]
     assert 0 < torch.linalg.matrix_rank(change, rtol=1e-3) <= RANK
-    frozen = ("patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.qkv.bias", "pos_embed")
-    assert all(torch.equal(after[name], before[name]) for name in frozen if name != "pos_embed")
+    frozen = ("patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.qkv.bias")
+    assert all(torch.equal(after[name], before[name]) for name in frozen)
     assert f"LoRA adapters of rank {RANK}" in (result.folder / "README.md").read_text()
 
     data = DataConfig(dataset="digits", max_eval_images=40, image_size=32, workers=0)
