@@ -16,7 +16,9 @@ from ssia_zoo.data import ImageData, load_image_data, train_loader
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.checkpoint import find_checkpoint
+from ssia_zoo.training.class_balance import class_weights
 from ssia_zoo.training.config import AutoBatchSize, TrainConfig
+from ssia_zoo.training.methods import with_lambda
 from ssia_zoo.training.mixup import build_mixing
 from ssia_zoo.training.model import build_model
 from ssia_zoo.training.optimization import build_optimizer
@@ -93,8 +95,9 @@ def _search(config: TrainConfig, accelerator: Accelerator) -> int:
 def _train_steps(config: TrainConfig, accelerator: Accelerator, data: ImageData) -> None:
     """Take two optimizer steps: only the second one has the optimizer's state in memory during its forward."""
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
-    config = replace(preprocessing.applied_to(config), workers=0)
-    task = build_task(config, model, preprocessing, len(data.train), accelerator)
+    config = replace(preprocessing.applied_to(with_lambda(config, model)), workers=0)
+    weights = class_weights(config, data)
+    task = build_task(config, model, preprocessing, len(data.train), accelerator, weights)
     optimizer = build_optimizer(config, task.get_trainable_module())
     mean, std = preprocessing.mean, preprocessing.std
     batches = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)

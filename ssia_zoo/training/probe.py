@@ -59,7 +59,7 @@ def train_probe(config: TrainConfig, accelerator: Accelerator) -> dict[str, floa
         set_seed(config.seed)
         model, preprocessing = build_model(config, len(data.label_names), data.label_names)
         classifier = _classifier(model, config.model)
-        folder.describe(data, preprocessing)
+        folder.describe(data, preprocessing, config.ssia)
         folder.begin(accelerator, 0)
         model.to(accelerator.device).eval()
         features, labels = _train_features(config, data, model, classifier, preprocessing, accelerator)
