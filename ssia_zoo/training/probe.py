@@ -60,13 +60,13 @@ def train_probe(config: TrainConfig, accelerator: Accelerator) -> dict[str, floa
         model, preprocessing = build_model(config, len(data.label_names), data.label_names)
         classifier = _classifier(model, config.model)
         folder.describe(data, preprocessing, config.ssia)
-        folder.begin(accelerator, 0)
         model.to(accelerator.device).eval()
         features, labels = _train_features(config, data, model, classifier, preprocessing, accelerator)
         weight_decay = _fit_classifier(classifier, features, labels)
         mean, std = preprocessing.mean, preprocessing.std
         batches = accelerator.prepare(eval_loader(data, preprocessing.applied_to(config), mean=mean, std=std))
         metrics = evaluate(model, batches, accelerator, config.channels_last, autocast=False)
+        folder.begin(accelerator, 0)  # not earlier: a probe that was stopped leaves an empty folder
         values = {"epoch": 0, **metrics, "regularization": weight_decay, **folder.image_counts()}
         accelerator.log({f"eval/{name}": value for name, value in values.items()}, step=0)
         folder.save_model(model, metrics)
