@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import get_pretrained_cfg, is_model
 
 from ssia_zoo.models.comparison import compare
+from ssia_zoo.models.origin import origin, saved_weights
 from ssia_zoo.models.weight import Metrics, PublishedWeight
 
 RECONSTRUCTION = (
@@ -60,7 +61,7 @@ def weight_card(weight: PublishedWeight, repo_id: str | None) -> str:
 
 {weight.description.rstrip(".")}.
 
-{_what_it_is(weight.architecture, weight.training)} {_start(base_model)}
+{_what_it_is(weight.architecture, weight.training)} {origin(base_model, weight.training)}
 
 ## Results
 
@@ -166,11 +167,14 @@ def training_card(
         else f"A timm `{architecture}` trained {_without_ssia(objective)} (method: {method})."
     )
     evaluated_on = eval_name if selection is None else f"{eval_name} (chosen on it)"
+    one_run = f"One run with seed {settings['seed']}"
+    if not settings.get("probe"):
+        one_run += f", {saved_weights(selection)}"
     text = f"""# {name}
 
 {how}
 
-{_start(base_model)}
+{origin(base_model, settings)}
 
 ## Results
 
@@ -178,8 +182,7 @@ def training_card(
 |---|---|---|---|---|
 | {evaluated_on} | {counts["images"]} | {metrics["top1"]:.2f} | {metrics["top5"]:.2f} | {metrics["loss"]:.4f} |
 
-{_unreadable(counts)}One run with seed {settings["seed"]}, {_saved_weights(selection)}. A single seed does not show a \
-gain over another method.
+{_unreadable(counts)}{one_run}. A single seed does not show a gain over another method.
 
 ## Use
 
@@ -299,25 +302,6 @@ def _without_ssia(objective: str | None) -> str:
     if objective is None:
         return "without the SSIA loss"
     return f"without the SSIA loss, but with another auxiliary objective during training: {objective}"
-
-
-def _start(base_model: str | None) -> str:
-    return f"Fine-tuned from `{base_model}`." if base_model else "Trained from scratch."
-
-
-def _saved_weights(selection: Mapping[str, Any] | None) -> str:
-    """Describe which weights are saved, and what their score means if it decided on them."""
-    if selection is None:
-        return "weights after the last step"
-    early = "stopped early, " * selection["stopped_early"]
-    weights = f"weights of epoch {selection['best_epoch']}, the best"
-    if selection["saved"] == "last":
-        weights = f"weights after the last step; the best was epoch {selection['best_epoch']}"
-    return (
-        f"{early}{weights} of {selection['evaluations']} evaluations by top-1. These evaluations were on the images of "
-        "the table, so the accuracy above is biased upwards: measure it on images that were used neither for training "
-        "nor for this choice"
-    )
 
 
 def _unreadable(counts: Mapping[str, int]) -> str:

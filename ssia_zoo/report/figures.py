@@ -114,7 +114,7 @@ def draw_mistakes(mistakes: Sequence[Mapping[str, Any]]) -> bytes:
             axes.set_axis_off()
         label, predicted = (short(mistake[key]) for key in ("label", "predicted"))
         probabilities = (mistake["label_probability"], mistake["predicted_probability"])
-        cell.suptitle(f"{label} {probabilities[0]:.1%}\npredicted {predicted} {probabilities[1]:.1%}", fontsize=8)
+        cell.suptitle(f"label {label} {probabilities[0]:.1%}\npredicted {predicted} {probabilities[1]:.1%}", fontsize=8)
     return _png(figure)
 
 

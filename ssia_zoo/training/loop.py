@@ -18,14 +18,17 @@ from ssia_zoo.data.preprocessing import with_default_preprocessing
 from ssia_zoo.evaluation.metrics import evaluate, share_buffers
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.arguments import check_config
+from ssia_zoo.training.batch_size import resolve_batch_size
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.evaluation import evaluate_only
 from ssia_zoo.training.faults import translate_errors
 from ssia_zoo.training.folder import RunFolder
+from ssia_zoo.training.freezing import keep_statistics
 from ssia_zoo.training.gradients import is_finite, optimizer_step
 from ssia_zoo.training.launcher import resolve_launcher
 from ssia_zoo.training.machine import build_accelerator
 from ssia_zoo.training.optimization import with_scaled_lr
+from ssia_zoo.training.probe import train_probe
 from ssia_zoo.training.progress import Progress, epochs_begun, report_evaluation, summarize
 from ssia_zoo.training.run import Run, prepare_run
 from ssia_zoo.training.signals import StopSignals, TrainingStopped, all_reduce_max
@@ -63,7 +66,10 @@ def train(config: TrainConfig) -> TrainResult:
         if config.eval_only:
             metrics = evaluate_only(config, accelerator)
             return TrainResult(Path(config.output_dir), metrics, time.monotonic() - start)
-        config = with_scaled_lr(config, accelerator.num_processes)
+        if config.probe:
+            metrics = train_probe(config, accelerator)
+            return TrainResult(Path(config.output_dir), metrics, time.monotonic() - start)
+        config = with_scaled_lr(resolve_batch_size(config, accelerator), accelerator.num_processes)
         if not config.pretrained:  # else the pretrained model's preprocessing is used
             config = with_default_preprocessing(config)
         folder = RunFolder(config, accelerator)
@@ -137,6 +143,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
     config, accelerator, task, state = run.config, run.accelerator, run.task, run.state
     run.batches.set_epoch(state.epoch)
     task.train()
+    keep_statistics(task)
     usable = run.steps_per_epoch * config.batches_per_step  # drop a last, incomplete step
     remaining = skip_first_batches(run.batches, state.batches) if state.batches else run.batches
     progress.restart_clock()

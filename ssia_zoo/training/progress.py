@@ -7,12 +7,14 @@ import math
 import shlex
 import time
 from dataclasses import fields
+from pathlib import Path
 
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ssia_zoo.commands import folder_argument
 from ssia_zoo.task import AuxiliaryTask
+from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.run import Run
 
 _RECORDS_PER_EPOCH = 10
@@ -94,7 +96,10 @@ class Progress:
 def _record_training(run: Run, values: dict[str, float], images_per_second: float) -> None:
     state = run.state
     values.setdefault("task_loss", values["loss"])
-    values["lr"] = max(group["lr"] for group in run.optimizer.param_groups)
+    groups = run.optimizer.param_groups
+    values["lr"] = max(group["lr"] for group in groups if not group.get("classifier"))
+    if run.config.head_lr is not None:
+        values["head_lr"] = max(group["lr"] for group in groups if group.get("classifier"))
     if isinstance(run.task, AuxiliaryTask):
         values["lambda"] = run.task.lambda_at((state.step - 1) / run.total_steps)
     epoch = state.epoch + state.batches / (run.steps_per_epoch * run.config.batches_per_step)
@@ -142,6 +147,11 @@ def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: 
     if run.selection is not None and config.keep_best:
         _log.info("saved: the best of %d evaluations, epoch %d", run.selection.evaluations, run.selection.best_epoch)
     _log.info("%d steps%s in %s%s", run.state.step, skipped, tqdm.format_interval(seconds), speed)
+    log_commands(config, folder)
+
+
+def log_commands(config: TrainConfig, folder: Path) -> None:
+    """Log where the weights are, and the commands to evaluate and publish them."""
     _log.info("weights: %s (model.safetensors, config.json, README.md; curves.png)", folder)
     default = {field.name: field.default for field in fields(config)}
     given = {name: value for name in _EVALUATION_SETTINGS if (value := getattr(config, name)) != default[name]}

@@ -14,6 +14,7 @@ from timm.task import TrainingTask
 from timm.utils import unwrap_model
 
 from ssia_zoo.data import ImageData, eval_loader, load_image_data, share_loader, train_loader
+from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
@@ -21,6 +22,7 @@ from ssia_zoo.training.class_balance import class_weights, report_imbalance
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
+from ssia_zoo.training.lora import merged
 from ssia_zoo.training.methods import create_task, with_lambda
 from ssia_zoo.training.mixup import Mixing, build_mixing
 from ssia_zoo.training.model import build_model
@@ -61,6 +63,8 @@ class Run:
     def unsharded_student(self) -> TimmModel:
         """Return the model to evaluate and save: the student or its moving average; every process must call this."""
         student = unwrap_model(self.task.get_eval_model(ema=self.config.ema is not None))
+        if self.config.lora is not None:
+            student = merged(student)
         if self.unsharded is None:
             return student
         gather(student, self.unsharded)
@@ -79,9 +83,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
     config = preprocessing.applied_to(with_lambda(config, model))
     folder.describe(data, preprocessing, config.ssia, weights)
-    task = create_task(model, config, preprocessing.input_size, len(data.train), weights).to(accelerator.device)
-    if config.ema is not None:
-        task.setup_ema(config.ema, use_warmup=config.ema_warmup)
+    task = build_task(config, model, preprocessing, len(data.train), accelerator, weights)
     unsharded = unsharded_copy(accelerator, model)
     optimizer: Any = build_optimizer(config, task.get_trainable_module())
     mean, std = preprocessing.mean, preprocessing.std
@@ -98,7 +100,6 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     if task.has_ema():
         accelerator.register_for_checkpointing(task.get_trainable_module(ema=True))
     if (memory := getattr(task, "memory", None)) is not None:
-        memory.table = memory.table.to(accelerator.device)
         accelerator.register_for_checkpointing(memory)
     if selection is not None:
         accelerator.register_for_checkpointing(selection)
@@ -133,6 +134,23 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         stop=stop,
         loss_lost=torch.zeros((), dtype=torch.bool, device=accelerator.device),
     )
+
+
+def build_task(
+    config: TrainConfig,
+    model: TimmModel,
+    preprocessing: Preprocessing,
+    images: int,
+    accelerator: Accelerator,
+    weights: torch.Tensor | None,
+) -> TrainingTask:
+    """Build the training task for this number of images on the run's device, with its moving average."""
+    task = create_task(model, config, preprocessing.input_size, images, weights).to(accelerator.device)
+    if config.ema is not None:
+        task.setup_ema(config.ema, use_warmup=config.ema_warmup)
+    if (memory := getattr(task, "memory", None)) is not None:
+        memory.table = memory.table.to(accelerator.device)
+    return task
 
 
 def _resume(accelerator: Accelerator, checkpoint: Path, scheduler: Any, state: TrainState) -> None:

@@ -13,10 +13,11 @@ import torch
 from ssia_zoo.data import DataConfig
 from ssia_zoo.errors import ClassesError, DataError
 from ssia_zoo.evaluation.answers import write_answers
+from ssia_zoo.report import report_model
 from ssia_zoo.report.comparison import NAMES as FILES
 from ssia_zoo.report.comparison import compare, verdict
 from tests.helpers.answers import made
-from tests.helpers.colours import NAMES, stored
+from tests.helpers.colours import NAMES, Colour, stored
 from tests.report.test_validation import assert_self_contained, files
 
 
@@ -67,6 +68,20 @@ def test_a_model_is_compared_with_a_report_and_pictures_are_drawn(tmp_path: Path
     assert page.count('alt="where the model looked"') == 2 * (first.only_a + first.only_b)
     assert "test of " in page
     assert compare(str(model_folder), str(model_folder), data).difference == 0
+
+
+def test_reports_are_compared_with_pictures_if_the_data_is_given(tmp_path: Path) -> None:
+    data = stored(tmp_path / "data", NAMES, NAMES)
+    wrong = Colour(NAMES)
+    wrong.scale.data.fill_(-1)
+    for name, model in (("right", Colour(NAMES)), ("wrong", wrong)):
+        report_model(model, data, tmp_path / name, title=name)
+    result = compare(str(tmp_path / "wrong"), str(tmp_path / "right"), data, tmp_path / "out")
+    assert (result.a_top1, result.b_top1, result.shown) == (0, 100, True)
+    page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert "B is better on these images" in page
+    assert page.count('alt="image"') == 6
+    assert "where the model looked" not in page
 
 
 def test_models_whose_classes_have_no_names_are_refused(tmp_path: Path, model_folder: Path) -> None:
