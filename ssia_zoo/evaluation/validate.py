@@ -5,6 +5,7 @@ from __future__ import annotations
 from accelerate import Accelerator
 
 from ssia_zoo.data import DataConfig, eval_loader, load_eval_data
+from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.data.labels import read_labels
 from ssia_zoo.data.preprocessing import model_preprocessing
 from ssia_zoo.evaluation.metrics import evaluate
@@ -34,6 +35,7 @@ def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
     try_blank_image(model, preprocessing.input_size)
     data = load_eval_data(config)
     used = set(read_labels(data.eval, data.label_column))
+    report_conversions(data.eval, data.image_column, preprocessing.input_size[0])
     outputs = match_model(model, data.label_names, config.dataset, used)
     loader = eval_loader(
         data,

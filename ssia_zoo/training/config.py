@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, Po
 from pydantic.dataclasses import dataclass
 
 from ssia_zoo.data import DataConfig
+from ssia_zoo.data.preprocessing import Channels
 from ssia_zoo.loss import RivalConfig, SSIAConfig
 from ssia_zoo.validation import STRICT, Fraction, FractionAbove0, FractionBelow1, one_line_errors
 
@@ -77,6 +78,9 @@ class TrainConfig(DataConfig):
     model_kwargs: Pairs = field(default_factory=dict)
     """Arguments of the architecture, such as depths=[2,2,2,2] or block_args={'attn_layer':'cbam'}; saved in
     config.json, so that timm alone builds the same model."""
+    in_chans: Channels | None = None
+    """Channels of the model's input: 1 (greyscale), 3 (RGB) or 4 (RGB and transparency); if None, those of the model.
+    timm adapts pretrained weights of the first layer."""
     method: str = "ssia"
     """Training objective: ssia, vanilla, or a rival (docs/rivals.md): sad, at, dsn, byot, dks."""
     ssia: SSIAConfig = field(default_factory=SSIAConfig)

@@ -14,6 +14,7 @@ from timm.task import TrainingTask
 from timm.utils import unwrap_model
 
 from ssia_zoo.data import ImageData, eval_loader, load_image_data, share_loader, train_loader
+from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
@@ -72,6 +73,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     data = load_image_data(config)
     set_seed(config.seed)
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
+    report_conversions(data.eval, data.image_column, preprocessing.input_size[0])
     config = preprocessing.applied_to(config)
     folder.describe(data, preprocessing)
     task = create_task(model, config, preprocessing.input_size, len(data.train)).to(accelerator.device)

@@ -136,7 +136,7 @@ def checkpointed(model: str, method: str, caplog: pytest.LogCaptureFixture) -> b
     student = timm.create_model(model, num_classes=10)
     config = TrainConfig(model=model, method=method)
     with caplog.at_level(logging.WARNING):
-        _checkpoint_gradients(student, config, student.pretrained_cfg["input_size"][-1])
+        _checkpoint_gradients(student, config, student.pretrained_cfg["input_size"])
     return UNUSED not in caplog.text
 
 
