@@ -36,8 +36,8 @@ def decode_rgb(value: dict[str, Any], max_pixels: int = MAX_PIXELS) -> PIL.Image
 def decode_image(value: dict[str, Any], max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
     """Decode an image to upright 8 bits of mode L (greyscale), RGB, or RGBA (with transparency).
 
-    16-bit grey is scaled to 8 bits (Pillow would clip it), other modes such as CMYK and palettes become RGB or RGBA, and
-    metadata that cannot be read are ignored.
+    16-bit grey is scaled to 8 bits (Pillow would clip it), other modes such as CMYK and palettes become RGB or RGBA,
+    and metadata that cannot be read are ignored.
 
     Args:
         value: An undecoded image as the library datasets stores it, with "bytes" or "path".

@@ -100,7 +100,7 @@ class Classifier:
         preprocessing = model_preprocessing(model)
         self._transform = preprocessing.transform()
         self._convert = ConvertMode(preprocessing.input_size[0])
-        self._modes: set[str] = set()  # of the images so far
+        self._logged: set[str] = set()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device)
         self.mean, self.std = preprocessing.mean, preprocessing.std
@@ -110,11 +110,12 @@ class Classifier:
     def prepare(self, image: PIL.Image.Image) -> torch.Tensor:
         """Transform an image of any 8-bit mode to the model's normalized input [C, H, W], on the CPU.
 
-        Log once what the first image of each mode loses in the conversion to the model's channels.
+        Log once what the conversion to the model's channels changes.
         """
-        if image.mode not in self._modes and (loss := self._convert.loss(image.mode)):
+        loss = self._convert.loss(image.mode)
+        if loss is not None and loss not in self._logged:
             _log.warning("images are %s", loss)
-        self._modes.add(image.mode)
+            self._logged.add(loss)
         tensor: torch.Tensor = self._transform(image)
         return tensor
 

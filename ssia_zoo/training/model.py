@@ -60,7 +60,7 @@ def build_model(
     _log.info("preprocessing (%s, unless set): %s", origin, preprocessing)
     own = len(model.pretrained_cfg.get("mean") or size[:1])
     if own != size[0]:
-        first = ", and timm has adapted the first layer's weights" if config.pretrained else ""
+        first = "; timm adapts the first layer's weights, or warns that it cannot" if config.pretrained else ""
         _log.info(
             "%s is for %d channels and takes %d: mean and standard deviation are averages over the channels%s",
             *(config.model, own, size[0], first),

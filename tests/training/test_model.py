@@ -175,7 +175,7 @@ def test_a_model_that_makes_no_use_of_gradient_checkpointing_is_named(caplog: py
             pass
 
     with caplog.at_level(logging.WARNING):
-        _checkpoint_gradients(Ignoring(), TrainConfig(model="ignoring", method="vanilla"), 32)
+        _checkpoint_gradients(Ignoring(), TrainConfig(model="ignoring", method="vanilla"), (3, 32, 32))
     assert f"`grad_checkpointing` {UNUSED}" in caplog.text
     assert "ignoring" in caplog.text
 
