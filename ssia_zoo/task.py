@@ -174,13 +174,13 @@ class SSIATask(AuxiliaryTask):
         >>> task = SSIATask(timm.create_model("test_resnet", num_classes=10), input_size=(3, 64, 64))
         >>> result = task(torch.randn(2, 3, 64, 64), torch.tensor([1, 2]))
         >>> sorted(result)
-        ['loss', 'output', 'semantic', 'ssia', 'task_loss']
+        ['labels', 'loss', 'output', 'semantic', 'ssia', 'task_loss']
     """
 
     def __init__(
         self, model: TimmModel, config: SSIAConfig | None = None, *, images: int | None = None, **kwargs: Any
     ) -> None:
-        config = config or SSIAConfig()
+        config = (config or SSIAConfig()).for_model(model)
         super().__init__(model, partial(SSIALoss, config=config), config.lambda_at, **kwargs)
         self.config = config
         self.memory: PredictionMemory | None = None

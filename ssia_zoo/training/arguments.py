@@ -134,8 +134,24 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError(f"`eval_split` is {config.eval_split}, the training split; set another one, or `holdout` 0.1")
     if config.push_every and not config.val_interval:
         raise ConfigError("`push_every` publishes a score with each push; leave it out with `val_interval` 0")
+    _check_selection(config)
+    if config.class_weights == "auto" and config.balanced_sampling:
+        raise ConfigError(
+            "`class_weights` auto and `balanced_sampling` both make up for uneven classes; leave out one of them"
+        )
     if config.method == "ssia" and config.ssia.supervisor == "memory":
         _check_memory(config)
+
+
+def _check_selection(config: TrainConfig) -> None:
+    """Refuse settings with which no evaluations can be compared, or others than the best weights are published."""
+    for name in ("keep_best", "patience"):
+        if getattr(config, name) and not config.val_interval:
+            raise ConfigError(
+                f"`val_interval` is 0, which evaluates only after training; expected at least 1 with `{name}`"
+            )
+    if config.keep_best and config.push_every:
+        raise ConfigError("`push_every` publishes weights before the best are known; leave it out with `keep_best`")
 
 
 def _check_memory(config: TrainConfig) -> None:

@@ -140,6 +140,9 @@ class TrainConfig(DataConfig):
     """Set targets above this threshold to 1 and others to 0 (requires --bce-loss)."""
     bce_sum: bool = False
     """Sum over classes instead of averaging (requires --bce-loss)."""
+    class_weights: str | None = None
+    """Weight of each class in the loss: auto for the inverse of its frequency, or a CSV, JSON or YAML file of names and
+    weights; evaluation is not weighted."""
     mixup: NonNegativeFloat = 0.0
     """Mixup alpha."""
     cutmix: NonNegativeFloat = 0.0
@@ -179,6 +182,10 @@ class TrainConfig(DataConfig):
     """Evaluate the weights of --model without training, and write metrics.json."""
     val_interval: NonNegativeInt = 1
     """Epochs between evaluations; 0: evaluate only after training, as for a test split."""
+    keep_best: bool = False
+    """Save the weights of the evaluation with the highest top-1 instead of the last; not on a test split."""
+    patience: PositiveInt | None = None
+    """Stop after this many evaluations in a row without a higher top-1; not on a test split."""
     resume: str | None = None
     """Resume a run: auto for the newest checkpoint in --output-dir, or the path of a checkpoint."""
     checkpoint_every: PositiveInt | None = None
@@ -204,10 +211,16 @@ class TrainConfig(DataConfig):
         """`accumulation_steps`, or 1 if it is not set."""
         return self.accumulation_steps or 1
 
+    @property
+    def selects(self) -> bool:
+        """Whether scores on the evaluation images decide which weights are saved."""
+        return self.keep_best or self.patience is not None
+
     def decisive_settings(self) -> dict[str, Any]:
         """Return the settings that affect the trained weights, ready for JSON; those of output are left out."""
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return {name: value for name, value in settings.items() if name not in _OUTPUT_SETTINGS}
+        of_output = set(_OUTPUT_SETTINGS) - ({"val_interval"} if self.selects else set())
+        return {name: value for name, value in settings.items() if name not in of_output}
 
     def to_yaml(self) -> str:
         """Return all settings as a file for `--config`."""

@@ -114,10 +114,24 @@ def report_evaluation(run: Run, metrics: dict[str, float]) -> None:
     """Record and log the metrics of an evaluation."""
     state = run.state
     _record(run, "eval", {"epoch": state.step / run.steps_per_epoch, **metrics, **run.folder.image_counts()})
-    epoch = math.ceil(state.step / run.steps_per_epoch)
     skipped = f", {state.skipped} steps skipped as not finite" if state.skipped else ""
-    values = (epoch, run.config.epochs, metrics["top1"], metrics["loss"], skipped)
-    _log.info("epoch %d/%d: top-1 %.2f %%, loss %.4f%s", *values)
+    values = (epochs_begun(run), run.config.epochs, metrics["top1"], metrics["loss"], skipped, _compare_with_best(run))
+    _log.info("epoch %d/%d: top-1 %.2f %%, loss %.4f%s%s", *values)
+
+
+def epochs_begun(run: Run) -> int:
+    """Return the number of epochs that have ended, and of one of which `max_steps` left out the rest."""
+    return math.ceil(run.state.step / run.steps_per_epoch)
+
+
+def _compare_with_best(run: Run) -> str:
+    selection = run.selection
+    if selection is None:
+        return ""
+    if not selection.since_best:
+        return ", the best so far"
+    best = f"; the best is {selection.best_metrics['top1']:.2f} % in epoch {selection.best_epoch}"
+    return f"{best}: stopping, as {selection.since_best} in a row were not better" if selection.ended else best
 
 
 def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: float) -> None:
@@ -129,6 +143,8 @@ def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: 
     )
     speed = f", training at {progress.images / progress.seconds:.0f} images/s" if progress.seconds else ""
     skipped = f", {run.state.skipped} skipped as not finite" if run.state.skipped else ""
+    if run.selection is not None and config.keep_best:
+        _log.info("saved: the best of %d evaluations, epoch %d", run.selection.evaluations, run.selection.best_epoch)
     _log.info("%d steps%s in %s%s", run.state.step, skipped, tqdm.format_interval(seconds), speed)
     _log.info("weights: %s (model.safetensors, config.json, README.md; curves.png)", folder)
     default = {field.name: field.default for field in fields(config)}

@@ -18,13 +18,15 @@ from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
+from ssia_zoo.training.class_balance import class_weights, report_imbalance
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
-from ssia_zoo.training.methods import create_task
+from ssia_zoo.training.methods import create_task, with_lambda
 from ssia_zoo.training.mixup import Mixing, build_mixing
 from ssia_zoo.training.model import build_model
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
+from ssia_zoo.training.selection import Selection, build_selection
 from ssia_zoo.training.signals import StopSignals
 
 _log = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class Run:
     mixing: Mixing | None
     folder: RunFolder
     state: TrainState
+    selection: Selection | None
+    """the best evaluation so far, with `keep_best` or `patience`"""
     steps_per_epoch: int
     total_steps: int
     stop: StopSignals
@@ -71,12 +75,13 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         SSIAZooError: If a setting, the data, the model or a checkpoint cannot be used.
     """
     data = load_image_data(config)
+    selection, weights = build_selection(config, data), class_weights(config, data)
     set_seed(config.seed)
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
     report_conversions(data.eval, data.image_column, preprocessing.input_size[0])
-    config = preprocessing.applied_to(config)
-    folder.describe(data, preprocessing)
-    task = create_task(model, config, preprocessing.input_size, len(data.train)).to(accelerator.device)
+    config = preprocessing.applied_to(with_lambda(config, model))
+    folder.describe(data, preprocessing, config.ssia, weights)
+    task = create_task(model, config, preprocessing.input_size, len(data.train), weights).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
     unsharded = unsharded_copy(accelerator, model)
@@ -97,6 +102,8 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     if (memory := getattr(task, "memory", None)) is not None:
         memory.table = memory.table.to(accelerator.device)
         accelerator.register_for_checkpointing(memory)
+    if selection is not None:
+        accelerator.register_for_checkpointing(selection)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes; a checkpoint restores it
     if folder.resume_from is not None:
         _resume(accelerator, folder.resume_from, scheduler, state)
@@ -108,6 +115,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         config.batch_size * config.batches_per_step * accelerator.num_processes,
         *(total_steps, accelerator.num_processes, accelerator.device.type),
     )
+    report_imbalance(config, data)
     return Run(
         config=config,
         accelerator=accelerator,
@@ -121,6 +129,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         mixing=build_mixing(config, len(data.label_names), accelerator.process_index),
         folder=folder,
         state=state,
+        selection=selection,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         stop=stop,
