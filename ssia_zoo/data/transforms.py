@@ -57,7 +57,7 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         raise ConfigError(
             f"`auto_augment` is {config.auto_augment!r}, which timm does not know; expected a policy such as "
-            "'rand-m9-mstd0.5-inc1', 'augmix-m3-w3', 'original' or 'v0'"
+            "'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'original'"
         ) from error
     if config.crop_padding:
         crop = ReflectCrop((height, width), config.crop_padding)
