@@ -231,7 +231,7 @@ def _check_memory(config: TrainConfig) -> None:
 def _check_model_kwargs(kwargs: dict[str, Any]) -> None:
     elsewhere = {
         "num_classes": "the number of classes comes from the data set",
-        "in_chans": "images are RGB",
+        "in_chans": "use `in_chans`",
         "img_size": "use `image_size`",
         "drop_rate": "use `drop_rate`",
         "drop_path_rate": "use `drop_path_rate`",
