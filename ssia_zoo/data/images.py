@@ -46,6 +46,8 @@ class ImageData(EvalData):
 
     train: datasets.Dataset | ImageStream
     unreadable_train: UnreadableImages
+    unused_splits: tuple[str, ...] = ()
+    """Names of the other splits."""
 
 
 def load_image_data(config: DataConfig) -> ImageData:
@@ -91,6 +93,7 @@ def load_image_data(config: DataConfig) -> ImageData:
         label_column=label_column,
         eval_name=eval_name,
         unreadable_train=UnreadableImages("the training images", len(train), config.max_corrupt),
+        unused_splits=tuple(unused),
         unreadable_eval=UnreadableImages(eval_name, len(evaluation), config.max_corrupt),
     )
 
@@ -127,6 +130,15 @@ def load_eval_data(config: DataConfig) -> EvalData:
         eval_name=eval_name,
         unreadable_eval=UnreadableImages(eval_name, len(rows), config.max_corrupt),
     )
+
+
+def split_names(config: DataConfig) -> list[str]:
+    """Return the names of a data set's splits.
+
+    Raises:
+        DataError: The data set cannot be found or read.
+    """
+    return list(_open(config).splits())
 
 
 def data_identity(data: ImageData) -> dict[str, Any]:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from accelerate import Accelerator
 
-from ssia_zoo.data import DataConfig, eval_loader, load_eval_data
+from ssia_zoo.data import DataConfig, EvalData, eval_loader, load_eval_data
+from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.data.labels import read_labels
-from ssia_zoo.data.preprocessing import model_preprocessing
+from ssia_zoo.data.preprocessing import Preprocessing, model_preprocessing
 from ssia_zoo.evaluation.metrics import evaluate
 from ssia_zoo.models.features import TimmModel, try_blank_image
 from ssia_zoo.models.label_names import match_model
 
 
-def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
-    """Evaluate a model in float32 with its own preprocessing; classes are matched by name.
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A model, and the images to evaluate it on with its own preprocessing."""
+
+    model: TimmModel
+    data: EvalData
+    preprocessing: Preprocessing
+    loader: Any
+    """From `ssia_zoo.data.eval_loader`."""
+    outputs: tuple[int, ...] | None
+    """The model's output for each class of the data, from `match_model`."""
+
+
+def prepare_evaluation(model: TimmModel, config: DataConfig, *, by_position: bool = True) -> Evaluation:
+    """Load the evaluation images, and match the model's outputs to their classes by name.
 
     If the data has only some of the model's classes, as ImageNet-A and ImageNet-R do, the outputs of the other classes
     are left out and a warning is logged.
@@ -21,9 +38,7 @@ def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
     Args:
         model: A timm classifier.
         config: The data; its image size, interpolation and crop, if set, replace the model's.
-
-    Returns:
-        "top1" and "top5" in percent, "loss" (mean cross-entropy), and "images", the number of readable images.
+        by_position: Whether to match classes by position if names are missing; else that is an error.
 
     Raises:
         ClassesError: If the classes of the data are not the model's.
@@ -34,7 +49,8 @@ def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
     try_blank_image(model, preprocessing.input_size)
     data = load_eval_data(config)
     used = set(read_labels(data.eval, data.label_column))
-    outputs = match_model(model, data.label_names, config.dataset, used)
+    report_conversions(data.eval, data.image_column, preprocessing.input_size[0])
+    outputs = match_model(model, data.label_names, config.dataset, used, by_position=by_position)
     loader = eval_loader(
         data,
         preprocessing.applied_to(config),
@@ -42,8 +58,23 @@ def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
         std=preprocessing.std,
         input_size=preprocessing.input_size,
     )
+    return Evaluation(model=model, data=data, preprocessing=preprocessing, loader=loader, outputs=outputs)
+
+
+def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
+    """Evaluate a model in float32; see `prepare_evaluation` for preprocessing, classes and errors.
+
+    Args:
+        model: A timm classifier.
+        config: The data.
+
+    Returns:
+        "top1" and "top5" in percent, "loss" (mean cross-entropy), and "images", the number of readable images.
+    """
+    evaluation = prepare_evaluation(model, config)
     accelerator = Accelerator()
-    batches = accelerator.prepare(loader)
+    batches = accelerator.prepare(evaluation.loader)
     model = model.to(accelerator.device)  # not prepared, which would add a training's autocast
-    metrics = evaluate(model, batches, accelerator, autocast=False, outputs=outputs)
+    metrics = evaluate(model, batches, accelerator, autocast=False, outputs=evaluation.outputs)
+    data = evaluation.data
     return {**metrics, "images": float(len(data.eval) - len(data.unreadable_eval))}

@@ -47,18 +47,18 @@ class PredictionMemory:
         """Update the averages with the current predictions of all processes; skip those that are not finite.
 
         Args:
-            indices: Rows of the training images [B]. Of a row that occurs twice, as an image that replaces an
-                unreadable one does, the first prediction counts.
+            indices: Rows of the training images [B]. A row may occur several times, as an image that replaces an
+                unreadable one does, or one of a rare class in balanced batches; its last prediction is used.
             logits: Final logits [B, C].
         """
         current = torch.softmax(logits.detach().float(), dim=1).to(self.table.dtype)
         indices, current = all_gather(indices.to(self.table.device)), all_gather(current)
+        current = current[_last_of_each(indices)]
         before = self.table[indices].float()
         seen = before.sum(dim=1, keepdim=True) > 0
         average = torch.where(seen, self.momentum * before + (1 - self.momentum) * current, current.float())
         finite = average.isfinite().all(dim=1, keepdim=True)
-        average = torch.where(finite, average, before).to(self.table.dtype)
-        self.table[indices] = average[_first_places(indices)]  # on a GPU, which of two values is kept is not defined
+        self.table[indices] = torch.where(finite, average, before).to(self.table.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state to save in a checkpoint."""
@@ -97,10 +97,15 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * torch.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
 
 
-def _first_places(indices: Tensor) -> Tensor:
-    """Return the first place of each row number, [B], without waiting for the device."""
-    order = torch.argsort(indices, stable=True)
-    rows = indices[order]
+def _last_of_each(indices: Tensor) -> Tensor:
+    """Return for each place [B] the last place with the same index, without waiting for the device.
+
+    Writing equal values for equal indices gives the same table in every process, in whatever order a GPU writes them.
+    """
+    backward = indices.flip(0)
+    order = torch.argsort(backward, stable=True)
+    rows = backward[order]
     places = torch.arange(len(rows), device=rows.device)
     starts = torch.where(rows == rows.roll(1), 0, places).cummax(0).values
-    return torch.empty_like(order).scatter_(0, order, order[starts])
+    first = torch.empty_like(order).scatter_(0, order, order[starts])
+    return len(rows) - 1 - first.flip(0)

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import get_pretrained_cfg, is_model
 
 from ssia_zoo.models.comparison import compare
+from ssia_zoo.models.origin import origin, saved_weights
 from ssia_zoo.models.weight import Metrics, PublishedWeight
 
 RECONSTRUCTION = (
@@ -60,7 +61,7 @@ def weight_card(weight: PublishedWeight, repo_id: str | None) -> str:
 
 {weight.description.rstrip(".")}.
 
-{_what_it_is(weight.architecture, weight.training)} {_start(base_model)}
+{_what_it_is(weight.architecture, weight.training)} {origin(base_model, weight.training)}
 
 ## Results
 
@@ -126,6 +127,7 @@ def training_card(
     base_model: str | None,
     repo_id: str | None,
     objective: str | None = None,
+    selection: Mapping[str, Any] | None = None,
 ) -> str:
     """Make the README.md of a training run.
 
@@ -140,6 +142,7 @@ def training_card(
         base_model: The model that was fine-tuned, or None.
         repo_id: Repository for the example, if known.
         objective: Description of another auxiliary objective it was trained with, or None.
+        selection: How the evaluation data decided which weights are saved (`Selection.describe()`), or None.
 
     Returns:
         Metadata and text, without a licence, which only the owner of the run can grant.
@@ -156,26 +159,30 @@ def training_card(
         license=None,
         evaluated_on=(dataset, dataset, eval_name),
         top1=round(metrics["top1"], 2),
+        metric_name="top-1" if selection is None else "top-1 (chosen on these images)",
     )
     how = (
         _what_it_is(architecture, settings)
         if ssia
         else f"A timm `{architecture}` trained {_without_ssia(objective)} (method: {method})."
     )
+    evaluated_on = eval_name if selection is None else f"{eval_name} (chosen on it)"
+    one_run = f"One run with seed {settings['seed']}"
+    if not settings.get("probe"):
+        one_run += f", {saved_weights(selection)}"
     text = f"""# {name}
 
 {how}
 
-{_start(base_model)}
+{origin(base_model, settings)}
 
 ## Results
 
 | evaluated on | images | top-1, % | top-5, % | loss |
 |---|---|---|---|---|
-| {eval_name} | {counts["images"]} | {metrics["top1"]:.2f} | {metrics["top5"]:.2f} | {metrics["loss"]:.4f} |
+| {evaluated_on} | {counts["images"]} | {metrics["top1"]:.2f} | {metrics["top5"]:.2f} | {metrics["loss"]:.4f} |
 
-{_unreadable(counts)}One run with seed {settings["seed"]}, weights after the last step. A single seed does not show a \
-gain over another method.
+{_unreadable(counts)}{one_run}. A single seed does not show a gain over another method.
 
 ## Use
 
@@ -217,6 +224,7 @@ def _card_data(
     license: str | None,
     evaluated_on: tuple[str, str, str],
     top1: float,
+    metric_name: str = "top-1",
 ) -> ModelCardData:
     """Make the Hub's metadata, which accepts only data sets that are on the Hub.
 
@@ -238,7 +246,7 @@ def _card_data(
                 dataset_name=evaluated_on[1],
                 dataset_split=evaluated_on[2],
                 metric_type="accuracy",
-                metric_name="top-1",
+                metric_name=metric_name,
                 metric_value=top1,
             )
         ],
@@ -268,8 +276,8 @@ def _render(data: ModelCardData, text: str) -> str:
 
 def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
     choices = settings.get("ssia") or {}
-    name = "the SSIA loss"
-    if _objective(settings) != "SSIA":
+    name = "the label-free SSIA loss"
+    if _uses_labels(settings):
         when = "with a decreasing share" if choices.get("handover") else "as well"
         name = f"SSIA + DSN (labels train the lower layers {when}, arXiv 1409.5185; similar to BYOT, arXiv 1905.08094)"
     supervisors = {
@@ -287,17 +295,17 @@ def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
 
 def _objective(settings: Mapping[str, Any]) -> str:
     """Return the name of the loss, which is "SSIA + DSN" if labels train the heads as well."""
-    return "SSIA + DSN" if (settings.get("ssia") or {}).get("labels", 0) > 0 else "SSIA"
+    return "SSIA + DSN" if _uses_labels(settings) else "label-free SSIA"
+
+
+def _uses_labels(settings: Mapping[str, Any]) -> bool:
+    return bool((settings.get("ssia") or {}).get("labels", 0) > 0)
 
 
 def _without_ssia(objective: str | None) -> str:
     if objective is None:
         return "without the SSIA loss"
     return f"without the SSIA loss, but with another auxiliary objective during training: {objective}"
-
-
-def _start(base_model: str | None) -> str:
-    return f"Fine-tuned from `{base_model}`." if base_model else "Trained from scratch."
 
 
 def _unreadable(counts: Mapping[str, int]) -> str:

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from ssia_zoo.commands import publish_command
 from ssia_zoo.data import ImageData, data_identity
@@ -20,6 +21,7 @@ from ssia_zoo.errors import TrainingError
 from ssia_zoo.figures import can_draw
 from ssia_zoo.files import atomic_write
 from ssia_zoo.hub import BackgroundPusher, check_access
+from ssia_zoo.loss import SSIAConfig
 from ssia_zoo.models.card import training_card
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.models.registry import vanilla_architecture
@@ -30,10 +32,13 @@ from ssia_zoo.training.machine import describe_environment
 from ssia_zoo.training.methods import RIVALS
 from ssia_zoo.training.metrics import MetricsTracker
 from ssia_zoo.training.resuming import PREPROCESSING, check_data, check_settings
+from ssia_zoo.training.selection import Selection
 
 _log = logging.getLogger(__name__)
 
-_SETTINGS = "train_config.yaml"
+SETTINGS = "train_config.yaml"
+"""File of a run's settings in its folder."""
+
 _PUSH_SECONDS = 1800.0  # do not wait forever for a Hub that accepts a connection and never answers
 
 
@@ -94,7 +99,7 @@ class RunFolder:
 
     def _check_content(self) -> None:
         others = [path for path in self.path.iterdir() if path.name != ".lock"]
-        holds_run = (self.path / _SETTINGS).exists()
+        holds_run = (self.path / SETTINGS).exists()
         if (others and not holds_run) or (holds_run and not self.config.resume):
             raise TrainingError(
                 f"`output_dir` {self.path}: holds a run; continue it with --resume auto, or choose a new folder"
@@ -120,17 +125,20 @@ class RunFolder:
         if self.config.push_every:
             self._pusher = BackgroundPusher(self.path, repo_id, private=private, repeat=repeat)
 
-    def describe(self, data: ImageData, preprocessing: Preprocessing) -> None:
-        """Set the data and preprocessing that cards, config.json and checkpoints describe.
+    def describe(
+        self, data: ImageData, preprocessing: Preprocessing, ssia: SSIAConfig, class_weights: Tensor | None = None
+    ) -> None:
+        """Set the data, preprocessing, loss and class weights that cards, config.json and checkpoints describe.
 
         Raises:
-            TrainingError: If the resumed run had other data or preprocessing.
+            TrainingError: If the resumed run had others.
         """
         self._data = data
         self._preprocessing = preprocessing
         own = {name: getattr(preprocessing, name) for name in PREPROCESSING}
-        self.config = replace(self.config, **own)
-        self._identity = data_identity(data)
+        self.config = replace(self.config, ssia=ssia, **own)
+        self._class_weights = None if class_weights is None else class_weights.tolist()
+        self._identity = {**data_identity(data), "class_weights": self._class_weights}
         if self._manifest is not None:
             check_data(self._manifest, self.config.decisive_settings(), self._identity)
 
@@ -144,7 +152,7 @@ class RunFolder:
         """Write the settings, start the trackers, and drop what an earlier run wrote after `step`."""
         accelerator.init_trackers("ssia_zoo", config=_flat_settings(self.config))
         if self.is_main:
-            with atomic_write(self.path / _SETTINGS) as temporary:
+            with atomic_write(self.path / SETTINGS) as temporary:
                 temporary.write_text(self.config.to_yaml(), encoding="utf-8")
             set_aside_later(self.checkpoints, step)
             clean_up(self.checkpoints)
@@ -165,8 +173,8 @@ class RunFolder:
         environment = {**self._environment, "threads": str(torch.get_num_threads())}
         return {"experiment": self.config.decisive_settings(), "environment": environment}
 
-    def save_model(self, student: TimmModel, metrics: dict[str, float]) -> None:
-        """Write config.json, model.safetensors and README.md."""
+    def save_model(self, student: TimmModel, metrics: dict[str, float], selection: Selection | None = None) -> None:
+        """Write config.json, model.safetensors and README.md, which state how the weights were chosen."""
         if not self.is_main:
             return
         config, data = self.config, self._data
@@ -174,6 +182,11 @@ class RunFolder:
         unused = {"ssia", "rival"} - {"rival" if rival else config.method}
         settings = {name: value for name, value in config.decisive_settings().items() if name not in unused}
         settings |= {"dataset": public_name(config.dataset), "model": public_model(config.model)}
+        chosen = None if selection is None else selection.describe()
+        metadata: dict[str, Any] = {} if chosen is None else {"selection": chosen}
+        if config.class_weights is not None and self._class_weights is not None:
+            settings["class_weights"] = Path(config.class_weights).name
+            metadata["class_weights"] = dict(zip(data.label_names, self._class_weights, strict=True))
         architecture = vanilla_architecture(str(student.pretrained_cfg["architecture"]))
         counts = self.image_counts()
         results = {name: float(value) for name, value in metrics.items()}
@@ -191,6 +204,7 @@ class RunFolder:
                 "unreadable_images": {"train": counts["unreadable_train"], "eval": counts["unreadable_eval"]},
                 "metrics": results,
                 "environment": self._environment,
+                **metadata,
             },
             card=training_card(
                 architecture=architecture,
@@ -203,6 +217,7 @@ class RunFolder:
                 environment=self._environment,
                 base_model=str(settings["model"]).split(":", 1)[-1] if config.pretrained else None,
                 repo_id=config.hub_model_id,
+                selection=chosen,
             ),
         )
 

@@ -20,7 +20,7 @@ from ssia_zoo.training import parse_config
 from ssia_zoo.training.fsdp import sharding_plugin, unsharded_copy
 from tests.helpers.runs import ROOT, flags, run, same_weights, small_run
 from tests.helpers.sharded_runs import ShardingAccelerator
-from tests.training.test_distributed import RUNS, SGD, assert_as_in_one_process, described, layouts
+from tests.training.test_distributed import BEST, RUNS, SGD, assert_as_in_one_process, described, layouts
 from tests.training.test_memory_runs import FORM
 
 SHARDED = ROOT / "tests" / "helpers" / "sharded_runs.py"
@@ -66,11 +66,14 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory, launched: dict[str, 
     folder = tmp_path_factory.mktemp("sharded")
     whole = {**launched, "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
     checkpoint = folder / "norms" / "checkpoints" / "step_00000004"  # in the second epoch, which reads the memory
+    best = folder / "best" / "checkpoints" / "step_00000006"
     runs: Runs = [
         *in_layouts(folder, 2, "ssia", launched, RUN),
         *in_layouts(folder, 2, "memory", launched, MEMORY),
         (whole, {"output_dir": folder / "norms", **NORMS, **FORM}),
         (whole, {"output_dir": folder / "resumed", "resume": checkpoint, **NORMS, **FORM}),
+        (whole, {"output_dir": folder / "best", "balanced_sampling": True, **BEST}),
+        (whole, {"output_dir": folder / "again", "balanced_sampling": True, "resume": best, **BEST}),
     ]
     in_processes(2, folder, runs)
     return folder
@@ -78,7 +81,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory, launched: dict[str, 
 
 @pytest.mark.slow
 def test_each_process_holds_half_of_the_model(two_processes: Path) -> None:
-    vit, *_, resnet, _ = json.loads((two_processes / "shards.json").read_text())
+    vit, *_, resnet, _, _, _ = json.loads((two_processes / "shards.json").read_text())
     for spread in (vit, resnet):
         assert spread["processes"] == 2
         assert spread["all_sharded"]
@@ -114,6 +117,21 @@ def test_a_resumed_run_ends_with_the_same_bits(two_processes: Path) -> None:
     records = [json.loads(line) for line in (two_processes / "resumed" / "metrics.jsonl").read_text().splitlines()]
     assert min(record["step"] for record in records) > 4, "it must have resumed"
     assert same_weights(two_processes / "norms", two_processes / "resumed")
+
+
+@pytest.mark.slow
+def test_the_best_weights_are_saved_unsharded_and_a_resumed_run_chooses_the_same(two_processes: Path) -> None:
+    folder, again = two_processes / "best", two_processes / "again"
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [record["top1"] for record in records if record["kind"] == "eval"]
+    chosen = described(folder)["selection"]
+    assert found[chosen["best_epoch"] - 1] == max(found)
+    assert chosen["best_epoch"] < chosen["evaluations"] == len(found), "or the test could not fail"
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    data = DataConfig(dataset="digits", holdout=0.2, max_eval_images=41, workers=0)
+    assert validate(model, data)["loss"] == pytest.approx(described(folder)["metrics"]["loss"], abs=1e-6)
+    assert described(again)["selection"] == chosen
+    assert same_weights(folder, again)
 
 
 REFUSED: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
