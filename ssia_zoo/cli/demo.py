@@ -176,8 +176,8 @@ def _images(model: torch.nn.Module, rows: datasets.Dataset) -> torch.Tensor:
 
 @torch.inference_mode()
 def _right(model: torch.nn.Module, images: torch.Tensor, labels: list[int]) -> npt.NDArray[np.bool_]:
-    predicted: npt.NDArray[np.int64] = model.eval()(images).argmax(dim=1).numpy()
-    return predicted == np.asarray(labels)
+    right: npt.NDArray[np.bool_] = (model.eval()(images).argmax(dim=1) == torch.tensor(labels)).numpy()
+    return right
 
 
 def _draw_attention(
