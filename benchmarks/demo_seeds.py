@@ -129,7 +129,7 @@ def results(evaluate: Split) -> dict[str, dict[int, float]]:
 def against(control: dict[int, float], other: dict[int, float]) -> Comparison:
     """Compare the seeds that both have."""
     seeds = sorted(control.keys() & other.keys())
-    return compare([PairedRun(seed, other[seed], control[seed]) for seed in seeds])
+    return compare([PairedRun(seed=seed, ssia=other[seed], vanilla=control[seed]) for seed in seeds])
 
 
 def quoted() -> str:

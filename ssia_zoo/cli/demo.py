@@ -51,7 +51,10 @@ METHODS: dict[str, dict[str, Any]] = {
         },
     },
 }
-RECORDED = ""
+RECORDED = (
+    "8 recorded seeds with 16 epochs: SSIA minus vanilla +1.25 points (95 % interval +0.13 to +2.37); "
+    "see benchmarks/research.md, entry 20"
+)
 _SEED = 0
 _CLASSES = 10
 _DRAWN_IMAGES = 5
