@@ -137,6 +137,8 @@ def validate(
     holdout: float = 0.0,
     image_column: str | None = None,
     label_column: str | None = None,
+    labels: str | None = None,
+    label_separator: str | None = None,
     num_classes: int | None = None,
     image_size: int | None = None,
     max_eval_images: int | None = None,
@@ -161,6 +163,8 @@ def validate(
         holdout: Evaluate this fraction of the training split, the one that training with this flag leaves out.
         image_column: Column of the images.
         label_column: Column of the classes.
+        labels: CSV or TSV file of the images' paths and labels, for a folder of images.
+        label_separator: Separator of several labels in one cell; found in a CSV or TSV file if not given.
         num_classes: Number of classes, if labels are numbers without names.
         image_size: Height and width of the input, pixels; the model's own if not given.
         max_eval_images: Evaluate this many images, a fixed random subset.

@@ -16,6 +16,7 @@ from ssia_zoo.data.config import DataConfig
 from ssia_zoo.data.duplicates import ALWAYS_COMPARED, File, count_shared_contents, refuse_shared_files, resolved_files
 from ssia_zoo.data.encoded import split_digest
 from ssia_zoo.data.folders import FolderSource
+from ssia_zoo.data.image_files import ImageFilesSource
 from ssia_zoo.data.labels import check_classes_are_trained, name_labels, read_labels, rename_labels
 from ssia_zoo.data.messages import abbreviate, is_main_process, printable
 from ssia_zoo.data.sources import Source, open_source
@@ -57,7 +58,7 @@ def load_image_data(config: DataConfig) -> ImageData:
         DataError: The data set cannot be found or read, is ambiguous, has invalid labels, or has files that are in
             both splits.
     """
-    source = _open(config)
+    source = open_source(config)
     train_name = _find(source, config.train_split, "train_split")
     parts: list[Part] = [(train_name, source.load(train_name, streaming=config.streaming))]
     eval_name = train_name
@@ -109,7 +110,7 @@ def load_eval_data(config: DataConfig) -> EvalData:
     """
     if config.holdout:
         return load_image_data(config)
-    source = _open(config)
+    source = open_source(config)
     eval_name = _find_eval_split(source, config)
     parts: list[Part] = [(eval_name, source.load(eval_name))]
     image_column, label_column, (rows,), label_names = _with_named_labels(config, parts)
@@ -155,11 +156,6 @@ def data_identity(data: ImageData) -> dict[str, Any]:
 # -- loading
 
 
-def _open(config: DataConfig) -> Source:
-    given = [name for name in (config.train_split, config.eval_split) if name is not None]
-    return open_source(config.dataset, config.dataset_config, given, config.image_column)
-
-
 def _find(source: Source, given: str | None, setting: Literal["train_split", "eval_split"]) -> str:
     return find_split(source.splits(), None if given is None else source.find(given), setting)
 
@@ -167,7 +163,7 @@ def _find(source: Source, given: str | None, setting: Literal["train_split", "ev
 def _find_eval_split(source: Source, config: DataConfig) -> str:
     """Return the split to evaluate on where no training split is needed."""
     splits = source.splits()
-    unsplit = isinstance(source, FolderSource) and not source.has_splits
+    unsplit = isinstance(source, ImageFilesSource) and not source.has_splits
     if config.eval_split is None and len(splits) == 1 and (unsplit or splits[0] != "train"):
         return splits[0]
     if config.eval_split is None and splits == ["train"]:
@@ -254,7 +250,7 @@ def _check_classes(
 
 
 def _resolved(source: Source, name: str, rows: datasets.Dataset, column: str) -> list[File]:
-    if isinstance(source, FolderSource):  # has resolved the links already
+    if isinstance(source, ImageFilesSource):  # has resolved the links already
         files = source.files(name)
         return list(zip(files.paths, files.resolved, strict=True))
     return resolved_files(rows, column)
@@ -286,5 +282,5 @@ def _log_summary(
     _log.info(
         "%s: %s, %d classes%s", config.dataset, found, len(names), f" (not used: {', '.join(unused)})" if unused else ""
     )
-    if isinstance(source, FolderSource) and (skipped := source.skipped()):
+    if isinstance(source, ImageFilesSource) and (skipped := source.skipped()):
         _log.warning("%s: left out %s", config.dataset, skipped)

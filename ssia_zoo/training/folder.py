@@ -174,6 +174,7 @@ class RunFolder:
         unused = {"ssia", "rival"} - {"rival" if rival else config.method}
         settings = {name: value for name, value in config.decisive_settings().items() if name not in unused}
         settings |= {"dataset": public_name(config.dataset), "model": public_model(config.model)}
+        settings |= {"labels": Path(config.labels).name} if config.labels is not None else {}
         architecture = vanilla_architecture(str(student.pretrained_cfg["architecture"]))
         counts = self.image_counts()
         results = {name: float(value) for name, value in metrics.items()}

@@ -18,7 +18,8 @@ from ssia_zoo.training.run import Run
 _RECORDS_PER_EPOCH = 10
 _EVALUATION_SETTINGS = (
     *("dataset", "dataset_config", "train_split", "eval_split", "holdout"),
-    *("image_column", "label_column", "num_classes", "image_size", "max_eval_images", "max_corrupt", "max_pixels"),
+    *("labels", "image_column", "label_column", "label_separator"),
+    *("num_classes", "image_size", "max_eval_images", "max_corrupt", "max_pixels"),
 )
 _SECONDS_BETWEEN_LINES = 30.0
 _log = logging.getLogger(__name__)
