@@ -178,13 +178,11 @@ def validate(
     from ssia_zoo.data import DataConfig
     from ssia_zoo.evaluation.validate import validate as measure
     from ssia_zoo.models.loading import load_model
+    from ssia_zoo.models.metric_names import describe
 
     data = DataConfig(**settings)
     result = measure(load_model(model), data)
     if json:
         print_json({"model": model, "dataset": dataset, **result, "images": round(result["images"])})
         return
-    print(
-        f"{model} on {dataset}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f}, "
-        f"{result['images']:.0f} images"
-    )
+    print(f"{model} on {dataset}: {describe(result)}, {result['images']:.0f} images")

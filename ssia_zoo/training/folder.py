@@ -205,6 +205,7 @@ class RunFolder:
                 base_model=str(settings["model"]).split(":", 1)[-1] if config.pretrained else None,
                 repo_id=config.hub_model_id,
             ),
+            threshold=metrics.get("threshold"),
         )
 
     def push(self, message: str) -> None:

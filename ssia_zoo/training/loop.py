@@ -15,6 +15,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ssia_zoo.data.preprocessing import with_default_preprocessing
 from ssia_zoo.evaluation.metrics import evaluate, share_buffers
+from ssia_zoo.evaluation.multi_label import build_evaluator
+from ssia_zoo.models.metric_names import describe, main_metric
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.arguments import check_config
 from ssia_zoo.training.config import TrainConfig
@@ -39,7 +41,8 @@ class TrainResult:
     folder: Path
     """config.json, model.safetensors, README.md, train_config.yaml, metrics.jsonl, curves.png, checkpoints/"""
     metrics: dict[str, float]
-    """"top1" and "top5" in percent and "loss" of the saved weights on the evaluation split, in float32"""
+    """"top1" and "top5" in percent and "loss" (for several labels an image, the metrics of `MultiLabelEvaluator`) of the
+    saved weights on the evaluation split, in float32"""
     seconds: float
 
 
@@ -95,11 +98,12 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
                 accelerator,
                 config.channels_last,
                 after_batch=lambda: _stop_if_asked(run),
+                evaluator=build_evaluator(run.data, accelerator.device),
             )
             report_evaluation(run, metrics)
         if config.push_every and state.epoch % config.push_every == 0 and state.step < run.total_steps:
             run.folder.save_model(run.unsharded_student(), metrics)
-            run.folder.push(f"epoch {state.epoch}, step {state.step}: top-1 {metrics['top1']:.2f} %")
+            run.folder.push(f"epoch {state.epoch}, step {state.step}: {describe(metrics, main_metric(metrics))}")
         state.epoch_ended = False
     _stop_if_asked(run)
     run.stop.deferred = False
@@ -108,7 +112,10 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
     run.task.trainable_module = accelerator.unwrap_model(run.task.trainable_module, keep_fp32_wrapper=False)
     student = run.unsharded_student()
     if not metrics or config.mixed_precision != "no":
-        metrics = evaluate(student, run.eval_batches, accelerator, config.channels_last, autocast=False)
+        evaluator = build_evaluator(run.data, accelerator.device)
+        metrics = evaluate(
+            student, run.eval_batches, accelerator, config.channels_last, autocast=False, evaluator=evaluator
+        )
     run.folder.save_model(student, metrics)
     run.folder.finish()
     accelerator.end_training()

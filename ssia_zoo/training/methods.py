@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from timm.loss import create_classification_loss
-from timm.task import ClassificationTask, TrainingTask
+from timm.task import ClassificationTask, MultiLabelClassificationTask, TrainingTask
 
 from ssia_zoo.errors import ConfigError, did_you_mean
 from ssia_zoo.loss import ATLoss, BYOTLoss, DKSLoss, DSNLoss, RivalLoss, SADLoss
@@ -23,7 +23,8 @@ def _vanilla(
     model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any], images: int | None
 ) -> TrainingTask:
     """Build the control: timm's own task, without any code of this package."""
-    return ClassificationTask(model, create_classification_loss(**criterion), verbose=False)
+    task = MultiLabelClassificationTask if criterion["multi_label"] else ClassificationTask
+    return task(model, create_classification_loss(**criterion), verbose=False)
 
 
 def _ssia(
@@ -43,6 +44,9 @@ def _rival(loss: type[RivalLoss]) -> Method:
 
 
 RIVALS: dict[str, type[RivalLoss]] = {loss.name: loss for loss in (SADLoss, ATLoss, DSNLoss, BYOTLoss, DKSLoss)}
+_DISTRIBUTIONS = ("byot", "dks")
+"""Rivals with a softmax over the classes."""
+
 METHODS: dict[str, Method] = {
     "ssia": _ssia,
     "vanilla": _vanilla,
@@ -51,7 +55,12 @@ METHODS: dict[str, Method] = {
 
 
 def create_task(
-    model: TimmModel, config: TrainConfig, input_size: InputSize, images: int | None = None
+    model: TimmModel,
+    config: TrainConfig,
+    input_size: InputSize,
+    images: int | None = None,
+    *,
+    multi_label: bool = False,
 ) -> TrainingTask:
     """Build the training task of `config.method`.
 
@@ -60,15 +69,38 @@ def create_task(
         config: Settings of the run.
         input_size: Channels, height, width of the training images.
         images: Number of training images; required for supervisor memory.
+        multi_label: Whether targets are vectors of 0 and 1, for several labels an image; the loss is then binary
+            cross-entropy per class.
 
     Raises:
-        ConfigError: There is no such method, or it does not support this model.
+        ConfigError: There is no such method, or it does not support this model or several labels an image.
     """
     if config.method not in METHODS:
         hint = did_you_mean(config.method, METHODS, "choose one of them", most=1)
         raise ConfigError(f"`method` is {config.method!r}; expected one of {', '.join(METHODS)}; {hint}")
     soft_targets = config.mixup > 0 or config.cutmix > 0  # timm's Mixup applies label smoothing itself
-    criterion: dict[str, Any] = {"smoothing": config.smoothing, "soft_targets": soft_targets}
-    if config.bce_loss:
+    criterion: dict[str, Any] = {
+        "smoothing": config.smoothing,
+        "soft_targets": soft_targets,
+        "multi_label": multi_label,
+    }
+    if multi_label:
+        _check_multi_label(config)
+    if config.bce_loss or multi_label:
         criterion |= {"loss_type": "bce", "bce_sum": config.bce_sum, "bce_target_thresh": config.bce_target_thresh}
     return METHODS[config.method](model, config, input_size, criterion, images)
+
+
+def _check_multi_label(config: TrainConfig) -> None:
+    """Refuse objectives that compare distributions over classes, of which an image with several labels has none."""
+    others = [name for name in METHODS if name not in ("ssia", *_DISTRIBUTIONS)]
+    if config.method in _DISTRIBUTIONS:
+        raise ConfigError(
+            f"`method` {config.method} compares distributions over classes, but the images have several labels; choose "
+            f"one of: {', '.join(others)}"
+        )
+    if config.method == "ssia" and config.ssia.semantic > 0:
+        raise ConfigError(
+            f"`ssia.semantic` is {config.ssia.semantic:g}, a distribution over classes, but the images have several "
+            f"labels; set it to 0 and `ssia.channel` to 1, or `method` to one of: {', '.join(others)}"
+        )

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ssia_zoo.commands import folder_argument
+from ssia_zoo.models.metric_names import describe, main_metric
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.run import Run
 
@@ -113,16 +114,17 @@ def report_evaluation(run: Run, metrics: dict[str, float]) -> None:
     _record(run, "eval", {"epoch": state.step / run.steps_per_epoch, **metrics, **run.folder.image_counts()})
     epoch = math.ceil(state.step / run.steps_per_epoch)
     skipped = f", {state.skipped} steps skipped as not finite" if state.skipped else ""
-    values = (epoch, run.config.epochs, metrics["top1"], metrics["loss"], skipped)
-    _log.info("epoch %d/%d: top-1 %.2f %%, loss %.4f%s", *values)
+    values = (epoch, run.config.epochs, describe(metrics, main_metric(metrics), "loss"), skipped)
+    _log.info("epoch %d/%d: %s%s", *values)
 
 
 def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: float) -> None:
     """Log the result of a run, and the commands to evaluate and publish it."""
-    config, folder = run.config, run.folder.path
+    config, folder, main = run.config, run.folder.path, main_metric(metrics)
     _log.info(
-        "done: top-1 %.2f %% (top-5 %.2f %%, loss %.4f) on %s, %d images",
-        *(metrics["top1"], metrics["top5"], metrics["loss"], run.data.eval_name, len(run.data.eval)),
+        "done: %s (%s) on %s, %d images",
+        *(describe(metrics, main), describe({name: value for name, value in metrics.items() if name != main})),
+        *(run.data.eval_name, len(run.data.eval)),
     )
     speed = f", training at {progress.images / progress.seconds:.0f} images/s" if progress.seconds else ""
     skipped = f", {run.state.skipped} skipped as not finite" if run.state.skipped else ""

@@ -74,7 +74,8 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
     config = preprocessing.applied_to(config)
     folder.describe(data, preprocessing)
-    task = create_task(model, config, preprocessing.input_size, len(data.train)).to(accelerator.device)
+    task = create_task(model, config, preprocessing.input_size, len(data.train), multi_label=data.multi_label)
+    task = task.to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
     unsharded = unsharded_copy(accelerator, model)
@@ -116,7 +117,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         eval_batches=eval_batches,
         optimizer=optimizer,
         scheduler=scheduler,
-        mixing=build_mixing(config, len(data.label_names), accelerator.process_index),
+        mixing=build_mixing(config, len(data.label_names), accelerator.process_index, multi_label=data.multi_label),
         folder=folder,
         state=state,
         steps_per_epoch=steps_per_epoch,
