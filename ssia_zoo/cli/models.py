@@ -17,7 +17,8 @@ _Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 def predict(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|FOLDER ...")],
     model: str,
-    top: int = 5,
+    top: int | None = None,
+    threshold: float | None = None,
     batch_size: int = 32,
     json: bool = False,
 ) -> int:
@@ -34,7 +35,8 @@ def predict(
     Args:
         images: Image files, and folders, which are searched recursively.
         model: Published weight, timm name, folder or hf-hub:org/name.
-        top: Number of classes per image.
+        top: Maximum number of classes per image; 5 if not given, or all for a model of several labels an image.
+        threshold: Leave out classes of a lower probability; if not given, that of a model of several labels an image.
         batch_size: Images per batch.
         json: Print one JSON document.
     """
@@ -54,11 +56,14 @@ def predict(
     files = find_images(images, skip)
     predicted = []
     if files:
-        predictions = Classifier(load_model(model)).predict(files, skip, top=top, batch_size=batch_size)
+        classifier = Classifier(load_model(model))
+        predictions = classifier.predict(files, skip, top=top, batch_size=batch_size, threshold=threshold)
         # disable=None: a progress bar only if stderr is a terminal
         for done in tqdm(predictions, "predict", len(files), unit=" images", disable=None, leave=False):
             if json:
                 predicted.append({"path": str(done.path), "predictions": [asdict(guess) for guess in done.guesses]})
+            elif not done.guesses:
+                print(f"{done.path}  no class reaches the threshold")
             elif top == 1:
                 print(f"{done.path}  {done.guesses[0].probability:.2%}  {done.guesses[0].label}")
             else:

@@ -161,6 +161,7 @@ def training_card(
         metric=main_metric(metrics),
     )
     headings, values = table(metrics)
+    notes = _several_labels(metrics, eval_name) + _unreadable(counts)
     how = (
         _what_it_is(architecture, settings)
         if ssia
@@ -178,7 +179,7 @@ def training_card(
 |---|---|{"---|" * len(headings)}
 | {eval_name} | {counts["images"]} | {" | ".join(values)} |
 
-{_several_labels(metrics, eval_name)}{_unreadable(counts)}One run with seed {settings["seed"]}, weights after the last step. A single seed does not show a \
+{notes}One run with seed {settings["seed"]}, weights after the last step. A single seed does not show a \
 gain over another method.
 
 ## Use

@@ -41,8 +41,8 @@ class TrainResult:
     folder: Path
     """config.json, model.safetensors, README.md, train_config.yaml, metrics.jsonl, curves.png, checkpoints/"""
     metrics: dict[str, float]
-    """"top1" and "top5" in percent and "loss" (for several labels an image, the metrics of `MultiLabelEvaluator`) of the
-    saved weights on the evaluation split, in float32"""
+    """"top1" and "top5" in percent and "loss" of the saved weights on the evaluation split, in float32; for several
+    labels an image, the metrics of `MultiLabelEvaluator`"""
     seconds: float
 
 
