@@ -66,8 +66,7 @@ def name_all_labels(
             )
         labels = _lists(split, rows, column, item, None if isinstance(feature, _LISTS) else separator)
         values.append(labels)
-        flattened = {column: list(chain.from_iterable(labels))}
-        flat.append((split, datasets.Dataset.from_dict(flattened, features=datasets.Features({column: item}))))
+        flat.append((split, _single(column, item, list(chain.from_iterable(labels)))))
     encoded, names = name_labels(flat, column, num_classes)
     feature = datasets.List(datasets.ClassLabel(names=names))
     named = []
@@ -76,6 +75,12 @@ def name_all_labels(
         grouped = [sorted(set(islice(remaining, len(row)))) for row in labels]
         named.append(rows.remove_columns(column).add_column(column, grouped, feature=feature))
     return named, names
+
+
+def _single(column: str, item: Any, labels: list[Any]) -> datasets.Dataset:
+    """Return single labels as rows; datasets loses the number of rows if their only column is replaced."""
+    features = datasets.Features({f"{column} place": datasets.Value("int64"), column: item})
+    return datasets.Dataset.from_dict({f"{column} place": range(len(labels)), column: labels}, features=features)
 
 
 def _lists(split: str, rows: datasets.Dataset, column: str, item: Any, separator: str | None) -> list[list[Any]]:

@@ -83,9 +83,7 @@ def calibration_data(config: dict[str, Any], dataset: str, count: int) -> Calibr
         raise ConfigError(f"`calibration_images` is {count}; expected at least 1")
     data = load_image_data(DataConfig(dataset, max_eval_images=_ACCURACY_IMAGES))
     if data.multi_label:
-        raise DataError(
-            f"{dataset} has several labels an image; expected one, to compare the accuracy of int8"
-        )
+        raise DataError(f"{dataset} has several labels an image; expected one, to compare the accuracy of int8")
     parts = []
     splits: tuple[tuple[str, Any], ...] = (("train", subset(data.train, count)), (data.eval_name, data.eval))
     for name, rows in splits:
