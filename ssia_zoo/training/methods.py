@@ -30,7 +30,8 @@ def _vanilla(
 def _ssia(
     model: TimmModel, config: TrainConfig, input_size: InputSize, criterion: dict[str, Any], images: int | None
 ) -> TrainingTask:
-    return SSIATask(model, config.ssia, images=images, input_size=input_size, criterion_kwargs=criterion)
+    kwargs: dict[str, Any] = {"input_size": input_size, "criterion_kwargs": criterion}
+    return SSIATask(model, config.ssia, images=images, multi_label=criterion["multi_label"], **kwargs)
 
 
 def _rival(loss: type[RivalLoss]) -> Method:
@@ -85,22 +86,17 @@ def create_task(
         "multi_label": multi_label,
     }
     if multi_label:
-        _check_multi_label(config)
+        _check_multi_label(config.method)
     if config.bce_loss or multi_label:
         criterion |= {"loss_type": "bce", "bce_sum": config.bce_sum, "bce_target_thresh": config.bce_target_thresh}
     return METHODS[config.method](model, config, input_size, criterion, images)
 
 
-def _check_multi_label(config: TrainConfig) -> None:
-    """Refuse objectives that compare distributions over classes, of which an image with several labels has none."""
-    others = [name for name in METHODS if name not in ("ssia", *_DISTRIBUTIONS)]
-    if config.method in _DISTRIBUTIONS:
+def _check_multi_label(method: str) -> None:
+    """Refuse rivals that compare distributions over classes, of which an image with several labels has none."""
+    if method in _DISTRIBUTIONS:
+        others = ", ".join(name for name in METHODS if name not in _DISTRIBUTIONS)
         raise ConfigError(
-            f"`method` {config.method} compares distributions over classes, but the images have several labels; choose "
-            f"one of: {', '.join(others)}"
-        )
-    if config.method == "ssia" and config.ssia.semantic > 0:
-        raise ConfigError(
-            f"`ssia.semantic` is {config.ssia.semantic:g}, a distribution over classes, but the images have several "
-            f"labels; set it to 0 and `ssia.channel` to 1, or `method` to one of: {', '.join(others)}"
+            f"`method` {method} compares distributions over classes, but the images have several labels; choose one "
+            f"of: {others}"
         )

@@ -117,8 +117,8 @@ def test_a_model_of_single_labels_is_validated_with_a_warning(
     assert "the images have several labels, but the model was trained for one" in caplog.text
 
 
-@pytest.mark.parametrize("method", ["dsn", "at"])
-def test_objectives_without_a_distribution_over_classes_train(photos: Path, tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize("method", ["ssia", "dsn", "at"])
+def test_objectives_that_fit_several_labels_train(photos: Path, tmp_path: Path, method: str) -> None:
     small_run(tmp_path / "run", **settings(photos, method=method, epochs=1, image_size=64))
     last = read_records(tmp_path / "run" / "metrics.jsonl")[-1]
     assert 0 < last["map"] <= 100
