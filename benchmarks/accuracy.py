@@ -42,6 +42,8 @@ from ssia_zoo.training.metrics import read_records
 PLANS = recording.BENCHMARKS / "plans"
 RESULTS = recording.RESULTS / "accuracy.jsonl"
 WEIGHTS = recording.RESULTS / "weights"
+CLASSES = {"c10": 10, "tin": 200, "digits": 10, "grocery": 81}
+"""classes of the data that weights are trained on, by the first part of their tag"""
 Settings = dict[str, Any]
 
 
@@ -203,28 +205,27 @@ def results_by_plan() -> dict[str, list[Settings]]:
 
 
 def results_of_weights() -> list[Settings]:
-    """Return the runs behind the published weights, recorded by make_weight.py, in the format of a plan's runs."""
+    """Return the runs behind the weights, published or not, recorded by make_weight.py, as those of a plan."""
     runs = []
     for path in sorted(WEIGHTS.glob("*.jsonl")):
-        entry = ROOT / "hub_configs" / f"{path.stem}.json"
-        if not entry.exists():  # this weight has been replaced by another
-            continue
-        described = json.loads(entry.read_text(encoding="utf-8"))
+        architecture, tag = path.stem.split("_ssia.")
+        if not (ROOT / "hub_configs" / f"{path.stem}.json").exists():
+            tag += ", not published"
         for run in read_results(path):
             training, method = run["training"], run["method"]
             if method == "ssia" and training["ssia"].get("labels"):
                 method = "SSIA + DSN"
             runs.append(
                 {
-                    "data": described["tag"],
-                    "arch": described["architecture"],
-                    "method": {"ssia": "SSIA", "dsn": "DSN"}.get(method, method),
+                    "data": tag,
+                    "arch": architecture,
+                    "method": {"ssia": "label-free SSIA", "dsn": "DSN"}.get(method, method),
                     "seed": run["seed"],
                     "evaluated_on": "test",
                     "images": run["evaluated_images"],
                     "top1": run["metrics"]["top1"],
                     "train_task_loss": [record for record in run["log"] if record["kind"] == "train"][-1]["task_loss"],
-                    "subset": {"classes": described["num_classes"]},
+                    "subset": {"classes": CLASSES[tag.split("_")[0]]},
                     "settings": training,
                 }
             )
@@ -275,7 +276,7 @@ def run(arguments: Run) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """Write tables and plots of all recorded runs into benchmarks/accuracy.md."""
+    """Write tables and plots of all recorded runs into benchmarks/accuracy.md and docs/when.md."""
 
 
 def main(arguments: Run | Report) -> None:
@@ -283,8 +284,11 @@ def main(arguments: Run | Report) -> None:
         run(arguments)
     else:
         from accuracy_report import write_report
+        from when import write_when
 
-        write_report({"weights": results_of_weights(), **results_by_plan()})
+        plans = {"weights": results_of_weights(), **results_by_plan()}
+        write_report(plans)
+        write_when(plans)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def inference_cost(result: Record) -> str:
     """Return parameters and FLOPs per image (as counted by PyTorch) of the network without its training heads."""
     settings = result["settings"]
     kwargs = json.dumps(settings.get("model_kwargs", {}), sort_keys=True)
-    if "classes" not in result["subset"]:  # all classes of the data set; their number is not recorded
+    if "classes" not in result["subset"] or ":" in settings["model"]:  # not recorded; not a name of timm
         return "–"
     parameters, flops = _size(settings["model"], kwargs, settings["image_size"], result["subset"]["classes"])
     return f"{parameters / 1e6:.3f} M, {flops / 1e6:.1f} MFLOPs"

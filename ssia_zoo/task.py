@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +18,9 @@ from ssia_zoo.errors import ConfigError
 from ssia_zoo.loss.base import AuxiliaryLoss, StageShape
 from ssia_zoo.loss.memory import PredictionMemory, or_present, soft_cross_entropy
 from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss
-from ssia_zoo.models.features import TimmModel, forward_stages, stage_indices, stage_shapes
+from ssia_zoo.models.features import TimmModel, forward_stages, stage_indices, stage_shapes, trained_stages
+
+_log = logging.getLogger(__name__)
 
 Criterion = Callable[[Tensor, Any], Tensor]
 
@@ -78,8 +81,8 @@ class AuxiliaryTask(ClassificationTask):  # type: ignore[misc]  # timm has no ty
         device: Device of the loss; the model's device if None.
 
     Raises:
-        ConfigError: If the model has no classifier or fewer than two stages, cannot take images of this size, or the
-            objective does not apply to it.
+        ConfigError: If the model has no classifier or fewer than two stages that train, cannot take images of this
+            size, or the objective does not apply to it.
         ValueError: If both `criterion` and `criterion_kwargs` are given.
     """
 
@@ -101,8 +104,9 @@ class AuxiliaryTask(ClassificationTask):  # type: ignore[misc]  # timm has no ty
         if criterion is not None and criterion_kwargs:
             raise ValueError(f"give criterion or criterion_kwargs, not both; got {sorted(criterion_kwargs)} too")
         device = device or next(model.parameters()).device
-        indices = stage_indices(model)
-        shapes = stage_shapes(model, indices, input_size or get_model_input_config(model)["input_size"])
+        input_size = input_size or get_model_input_config(model)["input_size"]
+        indices = _stages(model, input_size)
+        shapes = stage_shapes(model, indices, input_size)
         loss = objective(shapes, int(model.num_classes)).to(device)
         # Always an explicit criterion: how timm's task would build one differs between its versions.
         criterion = criterion or create_classification_loss(**(criterion_kwargs or {}))
@@ -156,6 +160,20 @@ class AuxiliaryTask(ClassificationTask):  # type: ignore[misc]  # timm has no ty
         return unwrapped.student if isinstance(unwrapped, AuxiliaryTrainableModule) else resolved
 
 
+def _stages(model: TimmModel, input_size: tuple[int, int, int]) -> list[int]:
+    """Choose the stages that get heads: those that train."""
+    indices = stage_indices(model)
+    trained = trained_stages(model, indices, input_size)
+    if frozen := len(indices) - len(trained):
+        if len(trained) < 2:
+            raise ConfigError(
+                f"{frozen} of the {len(indices)} stages of {type(model).__name__} are frozen, which leaves fewer than "
+                "the 2 that an auxiliary objective needs; freeze less, or set `method` to vanilla"
+            )
+        _log.info("%d of %d stages are frozen and get no training-only heads", frozen, len(indices))
+    return trained
+
+
 class SSIATask(AuxiliaryTask):
     """Classification with the SSIA loss: loss = task loss + lambda(t) * SSIA loss.
 
@@ -176,7 +194,7 @@ class SSIATask(AuxiliaryTask):
         >>> task = SSIATask(timm.create_model("test_resnet", num_classes=10), input_size=(3, 64, 64))
         >>> result = task(torch.randn(2, 3, 64, 64), torch.tensor([1, 2]))
         >>> sorted(result)
-        ['loss', 'output', 'semantic', 'ssia', 'task_loss']
+        ['labels', 'loss', 'output', 'semantic', 'ssia', 'task_loss']
     """
 
     def __init__(
@@ -188,7 +206,7 @@ class SSIATask(AuxiliaryTask):
         multi_label: bool = False,
         **kwargs: Any,
     ) -> None:
-        config = config or SSIAConfig()
+        config = (config or SSIAConfig()).for_model(model)
         objective = partial(SSIALoss, config=config, multi_label=multi_label)
         super().__init__(model, objective, config.lambda_at, **kwargs)
         self.config = config

@@ -114,7 +114,7 @@ def test_repeating_the_published_training_gives_its_top1(clone: Path) -> None:
 def test_the_table_of_weights_is_that_of_hub_configs() -> None:
     rows = []
     for name, weight in sorted(ssia_zoo.weights().items()):
-        metrics, form = weight.metrics, "SSIA + DSN" if weight.training["ssia"].get("labels") else "SSIA"
+        metrics, form = weight.metrics, "SSIA + DSN" if weight.training["ssia"].get("labels") else "label-free SSIA"
         seeds = [" / ".join(f"{getattr(run, m):.2f}" for run in metrics.runs) for m in ("ssia", "vanilla")]
         paired = compare(metrics.runs)
         interval = "{:+.2f} to {:+.2f}".format(*paired.interval) if paired.interval else "one seed"

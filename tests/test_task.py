@@ -21,7 +21,7 @@ from ssia_zoo.loss.ssia import SSIAConfig
 from ssia_zoo.models.features import forward_stages
 from ssia_zoo.task import SSIATask
 
-ALL_SIGNALS = {"channel": 0.5, "spatial": 0.5}
+ALL_SIGNALS = {"labels": 0.0, "weight": 1.0, "channel": 0.5, "spatial": 0.5}
 CLASSES = 5
 SIZE = (3, 48, 48)
 
@@ -100,7 +100,7 @@ def test_lambda_0_trains_as_timms_own_task_to_the_bit(name: str) -> None:
     expected = train(vanilla)
     model = make_model(name, drop=0.3)
     torch.manual_seed(5)  # before the task: initializing the heads must not draw from the global generator
-    task = SSIATask(model, SSIAConfig(weight=0, **ALL_SIGNALS), input_size=SIZE)
+    task = SSIATask(model, SSIAConfig(**{**ALL_SIGNALS, "weight": 0}), input_size=SIZE)
     assert train(task) == expected
     assert_same_state(task.get_eval_model(), vanilla.get_eval_model())
 
@@ -130,7 +130,10 @@ def test_the_loss_is_the_task_loss_plus_lambda_times_ssia(name: str) -> None:
 
 def test_with_labels_the_heads_learn_by_the_tasks_own_criterion() -> None:
     task = SSIATask(
-        make_model("test_resnet"), SSIAConfig(labels=2.0), input_size=SIZE, criterion_kwargs={"smoothing": 0.1}
+        make_model("test_resnet"),
+        SSIAConfig(labels=2.0, handover=False, weight=1.0),
+        input_size=SIZE,
+        criterion_kwargs={"smoothing": 0.1},
     ).eval()
     images, target = make_batch()
     with torch.no_grad():
@@ -144,8 +147,7 @@ def test_with_labels_the_heads_learn_by_the_tasks_own_criterion() -> None:
 
 
 def test_progress_drives_the_handover() -> None:
-    config = SSIAConfig(labels=1.0, handover=True)
-    task = SSIATask(make_model("test_resnet"), config, input_size=SIZE).eval()
+    task = SSIATask(make_model("test_resnet"), input_size=SIZE).eval()
     task.progress = 0.25
     with torch.no_grad():
         result = task(*make_batch())
@@ -380,6 +382,6 @@ def test_a_model_that_cannot_be_trained_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot take images of size"):
         SSIATask(make_model("test_resnet"), input_size=(1, 48, 48))
     with pytest.raises(ConfigError, match="no pair has a spatial signal"):
-        SSIATask(make_model("test_resnet"), SSIAConfig(semantic=0, spatial=1), input_size=(3, 32, 32))
+        SSIATask(make_model("test_resnet"), SSIAConfig(labels=0, semantic=0, spatial=1), input_size=(3, 32, 32))
     with pytest.raises(ValueError, match="criterion or criterion_kwargs, not both"):
         SSIATask(make_model("test_resnet"), criterion=nn.CrossEntropyLoss(), criterion_kwargs={"smoothing": 0.1})

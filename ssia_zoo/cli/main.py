@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from ssia_zoo.cli.comparison import compare
 from ssia_zoo.cli.console import DONE, UsageError, run
 from ssia_zoo.cli.export import export
 from ssia_zoo.cli.models import explain, predict, validate, verify
@@ -54,6 +55,7 @@ _COMMANDS: dict[str, Callable[..., int | None]] = {
     "predict": predict,
     "explain": explain,
     "validate": validate,
+    "compare": compare,
     "verify": verify,
     "fetch": fetch,
     "publish": publish,

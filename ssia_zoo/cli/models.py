@@ -151,13 +151,15 @@ def validate(
     max_pixels: int = 178_956_970,
     batch_size: int = 128,
     workers: int = 2,
+    report: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Measure top-1, top-5 and loss of a model on a data set.
+    """Measure top-1, top-5 and loss of a model on a data set; write a report of its answers.
 
     For example:
       ssia-zoo validate mobilenetv3_small_050_ssia --dataset digits
       ssia-zoo validate runs/mine --dataset uoft-cs/cifar10 --batch-size 512 --json
+      ssia-zoo validate runs/mine --dataset photos/ --report report
 
     Args:
         model: Published weight, timm name, folder or hf-hub:org/name.
@@ -177,17 +179,29 @@ def validate(
         max_pixels: Largest image, pixels; larger JPEGs are decoded at a lower resolution, other formats are skipped.
         batch_size: Images per batch.
         workers: Number of data loading processes.
+        report: Folder for report.html, with scores, figures and the worst mistakes, and the answer to every image; new,
+            empty, or with an earlier report, which is replaced.
         json: Print one JSON document.
     """
-    settings = {name: value for name, value in locals().items() if name not in ("model", "json")}
+    settings = {name: value for name, value in locals().items() if name not in ("model", "report", "json")}
     from ssia_zoo.data import DataConfig
     from ssia_zoo.evaluation.validate import validate as measure
     from ssia_zoo.models.loading import load_model
     from ssia_zoo.models.metric_names import describe
 
     data = DataConfig(**settings)
-    result = measure(load_model(model), data)
+    if report is None:
+        result = measure(load_model(model), data)
+    else:
+        from ssia_zoo.report import check_report, report_model
+
+        check_report(report)
+        scores = report_model(load_model(model), data, report, title=f"{model} on {dataset}")
+        result = {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss, "images": float(scores.images)}
     if json:
-        print_json({"model": model, "dataset": dataset, **result, "images": round(result["images"])})
+        written = {} if report is None else {"report": str(report)}
+        print_json({"model": model, "dataset": dataset, **result, "images": round(result["images"]), **written})
         return
     print(f"{model} on {dataset}: {describe(result)}, {result['images']:.0f} images")
+    if report is not None:
+        print(report / "report.html")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ssia_zoo.data.config import DataConfig
 from ssia_zoo.data.images import EvalData, ImageData, data_identity, load_eval_data, load_image_data
-from ssia_zoo.data.loader import EpochSampler, eval_loader, train_loader
+from ssia_zoo.data.loader import eval_loader, train_loader
 from ssia_zoo.data.samples import NOT_COUNTED, UnreadableImageError
+from ssia_zoo.data.sampling import BalancedSampler, EpochSampler
 from ssia_zoo.data.sources import digits
 from ssia_zoo.data.streaming import ImageStream, share_loader
 from ssia_zoo.data.transforms import eval_transform, train_transform
@@ -13,6 +14,7 @@ from ssia_zoo.data.unreadable import UnreadableImages
 
 __all__ = [
     "NOT_COUNTED",
+    "BalancedSampler",
     "DataConfig",
     "EpochSampler",
     "EvalData",

@@ -85,6 +85,9 @@ class DataConfig:
     """Maximum number of erased rectangles per image, which share the erased area."""
     aug_repeats: PositiveInt = 1
     """Augmented views of each image in a batch; an epoch keeps its length and sees fewer images."""
+    balanced_sampling: bool = False
+    """Draw every class equally often; an epoch keeps its length, repeats images of rare classes, each time augmented
+    differently, and leaves out images of frequent ones."""
     crop_padding: NonNegativeInt = 0
     """Pad by this many pixels (reflection) and crop at random, as usual for CIFAR, instead of a random resized crop."""
     cache_images: bool = False
@@ -124,6 +127,10 @@ class DataConfig:
             )
         if self.streaming and self.holdout:
             raise ConfigError("`holdout` cannot split a stream; leave out `streaming`, or set `eval_split` instead")
+        if self.streaming and self.balanced_sampling:
+            raise ConfigError(
+                "`balanced_sampling` needs all labels before training, which a stream lacks; leave out one of them"
+            )
         if self.cache_images and not self.crop_padding:
             raise ConfigError("`cache_images` requires `crop_padding`, such as 4; set it, or leave out `cache_images`")
         others = ("streaming", "vflip", "color_jitter", "auto_augment", "random_erase")

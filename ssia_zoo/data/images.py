@@ -53,6 +53,8 @@ class ImageData(EvalData):
 
     train: datasets.Dataset | ImageStream
     unreadable_train: UnreadableImages
+    unused_splits: tuple[str, ...] = ()
+    """Names of the other splits."""
 
 
 def load_image_data(config: DataConfig) -> ImageData:
@@ -105,6 +107,7 @@ def load_image_data(config: DataConfig) -> ImageData:
         label_column=label_column,
         eval_name=eval_name,
         unreadable_train=UnreadableImages("the training images", len(train), config.max_corrupt),
+        unused_splits=tuple(unused),
         unreadable_eval=UnreadableImages(eval_name, len(evaluation), config.max_corrupt),
     )
 

@@ -7,18 +7,19 @@ or earlier draws: a run that is resumed, or continued with other workers, sees t
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import torch
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from ssia_zoo.data.cached import Batch, CachedDataset, identity_collate
 from ssia_zoo.data.config import DataConfig
 from ssia_zoo.data.images import EvalData, ImageData
-from ssia_zoo.data.randomness import derive_seed
+from ssia_zoo.data.labels import read_labels
 from ssia_zoo.data.samples import RowReader, SampleDataset, StreamReader
+from ssia_zoo.data.sampling import BalancedSampler, EpochSampler
 from ssia_zoo.data.streaming import ImageStream, StreamSampler
 from ssia_zoo.data.transforms import eval_transform, train_transform
 from ssia_zoo.errors import DataError
@@ -62,7 +63,11 @@ def train_loader(
     if isinstance(data.train, ImageStream):
         reader, sampler = StreamReader(len(data.train), config.max_pixels), StreamSampler(data.train, seed, repeats)
     else:
-        reader, sampler = _reader(data, data.train, config), EpochSampler(len(data.train), seed, repeats=repeats)
+        reader = _reader(data, data.train, config)
+        if config.balanced_sampling:
+            sampler = BalancedSampler(read_labels(data.train, data.label_column), seed, repeats)
+        else:
+            sampler = EpochSampler(len(data.train), seed, repeats=repeats)
         if config.cache_images:
             cached = CachedDataset(reader, config, mean, std, sampler, data.unreadable_train, device)
             return DataLoader(
@@ -100,42 +105,6 @@ def eval_loader(
     reader, transform = _reader(data, data.eval, config), eval_transform(config, mean, std, input_size)
     samples = SampleDataset(reader, transform, sampler, data.unreadable_eval, training=False)
     return _loader(samples, config.eval_batch_size or config.batch_size, config.workers, training=False)
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index) pairs in an order that depends on the seed and the epoch alone.
-
-    The pair carries the epoch to persistent workers.
-
-    Args:
-        length: Number of images.
-        seed: Of the order.
-        shuffle: Whether to shuffle the images.
-        repeats: Views of each image, in a row; each has another epoch number, so that it is augmented differently.
-    """
-
-    def __init__(self, length: int, seed: int, shuffle: bool = True, repeats: int = 1) -> None:
-        self.length = length
-        self.seed = seed
-        self.shuffle = shuffle
-        self.repeats = repeats
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of later iterations."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch = self.epoch
-        order: Sequence[int] = range(self.length)
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch) >> 1)
-            order = torch.randperm(self.length, generator=generator).tolist()
-        for place in range(self.length):
-            yield epoch + (place % self.repeats << 32), order[place // self.repeats]
 
 
 def _reader(data: EvalData, rows: datasets.Dataset, config: DataConfig) -> RowReader:

@@ -37,9 +37,19 @@ def split_of_name(name: str) -> str | None:
 
 def split_in_name(name: str) -> str | None:
     """Return the split that a part of a name means; None if there is no such part, or parts disagree."""
-    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
-    splits = {_SPLITS_OF_PARTS.get(part.lower()) for part in (*parts, *re.findall(r"[A-Za-z]+", name))} - {None}
+    splits = _splits_in_name(name)
     return splits.pop() if len(splits) == 1 else None
+
+
+def _splits_in_name(name: str) -> set[str]:
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    words = (part.lower() for part in (*parts, *re.findall(r"[A-Za-z]+", name)))
+    return {_SPLITS_OF_PARTS[word] for word in words if word in _SPLITS_OF_PARTS}
+
+
+def names_test_split(name: str) -> bool:
+    """Return whether any part of a name means a test split, such as "test", "TestSet" or "test_validated"."""
+    return "test" in _splits_in_name(name)
 
 
 def find_split(splits: Sequence[str], given: str | None, setting: Literal["train_split", "eval_split"]) -> str:

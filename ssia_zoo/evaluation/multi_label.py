@@ -9,7 +9,7 @@ from timm.task import ClassificationEvaluator, MultiLabelClassificationEvaluator
 from torch import Tensor
 
 from ssia_zoo.data import EvalData
-from ssia_zoo.data.splits import split_of_name
+from ssia_zoo.data.splits import names_test_split
 
 DEFAULT_THRESHOLD = 0.5
 _THRESHOLDS = tuple(number / 100 for number in range(1, 100))
@@ -75,6 +75,6 @@ def build_evaluator(data: EvalData, device: torch.device, threshold: float | Non
     """
     if not data.multi_label:
         return ClassificationEvaluator(device=device)
-    if threshold is None and split_of_name(data.eval_name) == "test":
+    if threshold is None and names_test_split(data.eval_name):
         threshold = DEFAULT_THRESHOLD
     return MultiLabelEvaluator(device, threshold)

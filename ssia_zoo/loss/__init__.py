@@ -11,11 +11,13 @@ from ssia_zoo.loss.memory import PredictionMemory
 from ssia_zoo.loss.rival import RivalConfig, RivalLoss
 from ssia_zoo.loss.sad import SADLoss
 from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss, channel_signal, spatial_attention
+from ssia_zoo.loss.weighted import ClassWeightedLoss
 
 __all__ = [
     "ATLoss",
     "AuxiliaryLoss",
     "BYOTLoss",
+    "ClassWeightedLoss",
     "DKSLoss",
     "DSNLoss",
     "LabelLoss",

@@ -46,12 +46,13 @@ class PredictionMemory:
         """Update the averages with the current predictions of all processes; skip those that are not finite.
 
         Args:
-            indices: Rows of the training images [B]. A row may occur twice, as an image that replaces an unreadable one
-                does; then one of its predictions is used.
+            indices: Rows of the training images [B]. A row may occur several times, as an image that replaces an
+                unreadable one does, or one of a rare class in balanced batches; its last prediction is used.
             logits: Final logits [B, C].
         """
         current = torch.softmax(logits.detach().float(), dim=1).to(self.table.dtype)
         indices, current = _all_gather(indices.to(self.table.device)), _all_gather(current)
+        current = current[_last_of_each(indices, len(self.table))]
         before = self.table[indices].float()
         seen = before.sum(dim=1, keepdim=True) > 0
         average = torch.where(seen, self.momentum * before + (1 - self.momentum) * current, current.float())
@@ -93,6 +94,16 @@ def or_present(remembered: Tensor, logits: Tensor) -> Tensor:
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Return the mean cross-entropy of logits [B, C] against class distributions [B, C]."""
     return -(target * torch.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
+
+
+def _last_of_each(indices: Tensor, images: int) -> Tensor:
+    """Return for each place [B] the last place with the same index.
+
+    Writing equal values for equal indices gives the same table in every process, in whatever order a GPU writes them.
+    """
+    places = torch.arange(len(indices), device=indices.device)
+    last = torch.zeros(images, dtype=torch.int64, device=indices.device)
+    return last.scatter_reduce(0, indices, places, "amax")[indices]
 
 
 def _all_gather(tensor: Tensor) -> Tensor:

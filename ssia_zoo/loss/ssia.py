@@ -16,14 +16,15 @@ pair (l, h), stage h supervises stage l through a small training-only head on F_
   the activation attention of Zagoruyko & Komodakis, "Paying More Attention to Attention" (arXiv 1612.03928), sec. 3.1.
 
 Neither signals nor heads use statistics across images, so gradient accumulation and data parallelism do not change the
-loss. The loss is self-supervised: it never sees a label unless the semantic heads also learn the labels (`labels` above
-0). That variant is SSIA + DSN (Lee et al., arXiv 1409.5185), close to BYOT (Zhang et al., arXiv 1905.08094) without its
-hint.
+loss. By default the semantic heads learn the labels first, and the network's signal replaces them over training: SSIA +
+DSN (Lee et al., arXiv 1409.5185), close to BYOT (Zhang et al., arXiv 1905.08094) without its hint. With `labels` 0 the
+loss never sees a label: label-free SSIA, which is self-supervised.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -31,6 +32,7 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.loss.base import AuxiliaryLoss, LabelLoss, Schedule, StageShape, at_least_float32, scheduled
@@ -59,11 +61,12 @@ class SSIAConfig:
     """Weight of the channel signal (pooled features of the higher stage); 0 disables it."""
     spatial: NonNegativeFloat = 0.0
     """Weight of the spatial signal (attention map of the higher stage); 0 disables it."""
-    labels: NonNegativeFloat = 0.0
-    """Weight of the task loss on the semantic heads. Above 0, this is SSIA + DSN and no longer self-supervised."""
-    handover: bool = False
+    labels: NonNegativeFloat = 1.0
+    """Weight of the task loss on the semantic heads. Above 0, this is SSIA + DSN and no longer self-supervised; 0 is
+    the label-free form."""
+    handover: bool = True
     """Replace the labels by the semantic signal over training: after a fraction t of it, the heads' labels are weighted
-    by 1 - share * t and the semantic signal by share * t. Requires labels."""
+    by 1 - share * t and the semantic signal by share * t. No effect without labels."""
     share: FractionAbove0 = 1.0
     """Weight of the network's own signal at the end of training, with handover or top."""
     supervisor: Literal["now", "memory"] = "now"
@@ -81,8 +84,9 @@ class SSIAConfig:
     none: each cell of a grid of at most 2x2 predicts separately."""
     hidden: PositiveInt = 256
     """Width of the training-only heads, in channels."""
-    weight: NonNegativeFloat = 1.0
-    """Lambda, the weight of the SSIA loss beside the task loss."""
+    weight: NonNegativeFloat | None = None
+    """Lambda, the weight of the SSIA loss beside the task loss; if None, 1 without labels, else 2 for networks with
+    BatchNorm and 0.5 for others."""
     schedule: Schedule = "constant"
     """Lambda over training: constant; warmup: linear increase, then constant; cosine: decay to 0 after a warm-up."""
     warmup: Fraction = 0.1
@@ -95,13 +99,8 @@ class SSIAConfig:
             )
         if self.labels > 0 and (self.semantic == 0 or self.pooling == "none"):
             raise ConfigError(
-                f"`ssia.labels` is {self.labels}, but only pooled semantic heads learn labels; set `ssia.semantic` "
-                "above 0 and `ssia.pooling` to average or attention"
-            )
-        if self.handover and self.labels == 0:
-            raise ConfigError(
-                "`ssia.handover` is set, but `ssia.labels` is 0; set `ssia.labels` above 0, such as 1, or leave out "
-                "`ssia.handover`"
+                f"`ssia.labels` is {self.labels}, but only pooled semantic heads learn labels; set `ssia.labels` to 0, "
+                "or `ssia.semantic` above 0 and `ssia.pooling` to average or attention"
             )
         if self.top and self.supervisor == "now":
             raise ConfigError(
@@ -109,12 +108,29 @@ class SSIAConfig:
                 "out `ssia.top`"
             )
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether labels are replaced by the semantic signal over training."""
+        return self.handover and self.labels > 0
+
+    def for_model(self, model: nn.Module) -> SSIAConfig:
+        """Return the settings with lambda set: `weight`, or if it is None, the default for this network."""
+        if self.weight is not None:
+            return self
+        has_batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
+        return replace(self, weight=1.0 if self.labels == 0 else 2.0 if has_batch_norm else 0.5)
+
     def lambda_at(self, progress: float) -> float:
         """Return lambda at a point of training.
 
         Args:
             progress: Fraction of optimizer steps done, from 0 to 1.
+
+        Raises:
+            ConfigError: `weight` is None, and `for_model` has not set it.
         """
+        if self.weight is None:
+            raise ConfigError("`ssia.weight` is None, which depends on the network; use SSIAConfig.for_model(model)")
         return scheduled(self.weight, self.schedule, self.warmup, progress)
 
 
@@ -199,7 +215,7 @@ class SSIALoss(AuxiliaryLoss):
             self.semantic = nn.ModuleList(self._head(low, num_classes) for low, _ in self._active("semantic"))
             self.channel = nn.ModuleList(self._head(low, self.shapes[high][0]) for low, high in self._active("channel"))
             self.spatial = nn.ModuleList(self._head(low, 1, bias=False) for low, _ in self._active("spatial"))
-        if self.config.handover:  # a tensor, so that torch.compile does not recompile each step
+        if self.config.hands_over:  # a tensor, so that torch.compile does not recompile each step
             self.register_buffer("progress", torch.zeros(()), persistent=False)
         if not (self.semantic or self.channel or self.spatial):
             raise ConfigError(
@@ -209,7 +225,7 @@ class SSIALoss(AuxiliaryLoss):
 
     def set_progress(self, progress: float) -> None:
         """Set the fraction of optimizer steps done, from 0 to 1, which decides the weights with `handover`."""
-        if self.config.handover:
+        if self.config.hands_over:
             self.progress.fill_(progress)
 
     def _active(self, signal: str) -> list[tuple[int, int]]:
@@ -269,7 +285,7 @@ class SSIALoss(AuxiliaryLoss):
             if self.spatial:
                 terms["spatial"] = self._spatial(features)
             weights = {name: getattr(self.config, name) for name in terms}
-            if self.config.handover:
+            if self.config.hands_over:
                 own = self.config.share * self.progress
                 weights["semantic"] *= own
                 weights["labels"] *= 1 - own

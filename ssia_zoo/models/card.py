@@ -11,9 +11,10 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import get_pretrained_cfg, is_model
 
-from ssia_zoo.data.splits import split_of_name
+from ssia_zoo.data.splits import names_test_split
 from ssia_zoo.models.comparison import compare
 from ssia_zoo.models.metric_names import METRICS, main_metric, table
+from ssia_zoo.models.origin import origin, saved_weights
 from ssia_zoo.models.weight import Metrics, PublishedWeight
 
 RECONSTRUCTION = (
@@ -62,7 +63,7 @@ def weight_card(weight: PublishedWeight, repo_id: str | None) -> str:
 
 {weight.description.rstrip(".")}.
 
-{_what_it_is(weight.architecture, weight.training)} {_start(base_model)}
+{_what_it_is(weight.architecture, weight.training)} {origin(base_model, weight.training)}
 
 ## Results
 
@@ -128,6 +129,7 @@ def training_card(
     base_model: str | None,
     repo_id: str | None,
     objective: str | None = None,
+    selection: Mapping[str, Any] | None = None,
 ) -> str:
     """Make the README.md of a training run.
 
@@ -142,11 +144,12 @@ def training_card(
         base_model: The model that was fine-tuned, or None.
         repo_id: Repository for the example, if known.
         objective: Description of another auxiliary objective it was trained with, or None.
+        selection: How the evaluation data decided which weights are saved (`Selection.describe()`), or None.
 
     Returns:
         Metadata and text, without a licence, which only the owner of the run can grant.
     """
-    dataset, ssia = str(settings["dataset"]), method == "ssia"
+    dataset, ssia, main = str(settings["dataset"]), method == "ssia", main_metric(metrics)
     by = f"{_objective(settings)}-trained" if ssia else "trained"
     name = f"{architecture}, {by} on {dataset}"
     data = _card_data(
@@ -157,8 +160,9 @@ def training_card(
         base_model=str(settings.get("model", base_model)) if base_model else None,
         license=None,
         evaluated_on=(dataset, dataset, eval_name),
-        top1=round(metrics[main_metric(metrics)], 2),
-        metric=main_metric(metrics),
+        top1=round(metrics[main], 2),
+        metric=main,
+        chosen=selection is not None,
     )
     headings, values = table(metrics)
     notes = _several_labels(metrics, eval_name) + _unreadable(counts)
@@ -167,20 +171,23 @@ def training_card(
         if ssia
         else f"A timm `{architecture}` trained {_without_ssia(objective)} (method: {method})."
     )
+    evaluated_on = eval_name if selection is None else f"{eval_name} (chosen on it)"
+    one_run = f"One run with seed {settings['seed']}"
+    if not settings.get("probe"):
+        one_run += f", {saved_weights(selection)}"
     text = f"""# {name}
 
 {how}
 
-{_start(base_model)}
+{origin(base_model, settings)}
 
 ## Results
 
 | evaluated on | images | {" | ".join(headings)} |
 |---|---|{"---|" * len(headings)}
-| {eval_name} | {counts["images"]} | {" | ".join(values)} |
+| {evaluated_on} | {counts["images"]} | {" | ".join(values)} |
 
-{notes}One run with seed {settings["seed"]}, weights after the last step. A single seed does not show a \
-gain over another method.
+{notes}{one_run}. A single seed does not show a gain over another method.
 
 ## Use
 
@@ -223,6 +230,7 @@ def _card_data(
     evaluated_on: tuple[str, str, str],
     top1: float,
     metric: str = "top1",
+    chosen: bool = False,
 ) -> ModelCardData:
     """Make the Hub's metadata, which accepts only data sets that are on the Hub.
 
@@ -244,7 +252,7 @@ def _card_data(
                 dataset_name=evaluated_on[1],
                 dataset_split=evaluated_on[2],
                 metric_type="accuracy" if metric == "top1" else metric,
-                metric_name=METRICS[metric],
+                metric_name=METRICS[metric] + (" (chosen on these images)" if chosen else ""),
                 metric_value=top1,
             )
         ],
@@ -274,8 +282,8 @@ def _render(data: ModelCardData, text: str) -> str:
 
 def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
     choices = settings.get("ssia") or {}
-    name = "the SSIA loss"
-    if _objective(settings) != "SSIA":
+    name = "the label-free SSIA loss"
+    if _uses_labels(settings):
         when = "with a decreasing share" if choices.get("handover") else "as well"
         name = f"SSIA + DSN (labels train the lower layers {when}, arXiv 1409.5185; similar to BYOT, arXiv 1905.08094)"
     if choices.get("supervisor") == "memory":
@@ -289,17 +297,17 @@ def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
 
 def _objective(settings: Mapping[str, Any]) -> str:
     """Return the name of the loss, which is "SSIA + DSN" if labels train the heads as well."""
-    return "SSIA + DSN" if (settings.get("ssia") or {}).get("labels", 0) > 0 else "SSIA"
+    return "SSIA + DSN" if _uses_labels(settings) else "label-free SSIA"
+
+
+def _uses_labels(settings: Mapping[str, Any]) -> bool:
+    return bool((settings.get("ssia") or {}).get("labels", 0) > 0)
 
 
 def _without_ssia(objective: str | None) -> str:
     if objective is None:
         return "without the SSIA loss"
     return f"without the SSIA loss, but with another auxiliary objective during training: {objective}"
-
-
-def _start(base_model: str | None) -> str:
-    return f"Fine-tuned from `{base_model}`." if base_model else "Trained from scratch."
 
 
 def _unreadable(counts: Mapping[str, int]) -> str:
@@ -312,7 +320,7 @@ def _unreadable(counts: Mapping[str, int]) -> str:
 def _several_labels(metrics: Mapping[str, float], eval_name: str) -> str:
     if "map" not in metrics:
         return ""
-    chosen = "" if split_of_name(eval_name) == "test" else ", chosen on these images for the highest micro F1"
+    chosen = "" if names_test_split(eval_name) else ", chosen on these images for the highest micro F1"
     return (
         "An image has any number of the classes: the model was trained with binary cross-entropy per class. A class "
         f"counts as predicted from a probability (sigmoid) of {metrics['threshold']:g}{chosen}. mAP is the mean over "

@@ -74,7 +74,7 @@ def compare(runs: Sequence[PairedRun]) -> Comparison:
     spread = (stdev(ssia), stdev(vanilla), stdev(differences)) if len(runs) > 1 else None
     interval = None
     if spread is not None and len(runs) > 2 and spread[2] > 0:
-        from scipy.stats import ttest_rel  # type: ignore[import-untyped]  # takes a second to import
+        from scipy.stats import ttest_rel  # takes a second to import
 
         low, high = ttest_rel(ssia, vanilla).confidence_interval()
         interval = (float(low), float(high))

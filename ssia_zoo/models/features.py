@@ -91,6 +91,31 @@ def stage_shapes(
     return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
 
 
+def trained_stages(model: TimmModel, indices: Sequence[int], input_size: tuple[int, int, int]) -> list[int]:
+    """Leave out the stages whose maps do not depend on a trained parameter, as all of them so far are frozen.
+
+    Args:
+        model: A timm classifier.
+        indices: As returned by `stage_indices`.
+        input_size: Channels, height, width of the images.
+
+    Returns:
+        The rest of `indices`.
+
+    Raises:
+        ConfigError: If the model cannot take images of this size.
+    """
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return list(indices)
+
+    @torch.enable_grad()
+    def need_gradients(image: Tensor) -> list[bool]:
+        return [feature.requires_grad for feature in forward_stages(model, image, indices)[1]]
+
+    needed = try_blank_image(model, input_size, need_gradients)
+    return [index for index, trained in zip(indices, needed, strict=True) if trained]
+
+
 def try_blank_image(
     model: TimmModel,
     input_size: tuple[int, int, int],

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,21 @@ import tyro
 import yaml
 
 from ssia_zoo.errors import ConfigError, SSIAZooError, one_line
+from ssia_zoo.extras import require_packages
 from ssia_zoo.hub.files import are_arguments
 from ssia_zoo.models.registry import published_weight
 from ssia_zoo.resources import resource_dir
-from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.config import AutoBatchSize, TrainConfig
 
 _log = logging.getLogger(__name__)
+
+_USED_BY_PROBE = (
+    *("dataset", "dataset_config", "train_split", "eval_split", "image_column", "label_column", "num_classes"),
+    *("holdout", "max_train_images", "max_eval_images", "max_corrupt", "max_pixels", "check_duplicates"),
+    *("image_size", "interpolation", "crop_pct", "crop_mode", "batch_size", "eval_batch_size", "workers"),
+    *("model", "model_kwargs", "pretrained", "probe", "probe_flip", "seed", "method", "channels_last", "output_dir"),
+    *("with_tracking", "tracker", "push_to_hub", "hub_model_id", "hub_private"),
+)
 
 
 def read_config(source: str) -> TrainConfig:
@@ -112,6 +122,7 @@ def check_config(config: TrainConfig) -> None:
         if not getattr(config, name):
             raise ConfigError(f"`{name}` is missing; expected {meaning}")
     _check_model_kwargs(config.model_kwargs)
+    _check_fine_tuning(config)
     if config.lr_base is None and config.min_lr > config.lr:
         raise ConfigError(f"`min_lr` is {config.min_lr}; expected at most `lr` {config.lr}")
     if config.schedule == "multistep" and not config.decay_milestones:
@@ -134,8 +145,59 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError(f"`eval_split` is {config.eval_split}, the training split; set another one, or `holdout` 0.1")
     if config.push_every and not config.val_interval:
         raise ConfigError("`push_every` publishes a score with each push; leave it out with `val_interval` 0")
+    _check_selection(config)
+    if config.class_weights == "auto" and config.balanced_sampling:
+        raise ConfigError(
+            "`class_weights` auto and `balanced_sampling` both make up for uneven classes; leave out one of them"
+        )
     if config.method == "ssia" and config.ssia.supervisor == "memory":
         _check_memory(config)
+
+
+def _check_fine_tuning(config: TrainConfig) -> None:
+    """Check the settings that train part of a pretrained model."""
+    chosen = [name for name in ("freeze", "lora", "probe") if getattr(config, name) not in (None, False)]
+    if len(chosen) > 1:
+        raise ConfigError(f"`{chosen[0]}` and `{chosen[1]}` exclude each other; leave out one of them")
+    if chosen and not config.pretrained:
+        raise ConfigError(f"`{chosen[0]}` requires `pretrained`, as it leaves weights of the model unchanged")
+    if config.lora is not None:
+        require_packages("`lora`", ["peft"], "'ssia-zoo[lora]'")
+    if config.freeze == "head" and config.head_lr is not None:
+        raise ConfigError("`freeze` is head: only the classifier trains; set `lr` in place of `head_lr`")
+    if config.freeze == "head" and config.method != "vanilla":
+        raise ConfigError(f"`freeze` is head: `method` {config.method} has no stage to train; set `method` to vanilla")
+    if config.probe:
+        _check_probe(config)
+    if isinstance(config.batch_size, AutoBatchSize) and (config.probe or config.eval_only):
+        raise ConfigError("`batch_size` auto tries training steps; set a number with `probe` or `eval_only`")
+    if config.probe_flip and not config.probe:
+        raise ConfigError("`probe_flip` requires `probe`")
+
+
+def _check_probe(config: TrainConfig) -> None:
+    """Refuse settings that a probe does not use, as it trains no epochs on augmented images."""
+    if config.method not in ("ssia", "vanilla"):
+        raise ConfigError(f"`probe` trains no features, so `method` {config.method} has no effect; leave it out")
+    default = TrainConfig()
+    unused = [
+        f"`{field.name}`"
+        for field in fields(config)
+        if field.name not in _USED_BY_PROBE and getattr(config, field.name) != getattr(default, field.name)
+    ]
+    if unused:
+        raise ConfigError(f"`probe` fits the classifier alone and does not use {', '.join(unused)}; leave it out")
+
+
+def _check_selection(config: TrainConfig) -> None:
+    """Refuse settings with which no evaluations can be compared, or others than the best weights are published."""
+    for name in ("keep_best", "patience"):
+        if getattr(config, name) and not config.val_interval:
+            raise ConfigError(
+                f"`val_interval` is 0, which evaluates only after training; expected at least 1 with `{name}`"
+            )
+    if config.keep_best and config.push_every:
+        raise ConfigError("`push_every` publishes weights before the best are known; leave it out with `keep_best`")
 
 
 def _check_memory(config: TrainConfig) -> None:

@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic.dataclasses import dataclass
 
 from ssia_zoo.data import DataConfig
@@ -51,6 +61,41 @@ def _ascending(epochs: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Milestones = Annotated[tuple[PositiveInt, ...], AfterValidator(_ascending)]
+
+
+class AutoBatchSize(int):
+    """The value of `batch_size` auto: the first size to try."""
+
+
+AUTO = AutoBatchSize(128)
+
+
+def _batch_size(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Accept "auto" where `check` accepts numbers."""
+    return value if isinstance(value, AutoBatchSize) else AUTO if value == "auto" else check(value)
+
+
+BatchSize = Annotated[
+    PositiveInt,
+    WrapValidator(_batch_size),
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT|auto",
+        instance_from_str=lambda words: AUTO if words[0] == "auto" else int(words[0]),
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: ["auto" if isinstance(value, AutoBatchSize) else str(value)],
+    ),
+]
+
+
+def _depth(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError("a number of stages of at least 0, or head") from None
+
+
+Depth = Annotated[NonNegativeInt | Literal["head"], WrapValidator(_depth)]
 Precision = Literal["no", "bf16", "fp16"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
@@ -77,11 +122,24 @@ class TrainConfig(DataConfig):
     model_kwargs: Pairs = field(default_factory=dict)
     """Arguments of the architecture, such as depths=[2,2,2,2] or block_args={'attn_layer':'cbam'}; saved in
     config.json, so that timm alone builds the same model."""
+    freeze: tyro.conf.DisallowNone[Depth | None] = None
+    """Freeze part of the pretrained model: head: all but the classifier; N: the stem and the first N stages (blocks of
+    a ViT)."""
+    lora: tyro.conf.DisallowNone[PositiveInt | None] = None
+    """Train the classifier, and LoRA adapters of this rank on the pretrained model's linear layers and convolutions,
+    which are merged into the saved weights (requires peft)."""
+    probe: bool = False
+    """Fit only the classifier, by logistic regression on features of the pretrained model that are computed once: a
+    linear probe, without epochs."""
+    probe_flip: bool = False
+    """Fit the probe on the flipped training images too."""
     method: str = "ssia"
     """Training objective: ssia, vanilla, or a rival (docs/rivals.md): sad, at, dsn, byot, dks."""
     ssia: SSIAConfig = field(default_factory=SSIAConfig)
     rival: RivalConfig = field(default_factory=RivalConfig)
 
+    batch_size: BatchSize = 128
+    """Images per process and step; auto: 128, halved until a training step fits in memory."""
     epochs: PositiveInt = 30
     """Passes over the training split."""
     max_steps: PositiveInt | None = None
@@ -103,6 +161,9 @@ class TrainConfig(DataConfig):
     """Weight decay; not applied to biases, norms and parameters that the model excludes."""
     layer_decay: FractionAbove0 | None = None
     """Layer-wise learning rate decay for fine-tuning: factor from each layer to the one below it."""
+    head_lr: tyro.conf.DisallowNone[PositiveFloat | None] = None
+    """Peak learning rate of the classifier, which follows the same schedule; if None, --lr. Neither --lr-base nor
+    --layer-decay changes it."""
     schedule: Literal["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant"] = "cosine"
     """timm's learning rate schedule after the warm-up; wsd is warm-up-stable-decay."""
     decay_epochs: PositiveFloat | None = None
@@ -136,6 +197,9 @@ class TrainConfig(DataConfig):
     """Set targets above this threshold to 1 and others to 0 (requires --bce-loss)."""
     bce_sum: bool = False
     """Sum over classes instead of averaging (requires --bce-loss)."""
+    class_weights: str | None = None
+    """Weight of each class in the loss: auto for the inverse of its frequency, or a CSV, JSON or YAML file of names and
+    weights; evaluation is not weighted."""
     mixup: NonNegativeFloat = 0.0
     """Mixup alpha."""
     cutmix: NonNegativeFloat = 0.0
@@ -175,6 +239,10 @@ class TrainConfig(DataConfig):
     """Evaluate the weights of --model without training, and write metrics.json."""
     val_interval: NonNegativeInt = 1
     """Epochs between evaluations; 0: evaluate only after training, as for a test split."""
+    keep_best: bool = False
+    """Save the weights of the evaluation with the highest top-1 instead of the last; not on a test split."""
+    patience: PositiveInt | None = None
+    """Stop after this many evaluations in a row without a higher top-1; not on a test split."""
     resume: str | None = None
     """Resume a run: auto for the newest checkpoint in --output-dir, or the path of a checkpoint."""
     checkpoint_every: PositiveInt | None = None
@@ -200,10 +268,16 @@ class TrainConfig(DataConfig):
         """`accumulation_steps`, or 1 if it is not set."""
         return self.accumulation_steps or 1
 
+    @property
+    def selects(self) -> bool:
+        """Whether scores on the evaluation images decide which weights are saved."""
+        return self.keep_best or self.patience is not None
+
     def decisive_settings(self) -> dict[str, Any]:
         """Return the settings that affect the trained weights, ready for JSON; those of output are left out."""
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return {name: value for name, value in settings.items() if name not in _OUTPUT_SETTINGS}
+        of_output = set(_OUTPUT_SETTINGS) - ({"val_interval"} if self.selects else set())
+        return {name: value for name, value in settings.items() if name not in of_output}
 
     def to_yaml(self) -> str:
         """Return all settings as a file for `--config`."""

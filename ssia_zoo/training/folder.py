@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from ssia_zoo.commands import publish_command
 from ssia_zoo.data import ImageData, data_identity
@@ -20,6 +21,7 @@ from ssia_zoo.errors import TrainingError
 from ssia_zoo.figures import can_draw
 from ssia_zoo.files import atomic_write
 from ssia_zoo.hub import BackgroundPusher, check_access
+from ssia_zoo.loss import SSIAConfig
 from ssia_zoo.models.card import training_card
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.models.registry import vanilla_architecture
@@ -30,6 +32,7 @@ from ssia_zoo.training.machine import describe_environment
 from ssia_zoo.training.methods import RIVALS
 from ssia_zoo.training.metrics import MetricsTracker
 from ssia_zoo.training.resuming import PREPROCESSING, check_data, check_settings
+from ssia_zoo.training.selection import Selection
 
 _log = logging.getLogger(__name__)
 
@@ -120,17 +123,20 @@ class RunFolder:
         if self.config.push_every:
             self._pusher = BackgroundPusher(self.path, repo_id, private=private, repeat=repeat)
 
-    def describe(self, data: ImageData, preprocessing: Preprocessing) -> None:
-        """Set the data and preprocessing that cards, config.json and checkpoints describe.
+    def describe(
+        self, data: ImageData, preprocessing: Preprocessing, ssia: SSIAConfig, class_weights: Tensor | None = None
+    ) -> None:
+        """Set the data, preprocessing, loss and class weights that cards, config.json and checkpoints describe.
 
         Raises:
-            TrainingError: If the resumed run had other data or preprocessing.
+            TrainingError: If the resumed run had others.
         """
         self._data = data
         self._preprocessing = preprocessing
         own = {name: getattr(preprocessing, name) for name in PREPROCESSING}
-        self.config = replace(self.config, **own)
-        self._identity = data_identity(data)
+        self.config = replace(self.config, ssia=ssia, **own)
+        self._class_weights = None if class_weights is None else class_weights.tolist()
+        self._identity = {**data_identity(data), "class_weights": self._class_weights}
         if self._manifest is not None:
             check_data(self._manifest, self.config.decisive_settings(), self._identity)
 
@@ -165,8 +171,8 @@ class RunFolder:
         environment = {**self._environment, "threads": str(torch.get_num_threads())}
         return {"experiment": self.config.decisive_settings(), "environment": environment}
 
-    def save_model(self, student: TimmModel, metrics: dict[str, float]) -> None:
-        """Write config.json, model.safetensors and README.md."""
+    def save_model(self, student: TimmModel, metrics: dict[str, float], selection: Selection | None = None) -> None:
+        """Write config.json, model.safetensors and README.md, which state how the weights were chosen."""
         if not self.is_main:
             return
         config, data = self.config, self._data
@@ -175,6 +181,11 @@ class RunFolder:
         settings = {name: value for name, value in config.decisive_settings().items() if name not in unused}
         settings |= {"dataset": public_name(config.dataset), "model": public_model(config.model)}
         settings |= {"labels": Path(config.labels).name} if config.labels is not None else {}
+        chosen = None if selection is None else selection.describe()
+        metadata: dict[str, Any] = {} if chosen is None else {"selection": chosen}
+        if config.class_weights is not None and self._class_weights is not None:
+            settings["class_weights"] = Path(config.class_weights).name
+            metadata["class_weights"] = dict(zip(data.label_names, self._class_weights, strict=True))
         architecture = vanilla_architecture(str(student.pretrained_cfg["architecture"]))
         counts = self.image_counts()
         results = {name: float(value) for name, value in metrics.items()}
@@ -192,6 +203,7 @@ class RunFolder:
                 "unreadable_images": {"train": counts["unreadable_train"], "eval": counts["unreadable_eval"]},
                 "metrics": results,
                 "environment": self._environment,
+                **metadata,
             },
             card=training_card(
                 architecture=architecture,
@@ -204,6 +216,7 @@ class RunFolder:
                 environment=self._environment,
                 base_model=str(settings["model"]).split(":", 1)[-1] if config.pretrained else None,
                 repo_id=config.hub_model_id,
+                selection=chosen,
             ),
             threshold=metrics.get("threshold"),
         )

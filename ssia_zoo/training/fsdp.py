@@ -47,6 +47,7 @@ def sharding_plugin(config: TrainConfig) -> FullyShardedDataParallelPlugin | Non
         "`ema`": config.ema is not None,
         "`compile` (or the launcher's dynamo backend)": bool(config.compile),
         "`sync_bn`": config.sync_bn,
+        "`lora`": config.lora is not None,
         "`channels_last`": config.channels_last,
         "`clip_mode` agc": config.clip_mode == "agc",
         "`mixed_precision` fp16 (or the launcher's)": config.mixed_precision == "fp16",

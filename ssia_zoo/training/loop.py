@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import skip_first_batches
+from accelerate.utils import broadcast_object_list
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ssia_zoo.data.preprocessing import with_default_preprocessing
@@ -19,15 +20,18 @@ from ssia_zoo.evaluation.multi_label import build_evaluator
 from ssia_zoo.models.metric_names import describe, main_metric
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.arguments import check_config
+from ssia_zoo.training.batch_size import resolve_batch_size
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.evaluation import evaluate_only
 from ssia_zoo.training.faults import translate_errors
 from ssia_zoo.training.folder import RunFolder
+from ssia_zoo.training.freezing import keep_statistics
 from ssia_zoo.training.gradients import is_finite, optimizer_step
 from ssia_zoo.training.launcher import resolve_launcher
 from ssia_zoo.training.machine import build_accelerator
 from ssia_zoo.training.optimization import with_scaled_lr
-from ssia_zoo.training.progress import Progress, report_evaluation, summarize
+from ssia_zoo.training.probe import train_probe
+from ssia_zoo.training.progress import Progress, epochs_begun, report_evaluation, summarize
 from ssia_zoo.training.run import Run, prepare_run
 from ssia_zoo.training.signals import StopSignals, TrainingStopped, all_reduce_max
 
@@ -65,7 +69,10 @@ def train(config: TrainConfig) -> TrainResult:
         if config.eval_only:
             metrics = evaluate_only(config, accelerator)
             return TrainResult(Path(config.output_dir), metrics, time.monotonic() - start)
-        config = with_scaled_lr(config, accelerator.num_processes)
+        if config.probe:
+            metrics = train_probe(config, accelerator)
+            return TrainResult(Path(config.output_dir), metrics, time.monotonic() - start)
+        config = with_scaled_lr(resolve_batch_size(config, accelerator), accelerator.num_processes)
         if not config.pretrained:  # else the pretrained model's preprocessing is used
             config = with_default_preprocessing(config)
         folder = RunFolder(config, accelerator)
@@ -83,26 +90,19 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
     config, state, accelerator = run.config, run.state, run.accelerator
     metrics: dict[str, float] = {}
     run.stop.deferred = True
-    while state.step < run.total_steps or state.epoch_ended:
+    while (state.step < run.total_steps or state.epoch_ended) and not (run.selection and run.selection.ended):
         if not state.epoch_ended:
             _train_epoch(run, progress)
             # Before the evaluation, so that a run which is stopped during it resumes with it.
             if state.step % (config.checkpoint_every or 1) == 0 or state.step == run.total_steps:
                 _save_checkpoint(run)
-        intervals = (config.val_interval, config.push_every)  # a pushed model card states its metrics
+        due = state.step == run.total_steps or bool(config.val_interval and state.epoch % config.val_interval == 0)
+        pushed = config.push_every and state.epoch % config.push_every == 0 and state.step < run.total_steps
         metrics = {}
-        if state.step == run.total_steps or any(n and state.epoch % n == 0 for n in intervals):
-            metrics = evaluate(
-                run.unsharded_student(),
-                run.eval_batches,
-                accelerator,
-                config.channels_last,
-                after_batch=lambda: _stop_if_asked(run),
-                evaluator=build_evaluator(run.data, accelerator.device),
-            )
-            report_evaluation(run, metrics)
-        if config.push_every and state.epoch % config.push_every == 0 and state.step < run.total_steps:
-            run.folder.save_model(run.unsharded_student(), metrics)
+        if due or pushed:  # a pushed model card states its metrics
+            metrics = _evaluate(run, due)
+        if pushed:
+            run.folder.save_model(run.unsharded_student(), metrics, run.selection)
             run.folder.push(f"epoch {state.epoch}, step {state.step}: {describe(metrics, main_metric(metrics))}")
         state.epoch_ended = False
     _stop_if_asked(run)
@@ -110,16 +110,39 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
     progress.close()
     # Without Accelerate's autocast around its forward, as the final metrics are measured in float32.
     run.task.trainable_module = accelerator.unwrap_model(run.task.trainable_module, keep_fp32_wrapper=False)
-    student = run.unsharded_student()
+    student, selection = run.unsharded_student(), run.selection
+    if selection is not None and config.keep_best:
+        student.load_state_dict(selection.best_weights)
+        metrics = selection.best_metrics
     if not metrics or config.mixed_precision != "no":
         evaluator = build_evaluator(run.data, accelerator.device)
         metrics = evaluate(
             student, run.eval_batches, accelerator, config.channels_last, autocast=False, evaluator=evaluator
         )
-    run.folder.save_model(student, metrics)
+    run.folder.save_model(student, metrics, selection)
     run.folder.finish()
     accelerator.end_training()
     return metrics
+
+
+def _evaluate(run: Run, selects: bool) -> dict[str, float]:
+    """Evaluate and report; `selects` is whether the evaluation counts for `keep_best` and `patience`."""
+    student = run.unsharded_student()
+    metrics = [
+        evaluate(
+            student,
+            run.eval_batches,
+            run.accelerator,
+            run.config.channels_last,
+            after_batch=lambda: _stop_if_asked(run),
+            evaluator=build_evaluator(run.data, run.accelerator.device),
+        )
+    ]
+    if run.selection is not None and selects:
+        broadcast_object_list(metrics)  # a difference in the last bits must not make processes choose differently
+        run.selection.add(metrics[0], epochs_begun(run), student)
+    report_evaluation(run, metrics[0])
+    return metrics[0]
 
 
 def _train_epoch(run: Run, progress: Progress) -> None:
@@ -127,6 +150,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
     config, accelerator, task, state = run.config, run.accelerator, run.task, run.state
     run.batches.set_epoch(state.epoch)
     task.train()
+    keep_statistics(task)
     usable = run.steps_per_epoch * config.batches_per_step  # drop a last, incomplete step
     remaining = skip_first_batches(run.batches, state.batches) if state.batches else run.batches
     progress.restart_clock()

@@ -22,6 +22,8 @@ from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stag
 from ssia_zoo.models.label_names import only_count, read_label_names
 from ssia_zoo.models.loading import create_checked, timm_name
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.freezing import freeze, keep_statistics
+from ssia_zoo.training.lora import add_adapters
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +53,10 @@ def build_model(
     if height != width or channels != 3:
         raise ConfigError(f"`model` {config.model} takes {channels}x{height}x{width}; expected square RGB images")
     try_blank_image(model, (3, height, height), name=f"`model` {config.model}")
+    if config.freeze is not None:
+        freeze(model, config.freeze, config.model)
+    if config.lora is not None:
+        add_adapters(model, config.lora, preprocessing.input_size, config.model)
     if config.batch_size == 1:
         _check_batch_of_one(model, config.model, height)
     if config.grad_checkpointing:
@@ -161,7 +167,8 @@ def _check_batch_of_one(model: TimmModel, name: str, size: int) -> None:
     """Check that BatchNorm can train on one image, which it cannot where a feature map has one position."""
     try:
         with torch.no_grad():
-            deepcopy(model).train()(torch.zeros(1, 3, size, size))
+            keep_statistics(copy := deepcopy(model).train())
+            copy(torch.zeros(1, 3, size, size))
     except ValueError as error:
         raise ConfigError(
             f"`batch_size` is 1, and the BatchNorm of {name} at size {size}x{size} needs more than one value per "

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 
 from ssia_zoo.errors import ConfigError, did_you_mean, one_line
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.freezing import classifier_parameters
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ def with_scaled_lr(config: TrainConfig, processes: int) -> TrainConfig:
 def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim.Optimizer:
     """Build timm's optimizer for student and heads, without weight decay where timm or the model exclude it.
 
+    With `head_lr`, the groups of the classifier's parameters have "classifier": True.
+
     Raises:
         ConfigError: timm has no such optimizer, or it does not support these settings.
     """
@@ -51,12 +55,33 @@ def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim
             config.weight_decay,
             momentum=config.momentum,
             layer_decay=config.layer_decay,
+            param_group_fn=None if config.head_lr is None else partial(_groups_with_head, config, config.head_lr),
         )
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"`optimizer` {config.optimizer} does not support these settings: {one_line(error)}"
         ) from error
     return optimizer
+
+
+def _groups_with_head(config: TrainConfig, head_lr: float, module: torch.nn.Module) -> list[dict[str, Any]]:
+    """Split timm's parameter groups: the classifier's get `head_lr`, as the scale that timm's schedules apply."""
+    excluded: Any = getattr(module, "no_weight_decay", set)()
+    if config.layer_decay is None:
+        groups = param_groups_weight_decay(module, config.weight_decay, no_weight_decay_list=excluded)
+    else:
+        groups = param_groups_layer_decay(
+            module, config.weight_decay, no_weight_decay_list=excluded, layer_decay=config.layer_decay
+        )
+    head = {id(parameter) for parameter in classifier_parameters(getattr(module, "student", module)).values()}
+    split = []
+    for group in groups:
+        of_head = [parameter for parameter in group["params"] if id(parameter) in head]
+        others = [parameter for parameter in group["params"] if id(parameter) not in head]
+        split += [{**group, "params": others}] if others else []
+        scale = {"lr_scale": head_lr / config.lr, "classifier": True}
+        split += [{**group, "params": of_head, **scale}] if of_head else []
+    return split
 
 
 def build_scheduler(config: TrainConfig, optimizer: Any, steps_per_epoch: int) -> Any:

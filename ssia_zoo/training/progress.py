@@ -7,6 +7,7 @@ import math
 import shlex
 import time
 from dataclasses import fields
+from pathlib import Path
 
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 from ssia_zoo.commands import folder_argument
 from ssia_zoo.models.metric_names import describe, main_metric
 from ssia_zoo.task import AuxiliaryTask
+from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.run import Run
 
 _RECORDS_PER_EPOCH = 10
@@ -96,7 +98,10 @@ class Progress:
 def _record_training(run: Run, values: dict[str, float], images_per_second: float) -> None:
     state = run.state
     values.setdefault("task_loss", values["loss"])
-    values["lr"] = max(group["lr"] for group in run.optimizer.param_groups)
+    groups = run.optimizer.param_groups
+    values["lr"] = max(group["lr"] for group in groups if not group.get("classifier"))
+    if run.config.head_lr is not None:
+        values["head_lr"] = max(group["lr"] for group in groups if group.get("classifier"))
     if isinstance(run.task, AuxiliaryTask):
         values["lambda"] = run.task.lambda_at((state.step - 1) / run.total_steps)
     epoch = state.epoch + state.batches / (run.steps_per_epoch * run.config.batches_per_step)
@@ -112,10 +117,24 @@ def report_evaluation(run: Run, metrics: dict[str, float]) -> None:
     """Record and log the metrics of an evaluation."""
     state = run.state
     _record(run, "eval", {"epoch": state.step / run.steps_per_epoch, **metrics, **run.folder.image_counts()})
-    epoch = math.ceil(state.step / run.steps_per_epoch)
     skipped = f", {state.skipped} steps skipped as not finite" if state.skipped else ""
-    values = (epoch, run.config.epochs, describe(metrics, main_metric(metrics), "loss"), skipped)
-    _log.info("epoch %d/%d: %s%s", *values)
+    values = describe(metrics, main_metric(metrics), "loss")
+    _log.info("epoch %d/%d: %s%s%s", epochs_begun(run), run.config.epochs, values, skipped, _compare_with_best(run))
+
+
+def epochs_begun(run: Run) -> int:
+    """Return the number of epochs that have ended, and of one of which `max_steps` left out the rest."""
+    return math.ceil(run.state.step / run.steps_per_epoch)
+
+
+def _compare_with_best(run: Run) -> str:
+    selection = run.selection
+    if selection is None:
+        return ""
+    if not selection.since_best:
+        return ", the best so far"
+    best = f"; the best is {selection.best_metrics[main_metric(selection.best_metrics)]:.2f} % in epoch {selection.best_epoch}"
+    return f"{best}: stopping, as {selection.since_best} in a row were not better" if selection.ended else best
 
 
 def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: float) -> None:
@@ -128,7 +147,14 @@ def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: 
     )
     speed = f", training at {progress.images / progress.seconds:.0f} images/s" if progress.seconds else ""
     skipped = f", {run.state.skipped} skipped as not finite" if run.state.skipped else ""
+    if run.selection is not None and config.keep_best:
+        _log.info("saved: the best of %d evaluations, epoch %d", run.selection.evaluations, run.selection.best_epoch)
     _log.info("%d steps%s in %s%s", run.state.step, skipped, tqdm.format_interval(seconds), speed)
+    log_commands(config, folder)
+
+
+def log_commands(config: TrainConfig, folder: Path) -> None:
+    """Log where the weights are, and the commands to evaluate and publish them."""
     _log.info("weights: %s (model.safetensors, config.json, README.md; curves.png)", folder)
     default = {field.name: field.default for field in fields(config)}
     given = {name: value for name in _EVALUATION_SETTINGS if (value := getattr(config, name)) != default[name]}

@@ -14,6 +14,9 @@ _log = logging.getLogger(__name__)
 PREPROCESSING = ("interpolation", "crop_pct", "crop_mode")
 """Settings that default to the model's own."""
 
+_BY_MODEL = (*PREPROCESSING, "ssia.weight")
+"""Settings whose defaults depend on the model."""
+
 _ALWAYS_FREE = ("workers", "max_corrupt", "check_duplicates")
 """Settings that do not change the trained weights. A run stopped by `max_corrupt` resumes with a higher value."""
 
@@ -37,10 +40,10 @@ def check_settings(
     Raises:
         TrainingError: If settings or processes differ; names them.
     """
-    before = with_defaults(manifest["experiment"])
+    before, settings = _flat(with_defaults(manifest["experiment"])), _flat(settings)
     free = [*_ALWAYS_FREE]
-    # What defaults to the model's own is compared by check_data, once the model exists.
-    free += [name for name in PREPROCESSING if None in (settings.get(name), before.get(name))]
+    # These are compared by check_data, once the model exists.
+    free += [name for name in _BY_MODEL if None in (settings.get(name), before.get(name))]
     if settings["epochs"] > before["epochs"]:
         free.append("epochs")
         _log.info(
@@ -63,21 +66,22 @@ def check_settings(
 
 
 def check_data(manifest: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Check that a checkpoint's run had the same data and the same preprocessing.
+    """Check that a checkpoint's run had the same data, and what depends on the model: preprocessing and lambda.
 
     Args:
         manifest: The checkpoint's manifest.
-        settings: This run's `TrainConfig.experiment`, with the model's own preprocessing filled in.
+        settings: This run's `TrainConfig.experiment`, with what depends on the model filled in.
         data: `ssia_zoo.data.data_identity` of this run's data.
 
     Raises:
         TrainingError: If they differ; names what differs.
     """
-    before = {"crop_mode": "center", **manifest["experiment"]}  # older versions had no crop_mode
+    before = _flat({"crop_mode": "center", **manifest["experiment"]})  # older versions had no crop_mode
+    settings = _flat(settings)
     changes = [
         f"{name} ({before[name]} -> {settings[name]})"
-        for name in PREPROCESSING
-        if before.get(name) is not None and before[name] != settings[name]
+        for name in _BY_MODEL
+        if None not in (before.get(name), settings.get(name)) and before[name] != settings[name]
     ]
     if (data_before := manifest.get("data")) is None:
         _log.warning("the checkpoint is from an older version and does not describe its data; the data is not compared")
@@ -88,6 +92,13 @@ def check_data(manifest: Mapping[str, Any], settings: Mapping[str, Any], data: M
             f"`resume` continues a run on its own data; changed here: {'; '.join(changes)}: restore it, or start a new "
             "run in a new `output_dir`"
         )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with those of groups as `group.name`."""
+    groups = {name: group for name, group in settings.items() if isinstance(group, dict) and name in ("ssia", "rival")}
+    flat = {name: value for name, value in settings.items() if name not in groups}
+    return flat | {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -104,6 +115,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
             found.append(f"{images} ({numbers[0]} -> {numbers[1]})")
         elif old == new and before.get(f"{split}_digest") != now[f"{split}_digest"]:  # the digest covers classes too
             found.append(f"{images} (still {numbers[1]}, but other names, sizes or labels)")
+    if before.get("class_weights") != now.get("class_weights"):
+        found.append("the weights of `class_weights`")
     return found
 
 

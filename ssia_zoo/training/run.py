@@ -14,16 +14,20 @@ from timm.task import TrainingTask
 from timm.utils import unwrap_model
 
 from ssia_zoo.data import ImageData, eval_loader, load_image_data, share_loader, train_loader
+from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
+from ssia_zoo.training.class_balance import class_weights, report_imbalance
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
-from ssia_zoo.training.methods import create_task
+from ssia_zoo.training.lora import merged
+from ssia_zoo.training.methods import check_multi_label, create_task, with_lambda
 from ssia_zoo.training.mixup import Mixing, build_mixing
 from ssia_zoo.training.model import build_model
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
+from ssia_zoo.training.selection import Selection, build_selection
 from ssia_zoo.training.signals import StopSignals
 
 _log = logging.getLogger(__name__)
@@ -46,6 +50,8 @@ class Run:
     mixing: Mixing | None
     folder: RunFolder
     state: TrainState
+    selection: Selection | None
+    """the best evaluation so far, with `keep_best` or `patience`"""
     steps_per_epoch: int
     total_steps: int
     stop: StopSignals
@@ -57,6 +63,8 @@ class Run:
     def unsharded_student(self) -> TimmModel:
         """Return the model to evaluate and save: the student or its moving average; every process must call this."""
         student = unwrap_model(self.task.get_eval_model(ema=self.config.ema is not None))
+        if self.config.lora is not None:
+            student = merged(student)
         if self.unsharded is None:
             return student
         gather(student, self.unsharded)
@@ -70,14 +78,14 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         SSIAZooError: If a setting, the data, the model or a checkpoint cannot be used.
     """
     data = load_image_data(config)
+    if data.multi_label:
+        check_multi_label(config)
+    selection, weights = build_selection(config, data), class_weights(config, data)
     set_seed(config.seed)
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
-    config = preprocessing.applied_to(config)
-    folder.describe(data, preprocessing)
-    task = create_task(model, config, preprocessing.input_size, len(data.train), multi_label=data.multi_label)
-    task = task.to(accelerator.device)
-    if config.ema is not None:
-        task.setup_ema(config.ema, use_warmup=config.ema_warmup)
+    config = preprocessing.applied_to(with_lambda(config, model))
+    folder.describe(data, preprocessing, config.ssia, weights)
+    task = build_task(config, model, preprocessing, data, accelerator, weights)
     unsharded = unsharded_copy(accelerator, model)
     optimizer: Any = build_optimizer(config, task.get_trainable_module())
     mean, std = preprocessing.mean, preprocessing.std
@@ -94,8 +102,9 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     if task.has_ema():
         accelerator.register_for_checkpointing(task.get_trainable_module(ema=True))
     if (memory := getattr(task, "memory", None)) is not None:
-        memory.table = memory.table.to(accelerator.device)
         accelerator.register_for_checkpointing(memory)
+    if selection is not None:
+        accelerator.register_for_checkpointing(selection)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes; a checkpoint restores it
     if folder.resume_from is not None:
         _resume(accelerator, folder.resume_from, scheduler, state)
@@ -107,6 +116,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         config.batch_size * config.batches_per_step * accelerator.num_processes,
         *(total_steps, accelerator.num_processes, accelerator.device.type),
     )
+    report_imbalance(config, data)
     return Run(
         config=config,
         accelerator=accelerator,
@@ -120,11 +130,30 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         mixing=build_mixing(config, len(data.label_names), accelerator.process_index, multi_label=data.multi_label),
         folder=folder,
         state=state,
+        selection=selection,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         stop=stop,
         loss_lost=torch.zeros((), dtype=torch.bool, device=accelerator.device),
     )
+
+
+def build_task(
+    config: TrainConfig,
+    model: TimmModel,
+    preprocessing: Preprocessing,
+    data: ImageData,
+    accelerator: Accelerator,
+    weights: torch.Tensor | None,
+) -> TrainingTask:
+    """Build the training task for these images on the run's device, with its moving average."""
+    size, images = preprocessing.input_size, len(data.train)
+    task = create_task(model, config, size, images, weights, multi_label=data.multi_label).to(accelerator.device)
+    if config.ema is not None:
+        task.setup_ema(config.ema, use_warmup=config.ema_warmup)
+    if (memory := getattr(task, "memory", None)) is not None:
+        memory.table = memory.table.to(accelerator.device)
+    return task
 
 
 def _resume(accelerator: Accelerator, checkpoint: Path, scheduler: Any, state: TrainState) -> None:

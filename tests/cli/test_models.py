@@ -103,7 +103,13 @@ def test_explain_fails_in_one_line(images: Path, tmp_path: Path, capsys: Capture
 
 
 @pytest.mark.parametrize(
-    "words", [["explain", "x.png", "--model", WEIGHT, "--out", "x.png"], ["demo", "--output-dir", "runs"]]
+    "words",
+    [
+        ["explain", "x.png", "--model", WEIGHT, "--out", "x.png"],
+        ["demo", "--output-dir", "runs"],
+        ["validate", WEIGHT, "--dataset", "digits", "--report", "report"],
+        ["compare", WEIGHT, WEIGHT, "--dataset", "digits", "--report", "report"],
+    ],
 )
 def test_without_matplotlib_the_extra_is_named_before_any_work(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssia_zoo.data.splits import Mask, keep_one_of_each, split_in_name, split_of_name, stratified
+from ssia_zoo.data.splits import (
+    Mask,
+    keep_one_of_each,
+    names_test_split,
+    split_in_name,
+    split_of_name,
+    stratified,
+)
 
 
 @given(st.lists(st.integers(0, 8), min_size=2, max_size=60), st.floats(0.05, 0.95))
@@ -49,6 +56,17 @@ def test_lists_are_divided_by_their_combinations() -> None:
 def test_words_for_splits(name: str) -> None:
     assert split_of_name(name) == split_in_name(name) is not None
     assert split_in_name(f"my_{name}_images") == split_of_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_test"),
+    [
+        *(("test", True), ("TestSet", True), ("test_validated", True), ("evaluation", True), ("v2-test", True)),
+        *(("validation", False), ("valid", False), ("dev", False), ("contest", False), ("fold3", False)),
+    ],
+)
+def test_a_test_split_is_recognized_by_a_part_of_its_name(name: str, is_test: bool) -> None:
+    assert names_test_split(name) is is_test
 
 
 def test_other_words_are_not_splits() -> None:

@@ -67,6 +67,14 @@ def test_a_prediction_that_is_not_finite_does_not_change_the_memory() -> None:
     assert torch.equal(memory.read(rows), before)
 
 
+def test_of_a_row_that_occurs_several_times_the_last_prediction_is_used() -> None:
+    memory = PredictionMemory(IMAGES, CLASSES, momentum=0.0)
+    logits = random_logits(4, 0)
+    memory.update(torch.tensor([5, 1, 5, 2]), logits)
+    expected = torch.softmax(logits[[2, 1, 3]], 1)
+    torch.testing.assert_close(memory.read(torch.tensor([5, 1, 2])), expected, atol=1e-3, rtol=0)
+
+
 def test_images_without_a_memory_use_the_current_prediction_without_gradient() -> None:
     logits = random_logits(2, 0).requires_grad_()
     remembered = torch.stack([torch.zeros(CLASSES), torch.full((CLASSES,), 0.2)])
@@ -85,7 +93,7 @@ def test_a_memory_of_other_images_is_refused() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_the_heads_learn_the_memory_instead_of_the_current_prediction(temperature: float) -> None:
     torch.manual_seed(0)
-    loss = SSIALoss(SHAPES, CLASSES, SSIAConfig(hidden=6, supervisor="memory", temperature=temperature))
+    loss = SSIALoss(SHAPES, CLASSES, SSIAConfig(hidden=6, labels=0, supervisor="memory", temperature=temperature))
     features = [torch.randn(4, *shape) for shape in SHAPES]
     remembered = torch.softmax(random_logits(4, 1), 1)
     terms = loss(features, random_logits(4, 2), remembered=remembered)

@@ -49,7 +49,7 @@ def one_thread() -> Iterator[None]:
 
 def make_loss(shapes: list[StageShape], **choices: Any) -> SSIALoss:
     torch.manual_seed(0)
-    return SSIALoss(shapes, CLASSES, SSIAConfig(**{"hidden": 6, **choices}))
+    return SSIALoss(shapes, CLASSES, SSIAConfig(**{"hidden": 6, "labels": 0, **choices}))
 
 
 def make_inputs(shapes: list[StageShape], batch: int = 4, seed: int = 1) -> tuple[list[Tensor], Tensor]:
@@ -210,7 +210,7 @@ def test_construction_leaves_the_random_state_and_the_seed_decides_the_heads() -
     def build(seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        loss = SSIALoss(SHAPES["K=3"], CLASSES, SSIAConfig(channel=1, spatial=1))
+        loss = SSIALoss(SHAPES["K=3"], CLASSES, SSIAConfig(labels=0, channel=1, spatial=1))
         assert torch.equal(torch.get_rng_state(), before)
         return loss.state_dict()
 
@@ -262,7 +262,7 @@ def test_a_head_that_predicts_the_classes_exactly_has_no_loss(pooling: str) -> N
 
 @pytest.mark.covers("ssia.semantic", "ssia.temperature")
 def test_the_semantic_loss_is_t_squared_times_the_mean_divergence() -> None:
-    loss = SSIALoss(SHAPES["K=2"], 2, SSIAConfig(temperature=2.0, hidden=4, semantic=0.5))
+    loss = SSIALoss(SHAPES["K=2"], 2, SSIAConfig(temperature=2.0, hidden=4, semantic=0.5, labels=0))
     predict_always(loss.semantic[0], [0.0, 2 * math.log(3)])  # at T=2: the distribution 1/4, 3/4
     logits = torch.tensor([[0.0, 0.0], [2 * math.log(9), 0.0]])  # at T=2: 1/2, 1/2 and 9/10, 1/10
     first = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
@@ -274,7 +274,7 @@ def test_the_semantic_loss_is_t_squared_times_the_mean_divergence() -> None:
 
 @pytest.mark.covers("ssia.labels")
 def test_with_labels_the_semantic_heads_also_learn_the_task_loss() -> None:
-    loss = SSIALoss(SHAPES["K=3"], 2, SSIAConfig(hidden=4, labels=0.5))
+    loss = SSIALoss(SHAPES["K=3"], 2, SSIAConfig(hidden=4, labels=0.5, handover=False))
     assert loss.uses_labels
     predict_always(loss.semantic[0], [0.0, math.log(3)])
     predict_always(loss.semantic[1], [0.0, math.log(9)])
@@ -290,7 +290,7 @@ def test_with_labels_the_semantic_heads_also_learn_the_task_loss() -> None:
 
 @pytest.mark.covers("ssia.handover")
 def test_handover_replaces_the_labels_by_the_signal_over_training() -> None:
-    loss = SSIALoss(SHAPES["K=2"], 2, SSIAConfig(hidden=4, semantic=3.0, labels=2.0, handover=True))
+    loss = SSIALoss(SHAPES["K=2"], 2, SSIAConfig(hidden=4, semantic=3.0, labels=2.0))
     features, logits = make_inputs(SHAPES["K=2"], batch=2)
     for progress, (semantic, labels) in {0.0: (0.0, 2.0), 0.25: (0.75, 1.5), 1.0: (3.0, 0.0)}.items():
         loss.set_progress(progress)

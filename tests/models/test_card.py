@@ -188,7 +188,8 @@ def test_a_run_with_labels_at_its_heads_is_called_ssia_and_dsn() -> None:
     card = run_card(settings=settings)
     assert "# test_resnet, SSIA + DSN-trained on makers/toys" in card
     assert "trained with SSIA + DSN (labels train the lower layers as well" in card
-    assert "trained with the SSIA loss" in run_card()
+    assert "# test_resnet, label-free SSIA-trained on makers/toys" in run_card()
+    assert "trained with the label-free SSIA loss" in run_card()
     settings["ssia"] = {"labels": 0.5, "handover": True}
     assert "labels train the lower layers with a decreasing share" in run_card(settings=settings)
     assert "earlier predictions" not in run_card(settings=settings)
@@ -209,3 +210,32 @@ def test_a_fine_tuned_run_names_its_base_model(model: str, base_model: str, expe
     text = run_card(settings={"model": model, "dataset": "digits", "seed": 0}, base_model=base_model)
     assert ModelCard(text).data.base_model == expected
     assert f"Fine-tuned from `{base_model}`" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (
+            {},
+            "seed 3, weights of epoch 7, the best of 12 evaluations by top-1. These evaluations were on the images of",
+        ),
+        ({"stopped_early": True}, "seed 3, stopped early, weights of epoch 7, the best of 12 evaluations by top-1."),
+        (
+            {"stopped_early": True, "saved": "last"},
+            "stopped early, weights after the last step; the best was epoch 7 of 12 evaluations by top-1.",
+        ),
+    ],
+)
+def test_a_score_by_which_weights_were_chosen_is_marked(changed: dict[str, Any], expected: str) -> None:
+    selection = {"best_epoch": 7, "evaluations": 12, "saved": "best", "stopped_early": False, **changed}
+    card = run_card(eval_name="validation", selection=selection)
+    assert expected in card
+    assert "| validation (chosen on it) | 100 | 50.12 |" in card
+    assert "biased upwards" in card
+    (result,) = ModelCard(card).data.eval_results
+    assert (result.dataset_split, result.metric_name) == ("validation", "top-1 (chosen on these images)")
+
+
+def test_a_score_that_chose_nothing_is_not_marked() -> None:
+    assert "chosen" not in run_card()
+    assert "weights after the last step." in run_card()

@@ -16,7 +16,8 @@ from ssia_zoo.data import DataConfig
 from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.loss.ssia import SSIAConfig
 from ssia_zoo.task import SSIATask
-from tests.helpers.runs import ROOT, flags, run, small_run, weights
+from ssia_zoo.training.metrics import read_records
+from tests.helpers.runs import ROOT, flags, run, same_weights, small_run, weights
 
 SEVERAL = ROOT / "tests" / "helpers" / "several_runs.py"
 STEPS = 5
@@ -31,13 +32,14 @@ SGD = {
 }
 # Without BatchNorm and dropout, which differ between processes, only the order of sums remains different.
 RUNS: dict[str, dict[str, Any]] = {
-    "vanilla": {"model": "test_vit", "method": "vanilla", **SGD},
+    "vanilla": {"model": "test_vit", "method": "vanilla", "class_weights": "auto", **SGD},
     "ssia": {"model": "test_vit", "ssia.channel": 0.5, "ssia.spatial": 0.5, "ema": 0.8, "clip_grad": 1.0, **SGD},
     "memory": {
         **{"model": "test_vit", "ssia.supervisor": "memory", "ssia.labels": 1.0, "ssia.handover": True},
         **{
             "ssia.top": True,
             "ssia.temperature": 1.0,
+            "balanced_sampling": True,
             **SGD,
             "epochs": 2,
             "max_steps": 10,
@@ -46,6 +48,12 @@ RUNS: dict[str, dict[str, Any]] = {
     "convnext": {"model": "test_convnext", **SGD},
 }
 NORMS = {"batch_size": 8, "max_eval_images": 41, "ema": 0.5}  # for test_resnet, which has BatchNorm
+# An unsteady run, so that the last epoch is not the best.
+BEST = {
+    **{"batch_size": 8, "max_eval_images": 41, "holdout": 0.2, "max_train_images": 48, "epochs": 6, "lr": 0.02},
+    **{"warmup_epochs": 0, "schedule": "constant", "method": "vanilla", "keep_best": True, "patience": 2},
+    **{"keep_checkpoints": 9},
+}
 
 
 def in_processes(processes: int, folder: Path, runs: Sequence[dict[str, Any]]) -> None:
@@ -90,7 +98,9 @@ def described(folder: Path) -> dict[str, Any]:
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     runs = runs_in_layouts(folder, 2, ["vanilla", "ssia", "memory"])
-    in_processes(2, folder, [*runs, {"output_dir": folder / "norms", **NORMS}])
+    checkpoint = folder / "best" / "checkpoints" / "step_00000006"
+    chosen = [{"output_dir": folder / "best", **BEST}, {"output_dir": folder / "again", "resume": checkpoint, **BEST}]
+    in_processes(2, folder, [*runs, {"output_dir": folder / "norms", **NORMS}, *chosen])
     return folder
 
 
@@ -161,3 +171,19 @@ def test_two_processes_report_the_metrics_of_the_weights_that_are_saved(two_proc
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     measured = validate(model, DataConfig(dataset="digits", max_eval_images=41, workers=0))
     assert measured["loss"] == pytest.approx(described(folder)["metrics"]["loss"], abs=1e-6)
+
+
+def test_two_processes_choose_the_same_weights_and_resume_to_them(two_processes: Path) -> None:
+    folder, again = two_processes / "best", two_processes / "again"
+    found = [record["top1"] for record in read_records(folder / "metrics.jsonl") if record["kind"] == "eval"]
+    described_as = described(folder)["selection"]
+    assert found[described_as["best_epoch"] - 1] == max(found)
+    assert described_as["best_epoch"] < described_as["evaluations"] == len(found), "or the test could not fail"
+    data = DataConfig(dataset="digits", holdout=0.2, max_eval_images=41, workers=0)
+    measured = validate(timm.create_model(f"local-dir:{folder}", pretrained=True), data)
+    assert measured["top1"] == pytest.approx(max(found))
+    assert measured["loss"] == pytest.approx(described(folder)["metrics"]["loss"], abs=1e-6)
+    records = read_records(again / "metrics.jsonl")
+    assert min(record["step"] for record in records) == 6, "it resumed with the evaluation after step 6"
+    assert described(again)["selection"] == described_as
+    assert same_weights(folder, again)

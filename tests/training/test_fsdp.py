@@ -20,7 +20,7 @@ from ssia_zoo.training import parse_config
 from ssia_zoo.training.fsdp import sharding_plugin, unsharded_copy
 from tests.helpers.runs import ROOT, flags, run, same_weights, small_run
 from tests.helpers.sharded_runs import ShardingAccelerator
-from tests.training.test_distributed import SGD, assert_as_in_one_process, described, layouts
+from tests.training.test_distributed import BEST, SGD, assert_as_in_one_process, described, layouts
 
 SHARDED = ROOT / "tests" / "helpers" / "sharded_runs.py"
 RUN = {"model": "test_vit", "ssia.channel": 0.5, "ssia.spatial": 0.5, "clip_grad": 1.0, **SGD}
@@ -43,10 +43,13 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory, launched: dict[str, 
     folder = tmp_path_factory.mktemp("sharded")
     whole = {**launched, "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
     checkpoint = folder / "norms" / "checkpoints" / "step_00000002"
+    best = folder / "best" / "checkpoints" / "step_00000006"
     runs: list[tuple[dict[str, str], dict[str, Any]]] = [
         *((launched, {"output_dir": folder / f"ssia_{name}", **RUN, **sizes}) for name, sizes in layouts(2).items()),
         (whole, {"output_dir": folder / "norms", **NORMS}),
         (whole, {"output_dir": folder / "resumed", "resume": checkpoint, **NORMS}),
+        (whole, {"output_dir": folder / "best", "balanced_sampling": True, **BEST}),
+        (whole, {"output_dir": folder / "again", "balanced_sampling": True, "resume": best, **BEST}),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
@@ -61,7 +64,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory, launched: dict[str, 
 
 @pytest.mark.slow
 def test_each_process_holds_half_of_the_model(two_processes: Path) -> None:
-    vit, _, resnet, _ = json.loads((two_processes / "shards.json").read_text())
+    vit, _, resnet, *_ = json.loads((two_processes / "shards.json").read_text())
     for spread in (vit, resnet):
         assert spread["processes"] == 2
         assert spread["all_sharded"]
@@ -88,6 +91,21 @@ def test_a_resumed_run_ends_with_the_same_bits(two_processes: Path) -> None:
     records = [json.loads(line) for line in (two_processes / "resumed" / "metrics.jsonl").read_text().splitlines()]
     assert min(record["step"] for record in records) > 2, "it must have resumed"
     assert same_weights(two_processes / "norms", two_processes / "resumed")
+
+
+@pytest.mark.slow
+def test_the_best_weights_are_saved_unsharded_and_a_resumed_run_chooses_the_same(two_processes: Path) -> None:
+    folder, again = two_processes / "best", two_processes / "again"
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [record["top1"] for record in records if record["kind"] == "eval"]
+    chosen = described(folder)["selection"]
+    assert found[chosen["best_epoch"] - 1] == max(found)
+    assert chosen["best_epoch"] < chosen["evaluations"] == len(found), "or the test could not fail"
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    data = DataConfig(dataset="digits", holdout=0.2, max_eval_images=41, workers=0)
+    assert validate(model, data)["loss"] == pytest.approx(described(folder)["metrics"]["loss"], abs=1e-6)
+    assert described(again)["selection"] == chosen
+    assert same_weights(folder, again)
 
 
 REFUSED: dict[str, tuple[dict[str, str], dict[str, Any]]] = {

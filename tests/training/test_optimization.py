@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -114,6 +115,33 @@ def test_the_optimizer_is_the_one_asked_for_with_its_settings(optimizer: str, ki
     assert type(made).__name__ == kind
     assert {(group["lr"], group[momentum]) for group in made.param_groups} == {(0.25, 0.5)}
     assert {group["weight_decay"] for group in made.param_groups} == {0.0, 0.125}
+
+
+@pytest.mark.covers("head_lr")
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+@pytest.mark.parametrize("method", ["ssia", "vanilla"])
+def test_the_classifier_has_its_own_rate_which_follows_the_schedule(method: str, layer_decay: float | None) -> None:
+    module = module_of("test_vit", method)
+    config = TrainConfig(
+        **{"lr": 0.1, "head_lr": 0.5, "layer_decay": layer_decay, "epochs": 10, "warmup_epochs": 1.0, "min_lr": 0.01}
+    )
+    optimizer, plain = build_optimizer(config, module), build_optimizer(replace(config, head_lr=None), module)
+    scheduler, plain_scheduler = build_scheduler(config, optimizer, STEPS), build_scheduler(config, plain, STEPS)
+
+    def settings(made: torch.optim.Optimizer) -> dict[str, tuple[float, float]]:
+        groups = made.param_groups
+        return {name: (g["lr"], g["weight_decay"]) for g in groups for name in names(module, g["params"])}
+
+    for step in (0, STEPS // 2, STEPS, 5 * STEPS, 10 * STEPS - 1):
+        scheduler.step_update(step)
+        plain_scheduler.step_update(step)
+        ours, theirs = settings(optimizer), settings(plain)
+        assert ours.keys() == theirs.keys()
+        head = {"head.weight", "head.bias"}
+        assert {name: ours[name] for name in ours.keys() - head} == {name: theirs[name] for name in ours.keys() - head}
+        for name in head:
+            assert ours[name] == (pytest.approx(5 * theirs[name][0]), theirs[name][1])
+    assert settings(optimizer)["head.weight"][1] > settings(optimizer)["head.bias"][1] == 0, "biases do not decay"
 
 
 @pytest.mark.covers("lr")

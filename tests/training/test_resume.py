@@ -33,9 +33,13 @@ EVERYTHING: dict[str, object] = {
     "random_erase": 0.3,
     "drop_rate": 0.2,
     "drop_path_rate": 0.2,
+    "balanced_sampling": True,
     "workers": 1,
 }
-BATCH_NORM = {**EVERYTHING, "model": "test_resnet", "clip_grad": 1.0, "optimizer": "lamb"}
+BATCH_NORM = {
+    **{**EVERYTHING, "model": "test_resnet", "clip_grad": 1.0, "optimizer": "lamb"},
+    **{"holdout": 0.2, "keep_best": True, "patience": 9},
+}
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ IDENTITY = {
     "train_digest": "a",
     "eval_digest": "b",
 }
-EXPERIMENT = {"interpolation": "bilinear", "crop_pct": 0.9, "crop_mode": "squash"}
+EXPERIMENT = {"interpolation": "bilinear", "crop_pct": 0.9, "crop_mode": "squash", "ssia": {"weight": 2.0}}
 
 
 def pictures(folder: Path) -> Path:
@@ -118,11 +118,15 @@ def test_each_difference_of_data_is_named() -> None:
             check_data(manifest, EXPERIMENT, IDENTITY | change)
 
 
-@pytest.mark.parametrize("name", EXPERIMENT)
-def test_each_difference_of_preprocessing_is_named(name: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({name: "other"}, rf"{name} \({before} -> other\)") for name, before in EXPERIMENT.items() if name != "ssia"]
+    + [({"ssia": {"weight": 0.5}}, r"ssia\.weight \(2\.0 -> 0\.5\)")],
+)
+def test_each_difference_in_what_depends_on_the_model_is_named(change: dict[str, Any], message: str) -> None:
     manifest = {"experiment": EXPERIMENT, "data": IDENTITY}
-    with pytest.raises(TrainingError, match=name):
-        check_data(manifest, EXPERIMENT | {name: "other"}, IDENTITY)
+    with pytest.raises(TrainingError, match=message):
+        check_data(manifest, EXPERIMENT | change, IDENTITY)
 
 
 def test_a_checkpoint_without_a_description_of_its_data_resumes_with_a_warning(

@@ -73,5 +73,6 @@ def test_a_setting_of_a_group_is_ignored_too(mutation: ModuleType) -> None:
     config = TrainConfig(ssia=replace(TrainConfig().ssia, weight=3.0))
     assert config.ssia.lambda_at(0.5) == 3.0
     with mutation.ignoring("ssia.weight"):
-        assert config.ssia.lambda_at(0.5) == 1.0
+        with pytest.raises(ConfigError, match=r"`ssia\.weight` is None"):
+            config.ssia.lambda_at(0.5)
         assert config.ssia.weight == 3.0

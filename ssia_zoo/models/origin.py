@@ -1,0 +1,40 @@
+"""Describe how weights were trained and chosen, in sentences for model cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def origin(base_model: str | None, settings: Mapping[str, Any]) -> str:
+    """Describe what the training started from, and which part of it was trained."""
+    if not base_model:
+        return "Trained from scratch."
+    if settings.get("probe"):
+        return (
+            f"A linear probe of `{base_model}`: only the classifier was fitted, by logistic regression on the features "
+            "of the training images; all other weights are those of that model."
+        )
+    part = ""
+    if settings.get("lora") is not None:
+        part = f" with LoRA adapters of rank {settings['lora']}, which are merged into these weights"
+    elif settings.get("freeze") == "head":
+        part = "; only the classifier was trained"
+    elif settings.get("freeze") is not None:
+        part = f" with the stem and the first {settings['freeze']} stages frozen"
+    return f"Fine-tuned from `{base_model}`{part}."
+
+
+def saved_weights(selection: Mapping[str, Any] | None) -> str:
+    """Describe which weights are saved, and what their score means if it decided on them."""
+    if selection is None:
+        return "weights after the last step"
+    early = "stopped early, " * selection["stopped_early"]
+    weights = f"weights of epoch {selection['best_epoch']}, the best"
+    if selection["saved"] == "last":
+        weights = f"weights after the last step; the best was epoch {selection['best_epoch']}"
+    return (
+        f"{early}{weights} of {selection['evaluations']} evaluations by top-1. These evaluations were on the images of "
+        "the table, so the accuracy above is biased upwards: measure it on images that were used neither for training "
+        "nor for this choice"
+    )
