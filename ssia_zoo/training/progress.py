@@ -133,7 +133,8 @@ def _compare_with_best(run: Run) -> str:
         return ""
     if not selection.since_best:
         return ", the best so far"
-    best = f"; the best is {selection.best_metrics[main_metric(selection.best_metrics)]:.2f} % in epoch {selection.best_epoch}"
+    score = selection.best_metrics[main_metric(selection.best_metrics)]
+    best = f"; the best is {score:.2f} % in epoch {selection.best_epoch}"
     return f"{best}: stopping, as {selection.since_best} in a row were not better" if selection.ended else best
 
 

@@ -130,6 +130,23 @@ def test_objectives_with_a_distribution_over_classes_are_refused(photos: Path, t
         small_run(tmp_path / "run", **settings(photos, method=method))
 
 
+@pytest.mark.parametrize("setting", [{"class_weights": "auto"}, {"balanced_sampling": True}, {"probe": True}])
+def test_settings_that_need_one_label_an_image_are_refused(
+    photos: Path, trained: Path, tmp_path: Path, setting: dict[str, object]
+) -> None:
+    given = settings(photos, model=f"local-dir:{trained}", pretrained=True, **setting)
+    with pytest.raises(ConfigError, match=f"`{next(iter(setting))}` needs one label an image, but the images have"):
+        small_run(tmp_path / "run", **given)
+
+
+def test_the_best_weights_are_those_with_the_highest_map(photos: Path, tmp_path: Path) -> None:
+    result = small_run(tmp_path / "run", **settings(photos, keep_best=True, epochs=3))
+    scores = [record["map"] for record in read_records(result.folder / "metrics.jsonl") if record["kind"] == "eval"]
+    described = json.loads((result.folder / "config.json").read_text())["ssia"]
+    assert described["selection"]["metric"] == "map"
+    assert result.metrics["map"] == max(scores)
+
+
 def test_mixup_smoothing_and_resuming_work_with_several_labels(
     photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
