@@ -18,6 +18,7 @@ from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.inference.classifier import Classifier
 from ssia_zoo.models.label_names import multi_label_threshold
 from ssia_zoo.models.loading import load_model
+from ssia_zoo.training import parse_config, train
 from ssia_zoo.training.metrics import read_records
 from tests.helpers.runs import same_weights, small_run
 
@@ -130,13 +131,20 @@ def test_objectives_with_a_distribution_over_classes_are_refused(photos: Path, t
         small_run(tmp_path / "run", **settings(photos, method=method))
 
 
-@pytest.mark.parametrize("setting", [{"class_weights": "auto"}, {"balanced_sampling": True}, {"probe": True}])
+@pytest.mark.parametrize("setting", [{"class_weights": "auto"}, {"balanced_sampling": True}])
 def test_settings_that_need_one_label_an_image_are_refused(
     photos: Path, trained: Path, tmp_path: Path, setting: dict[str, object]
 ) -> None:
     given = settings(photos, model=f"local-dir:{trained}", pretrained=True, **setting)
     with pytest.raises(ConfigError, match=f"`{next(iter(setting))}` needs one label an image, but the images have"):
         small_run(tmp_path / "run", **given)
+
+
+def test_a_probe_of_several_labels_is_refused(photos: Path, trained: Path, tmp_path: Path) -> None:
+    words = ["--dataset", str(photos), "--labels", str(photos.parent / "labels.csv"), "--holdout", "0.25"]
+    model = ["--model", f"local-dir:{trained}", "--pretrained", "--probe", "--image-size", "32"]
+    with pytest.raises(ConfigError, match="`probe` needs one label an image, but the images have several"):
+        train(parse_config([*words, *model, "--output-dir", str(tmp_path / "run")]))
 
 
 def test_the_best_weights_are_those_with_the_highest_map(photos: Path, tmp_path: Path) -> None:
