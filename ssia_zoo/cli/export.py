@@ -18,7 +18,7 @@ def export(
     images: Path | None = None,
     calibration_dataset: str | None = None,
     calibration_images: int = 128,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     tolerance: float | None = None,
     pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True,
 ) -> None:
@@ -39,7 +39,7 @@ def export(
         images: Folder of images for the check; scikit-learn's digits if not given.
         calibration_dataset: Data set for int8: Hub id, folder of parquet files, image folder, or digits.
         calibration_images: Number of training images for calibration.
-        image_size: Height and width of the input, pixels; the model's own if not given.
+        image_size: Of the input, pixels: one number for a square, or height and width; the model's own if not given.
         tolerance: Largest logit error, as a fraction of the largest logit; for int8 the largest drop in top-1, points.
         pretrained: Export random weights, to measure speed.
     """

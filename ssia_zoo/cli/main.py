@@ -15,7 +15,7 @@ from ssia_zoo.cli.comparison import compare
 from ssia_zoo.cli.console import DONE, UsageError, run
 from ssia_zoo.cli.export import export
 from ssia_zoo.cli.models import explain, predict, validate, verify
-from ssia_zoo.cli.training import demo, train
+from ssia_zoo.cli.training import demo, finetune, train
 from ssia_zoo.cli.weights import fetch, info, list_weights, publish
 from ssia_zoo.errors import did_you_mean
 from ssia_zoo.log import show_log
@@ -31,6 +31,7 @@ timm models trained with Self-Supervised Implicit Attention.
 Start with:
   ssia-zoo list                           list the published weights
   ssia-zoo predict cat.jpg --model NAME   classify an image
+  ssia-zoo finetune photos/ --model NAME  train on your images, and look at a report
   ssia-zoo demo                           train, publish and load a small model, in two minutes
   ssia-zoo COMMAND --help                 show the flags of a command, with examples
   ssia-zoo --version                      print the version
@@ -50,6 +51,7 @@ Commands:"""
 
 _COMMANDS: dict[str, Callable[..., int | None]] = {
     "train": train,
+    "finetune": finetune,
     "list": list_weights,
     "info": info,
     "predict": predict,
@@ -77,8 +79,9 @@ def main(args: Sequence[str] | None = None) -> int:
         SystemExit: With 0 after `COMMAND --help`, with 2 for a wrong flag.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if words[:1] == ["train"]:  # it parses its flags and handles signals and errors itself
-        return train(words[1:])
+    for name, command in (("train", train), ("finetune", finetune)):
+        if words[:1] == [name]:  # these parse their flags and handle signals and errors themselves
+            return command(words[1:])
     show_log()
     return run(lambda: _run_command(words))
 

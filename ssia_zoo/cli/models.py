@@ -145,7 +145,7 @@ def validate(
     labels: str | None = None,
     label_separator: str | None = None,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     max_eval_images: int | None = None,
     max_corrupt: float = 0.001,
     max_pixels: int = 178_956_970,
@@ -173,7 +173,7 @@ def validate(
         labels: CSV or TSV file of the images' paths and labels, for a folder of images.
         label_separator: Separator of several labels in one cell; found in a CSV or TSV file if not given.
         num_classes: Number of classes, if labels are numbers without names.
-        image_size: Height and width of the input, pixels; the model's own if not given.
+        image_size: Of the input, pixels: one number for a square, or height and width; the model's own if not given.
         max_eval_images: Evaluate this many images, a fixed random subset.
         max_corrupt: Largest fraction of unreadable images, which are skipped.
         max_pixels: Largest image, pixels; larger JPEGs are decoded at a lower resolution, other formats are skipped.

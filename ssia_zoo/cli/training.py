@@ -1,4 +1,4 @@
-"""Commands that train: `train` and `demo`."""
+"""Commands that train: `train`, `finetune` and `demo`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,20 @@ def train(args: Sequence[str]) -> int:
     from ssia_zoo.training import main
 
     return main(args, prog="ssia-zoo train")
+
+
+def finetune(args: Sequence[str]) -> int:
+    """Fine-tune a pretrained model on your photos, and write a report.
+
+    Args:
+        args: The data set, then flags of train_hf.py, and --budget.
+
+    Returns:
+        The exit status of `ssia_zoo.training.main`.
+    """
+    from ssia_zoo.training import main_finetune
+
+    return main_finetune(args, prog="ssia-zoo finetune")
 
 
 def demo(output_dir: Path = Path("runs"), epochs: int | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssia_zoo.data.config import DataConfig
-from ssia_zoo.data.images import EvalData, ImageData, data_identity, load_eval_data, load_image_data
+from ssia_zoo.data.images import EvalData, ImageData, data_identity, load_eval_data, load_image_data, split_names
 from ssia_zoo.data.loader import eval_loader, train_loader
 from ssia_zoo.data.samples import NOT_COUNTED, UnreadableImageError
 from ssia_zoo.data.sampling import BalancedSampler, EpochSampler
@@ -29,6 +29,7 @@ __all__ = [
     "load_eval_data",
     "load_image_data",
     "share_loader",
+    "split_names",
     "train_loader",
     "train_transform",
 ]

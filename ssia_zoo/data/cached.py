@@ -14,22 +14,23 @@ from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from ssia_zoo.data.config import DataConfig
+from ssia_zoo.data.preprocessing import ConvertMode
 from ssia_zoo.data.randomness import derive_seed
 from ssia_zoo.data.samples import Label, RowReader, decode_or_report, no_readable_image, replacement
-from ssia_zoo.data.transforms import input_side, reflected_indices, resize_transform
+from ssia_zoo.data.transforms import input_height_width, reflected_indices, resize_transform
 from ssia_zoo.data.unreadable import UnreadableImages
 from ssia_zoo.errors import DataError
 
 _log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Images [B, 3, H, W], labels [B] (or [B, classes]) and indices [B]."""
+"""Images [B, C, H, W], labels [B] (or [B, classes]) and indices [B]."""
 
 _CHUNK = 1000  # images per read
 
 
 class CachedDataset(Dataset[Batch]):
-    """All images of a split on one device as 8-bit RGB; an item is a whole batch.
+    """All images of a split on one device, 8 bits a channel; an item is a whole batch.
 
     The batches equal those of `SampleDataset` with `ReflectCrop`, a horizontal flip and normalization: the same random
     numbers at each place of a batch, and the same arithmetic on its pixels.
@@ -41,10 +42,10 @@ class CachedDataset(Dataset[Batch]):
         std: Per channel.
         sampler: Its seed is that of the augmentation.
         unreadable: Receives images that cannot be decoded.
-        device: Where to keep the images, 3 bytes a pixel; the CPU if None.
+        device: Where to keep the images, a byte a pixel and channel; the CPU if None.
 
     Raises:
-        DataError: An image is not square.
+        DataError: An image does not have the input's aspect ratio.
     """
 
     def __init__(
@@ -57,24 +58,26 @@ class CachedDataset(Dataset[Batch]):
         unreadable: UnreadableImages,
         device: torch.device | None,
     ) -> None:
-        self.size = input_side(config)
+        self.height, self.width = input_height_width(config)
+        self.convert, self.channels = ConvertMode(len(mean)), len(mean)
         self.hflip = config.hflip
         self.sampler = sampler
         self.offsets = 2 * config.crop_padding + 1
         self.unreadable_name = ""
         images, labels, self.readable = self._decode(reader, config, unreadable)
         self.images, self.labels = images.to(device), labels.to(device)
-        self.reflected = torch.from_numpy(reflected_indices(self.size, config.crop_padding)).to(device)
-        self.places = torch.arange(self.size, device=device)
+        self.reflected_rows = torch.from_numpy(reflected_indices(self.height, config.crop_padding)).to(device)
+        self.reflected_columns = torch.from_numpy(reflected_indices(self.width, config.crop_padding)).to(device)
+        self.rows, self.columns = torch.arange(self.height, device=device), torch.arange(self.width, device=device)
         self.mean, self.std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
 
     def _decode(
         self, reader: RowReader, config: DataConfig, unreadable: UnreadableImages
     ) -> tuple[Tensor, Tensor, list[bool]]:
-        """Return all images [N, H, W, 3] and labels [N] or [N, classes], and which of the images could be decoded."""
+        """Return all images [N, H, W, C] and labels [N] or [N, classes], and which of the images could be decoded."""
         count, resize = len(reader), resize_transform(config)
-        _log.info("decoding %d training images into %.1f MB of memory", count, count * 3 * self.size**2 / 1e6)
-        images = torch.zeros(count, self.size, self.size, 3, dtype=torch.uint8)
+        images = torch.zeros(count, self.height, self.width, self.channels, dtype=torch.uint8)
+        _log.info("decoding %d training images into %.1f MB of memory", count, images.nbytes / 1e6)
         labels: list[Label] = []
         readable = [True] * count
         hidden = None if PartialState().is_main_process else True  # None: hidden where stderr is not a terminal
@@ -88,12 +91,14 @@ class CachedDataset(Dataset[Batch]):
                     readable[sample.index] = False
                     self.unreadable_name = reader.name(sample)
                     continue
-                if image.width != image.height:
+                resized = resize(self.convert(image))
+                if resized.size != (self.width, self.height):
+                    shape = "square images" if self.height == self.width else "images of the input's aspect ratio"
                     raise DataError(
                         f"{reader.name(sample)} has {image.width}x{image.height} pixels, but `cache_images` needs "
-                        "square images; leave it out"
+                        f"{shape}; leave it out"
                     )
-                images[sample.index] = torch.from_numpy(np.asarray(resize(image)).copy())
+                images[sample.index] = torch.from_numpy(np.asarray(resized).copy()).reshape(images.shape[1:])
         return images, default_collate(labels), readable
 
     def set_epoch(self, epoch: int) -> None:
@@ -112,9 +117,9 @@ class CachedDataset(Dataset[Batch]):
         drawn = torch.tensor([self._draw(*key) for key in keys]).T
         sources = torch.tensor(self._replace_unreadable([index for _, index in keys]))
         top, left, flipped, indices = torch.cat([drawn, sources[None]]).to(self.images.device, non_blocking=True)
-        rows = self.reflected[top[:, None] + self.places]
-        places = torch.where(flipped[:, None] == 1, self.places.flip(0), self.places)
-        columns = self.reflected[left[:, None] + places]
+        rows = self.reflected_rows[top[:, None] + self.rows]
+        places = torch.where(flipped[:, None] == 1, self.columns.flip(0), self.columns)
+        columns = self.reflected_columns[left[:, None] + places]
         pixels = self.images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
         normalized = pixels.float().div_(255).sub_(self.mean).div_(self.std)
         return normalized.permute(0, 3, 1, 2).contiguous(), self.labels[indices], indices

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainValidator,
+    PositiveFloat,
+    PositiveInt,
+)
 from pydantic.dataclasses import dataclass
 
 from ssia_zoo.errors import ConfigError
@@ -13,6 +21,27 @@ from ssia_zoo.validation import STRICT, Fraction, FractionAbove0, FractionBelow1
 
 MAX_PIXELS = 178_956_970
 """Default of `max_pixels`: Pillow's limit."""
+
+
+Size = int | tuple[int, int]
+"""Height and width in pixels; one number where they are equal."""
+
+
+def read_size(value: Any) -> Size:
+    """Check a size: a number, or height and width.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    sides = list(value) if isinstance(value, (list, tuple)) else [value]
+    if len(sides) not in (1, 2) or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError("one number of pixels greater than 0, or two: height and width")
+    return (sides[0], sides[1]) if len(set(sides)) == 2 else sides[0]
+
+
+def height_width(size: Size) -> tuple[int, int]:
+    """Return height and width of a size."""
+    return size if isinstance(size, tuple) else (size, size)
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -57,8 +86,8 @@ class DataConfig:
     """Number of classes, for labels that are numbers without names; required only for streaming."""
     holdout: FractionBelow1 = 0.0
     """Evaluate on this fraction of the training split (stratified) instead of the evaluation split."""
-    image_size: PositiveInt | None = None
-    """Height and width of the model's input, pixels; if None, that of the model."""
+    image_size: Annotated[Size, PlainValidator(read_size)] | None = None
+    """Size of the model's input, pixels: one number for a square, or height and width; if None, that of the model."""
     batch_size: PositiveInt = 128
     """Images per process and step."""
     eval_batch_size: PositiveInt | None = None
@@ -68,7 +97,7 @@ class DataConfig:
     scale: Annotated[tuple[FractionAbove0, FractionAbove0], AfterValidator(_ascending)] = (0.08, 1.0)
     """Area range of the random resized crop, as fractions of the image."""
     ratio: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)] = (0.75, 4 / 3)
-    """Aspect ratio range of the random resized crop."""
+    """Range of the aspect ratio of the random resized crop, relative to that of the model's input."""
     hflip: Fraction = 0.5
     """Probability of a horizontal flip."""
     vflip: Fraction = 0.0
@@ -121,7 +150,7 @@ class DataConfig:
             raise ConfigError(
                 f"`aug_repeats` is {self.aug_repeats}; expected a divisor of `batch_size` {self.batch_size}"
             )
-        if self.image_size is not None and self.crop_padding >= self.image_size:
+        if self.image_size is not None and self.crop_padding >= min(height_width(self.image_size)):
             raise ConfigError(
                 f"`crop_padding` is {self.crop_padding}; expected less than `image_size` {self.image_size}"
             )

@@ -1,4 +1,4 @@
-"""Decode images of any format to upright 8-bit RGB."""
+"""Decode images of any format to upright 8-bit greyscale, RGB or RGBA."""
 
 from __future__ import annotations
 
@@ -23,15 +23,21 @@ _TRANSPOSES = {  # by EXIF orientation; ImageOps.exif_transpose also rewrites th
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }
+_TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
 
 
 def decode_rgb(value: dict[str, Any], max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
-    """Decode an image to upright 8-bit RGB.
+    """Decode an image to upright 8-bit RGB, without transparency; arguments and errors are those of `decode_image`."""
+    return decode_image(value, max_pixels).convert("RGB")
 
-    16-bit grey is scaled to 8 bits (Pillow would clip it), transparency is dropped as in timm, and metadata that
-    cannot be read are ignored.
+
+def decode_image(value: dict[str, Any], max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
+    """Decode an image to upright 8 bits of mode L (greyscale), RGB, or RGBA (with transparency).
+
+    16-bit grey is scaled to 8 bits (Pillow would clip it), other modes such as CMYK and palettes become RGB or RGBA,
+    and metadata that cannot be read are ignored.
 
     Args:
         value: An undecoded image as the library datasets stores it, with "bytes" or "path".
@@ -51,12 +57,29 @@ def decode_rgb(value: dict[str, Any], max_pixels: int = MAX_PIXELS) -> PIL.Image
     image = _transpose_by_exif(image)
     # Pillow reads 16-bit PGM as 32-bit pixels in the range of 16 bits.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return PIL.Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+        return PIL.Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"32-bit pixels (mode {image.mode!r}) have no fixed range: store 8 or 16 bits")
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+    mode = _mode(image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def stored_mode(value: dict[str, Any]) -> str | None:
+    """Return the mode that `decode_image` gives an image, from its header alone; None if that cannot be read."""
+    path = value.get("path")
+    try:
+        on_disk = value.get("bytes") is None and path is not None and "://" not in path
+        source: Any = path if on_disk else io.BytesIO(_read(value))
+        with _without_pillow_limit(), PIL.Image.open(source) as image:
+            return _mode(image)
+    except Exception:  # decoders raise any kind of error on damaged files
+        return None
+
+
+def _mode(image: PIL.Image.Image) -> str:
+    if image.mode in _TRANSPARENT or ("transparency" in image.info and not image.mode.startswith("I")):
+        return "RGBA"
+    return "L" if image.mode in ("1", "L", "F") or image.mode.startswith("I") else "RGB"
 
 
 def _read(value: dict[str, Any]) -> bytes:

@@ -146,6 +146,15 @@ def load_eval_data(config: DataConfig) -> EvalData:
     )
 
 
+def split_names(config: DataConfig) -> list[str]:
+    """Return the names of a data set's splits.
+
+    Raises:
+        DataError: The data set cannot be found or read.
+    """
+    return list(_open(config).splits())
+
+
 def data_identity(data: ImageData) -> dict[str, Any]:
     """Identify data sets by their numbers of images, class names and digests, without decoding an image.
 

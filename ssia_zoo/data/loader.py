@@ -99,7 +99,7 @@ def eval_loader(
         config: Batch size, workers, resize and crop.
         mean: Per channel, for pixels from 0 to 1.
         std: Per channel.
-        input_size: Channels, height, width; (3, image_size, image_size) if None.
+        input_size: Channels, height, width; those of `mean` and `config` if None.
     """
     sampler = EpochSampler(len(data.eval), seed=0, shuffle=False)
     reader, transform = _reader(data, data.eval, config), eval_transform(config, mean, std, input_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import PIL.Image
 import torch
@@ -13,12 +13,16 @@ from timm.data import create_transform, resolve_model_data_config
 from timm.models import get_model_input_config
 from torchvision import transforms
 
-from ssia_zoo.data.config import DataConfig
+from ssia_zoo.data.config import DataConfig, height_width
 from ssia_zoo.errors import ConfigError
 
 Config = TypeVar("Config", bound=DataConfig)
 Transform = Callable[[PIL.Image.Image], torch.Tensor]
 
+Channels = Literal[1, 3, 4]
+"""1: greyscale, 3: RGB, 4: RGB and transparency (alpha)."""
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _CHOICES = ("interpolation", "crop_pct", "crop_mode")
 
 
@@ -27,7 +31,7 @@ class Preprocessing:
     """How an image becomes the model's input, in timm's terms; the defaults are those of training from scratch."""
 
     input_size: tuple[int, int, int]
-    """Channels (3 for RGB, 1 for grey), height, width."""
+    """Channels (see `Channels`), height, width."""
     mean: tuple[float, ...]
     """Per channel, for pixels from 0 to 1."""
     std: tuple[float, ...]
@@ -37,24 +41,19 @@ class Preprocessing:
     crop_mode: str = "center"
 
     def transform(self) -> Transform:
-        """Build timm's evaluation transform: an RGB image to a normalized tensor of `input_size`.
+        """Build timm's evaluation transform: an image of any 8-bit mode to a normalized tensor of `input_size`.
 
         Raises:
-            ConfigError: The number of channels is neither 1 nor 3.
+            ConfigError: The number of channels is not one of `Channels`.
         """
-        channels = self.input_size[0]
-        if channels not in (1, 3):
-            raise ConfigError(f"the model takes images of {channels} channels; expected 3 (RGB) or 1 (grey)")
-        transform: Any = create_transform(**asdict(self))
-        if channels == 1:
-            transform = transforms.Compose([transforms.Grayscale(), *transform.transforms])
-        return transform  # type: ignore[no-any-return]
+        convert = ConvertMode(self.input_size[0])
+        return transforms.Compose([convert, *create_transform(**asdict(self)).transforms])  # type: ignore[no-any-return]
 
     def applied_to(self, config: Config) -> Config:
-        """Return data settings with this size (of a square input), interpolation and crop."""
+        """Return data settings with this size, interpolation and crop."""
         return replace(
             config,
-            image_size=self.input_size[1],
+            image_size=self.input_size[1:],
             interpolation=self.interpolation,
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
@@ -69,10 +68,46 @@ class Preprocessing:
         )
 
 
+class ConvertMode:
+    """Convert an image to the mode of a model's channels: L, RGB or RGBA.
+
+    RGB drops the transparency of RGBA and keeps the colours below it; RGBA makes an image without transparency opaque.
+
+    Args:
+        channels: One of `Channels`.
+
+    Raises:
+        ConfigError: It is another number.
+    """
+
+    def __init__(self, channels: int) -> None:
+        if channels not in _MODES:
+            raise ConfigError(
+                f"the model takes images of {channels} channels; expected 1 (greyscale), 3 (RGB) or 4 (RGB and "
+                "transparency)"
+            )
+        self.mode = _MODES[channels]
+
+    def __call__(self, image: PIL.Image.Image) -> PIL.Image.Image:
+        """Convert an image; one of this mode is returned as it is."""
+        return image if image.mode == self.mode else image.convert(self.mode)
+
+    def loss(self, mode: str) -> str | None:
+        """Describe what the conversion from another mode changes; None if nothing that matters."""
+        if mode == self.mode or (mode == "L" and self.mode == "RGB"):
+            return None
+        if self.mode == "L":
+            return "converted to greyscale (Pillow's mode L), as the model takes one channel"
+        if self.mode == "RGB":
+            return "stripped of their transparency (the colours below it are kept), as the model takes RGB"
+        return "given an opaque fourth channel, as they have no transparency and the model takes four channels"
+
+
 def model_preprocessing(model: Any, config: DataConfig | None = None) -> Preprocessing:
     """Read a timm model's preprocessing from its `pretrained_cfg`.
 
-    For a grey model whose configuration has three means, their mean is used; likewise for `std`.
+    Where the configuration has means of another number of channels, their average is used for every channel, as in
+    timm's loader (`adapt_to_chs`); likewise for `std`.
 
     Args:
         model: A timm model.
@@ -83,7 +118,7 @@ def model_preprocessing(model: Any, config: DataConfig | None = None) -> Preproc
     height, width = own["input_size"][1:]
     choices = {} if config is None else {name: getattr(config, name) for name in _CHOICES}
     if config is not None and config.image_size is not None:
-        height = width = config.image_size
+        height, width = height_width(config.image_size)
     return Preprocessing(
         input_size=(channels, height, width),
         mean=_per_channel(own["mean"], channels),

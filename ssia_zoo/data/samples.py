@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ssia_zoo.data.config import MAX_PIXELS
-from ssia_zoo.data.decode import decode_rgb
+from ssia_zoo.data.decode import decode_image
 from ssia_zoo.data.label_lists import multi_label_target
 from ssia_zoo.data.preprocessing import Transform
 from ssia_zoo.data.randomness import derive_seed, isolate_rng, seed_everything
@@ -177,11 +177,11 @@ class SampleDataset(Dataset[Sample]):
 
 
 def decode_or_report(sample: EncodedSample, reader: Reader, unreadable: UnreadableImages) -> PIL.Image.Image | None:
-    """Decode an image to 8-bit RGB; report one that cannot be decoded and return None."""
+    """Decode an image to 8 bits; report one that cannot be decoded and return None."""
     try:
         if sample.value is None:
             raise ValueError("there is no image")
-        return decode_rgb(sample.value, reader.max_pixels)
+        return decode_image(sample.value, reader.max_pixels)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise any kind of error on damaged files

@@ -1,8 +1,8 @@
-"""Build timm's transforms from the settings: an RGB image to a normalized tensor."""
+"""Build timm's transforms from the settings: an image to a normalized tensor."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -10,28 +10,39 @@ import numpy.typing as npt
 import PIL.Image
 import torch
 from timm.data import create_transform
-from timm.data.transforms import str_to_interp_mode
+from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
 from torchvision import transforms
 
-from ssia_zoo.data.config import DataConfig
-from ssia_zoo.data.preprocessing import Preprocessing, Transform, with_default_preprocessing
+from ssia_zoo.data.config import DataConfig, Size, height_width
+from ssia_zoo.data.preprocessing import ConvertMode, Preprocessing, Transform, with_default_preprocessing
 from ssia_zoo.errors import ConfigError
 
 
 def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:
-    """Build timm's augmentation: an RGB image to a normalized float tensor [3, image_size, image_size].
+    """Build timm's augmentation: an image of any 8-bit mode to a normalized float tensor.
+
+    Args:
+        config: Image size, crop and augmentation.
+        mean: Per channel; the number of channels is 1 (greyscale), 3 (RGB) or 4 (RGB and transparency).
+        std: Per channel.
 
     Raises:
-        ConfigError: timm does not know the augmentation policy, or the image size is not set.
+        ConfigError: timm does not know the augmentation policy or does not support it for four channels, or the image
+            size is not set.
     """
-    size = input_side(config)
+    height, width = input_height_width(config)
     config = with_default_preprocessing(config)
+    convert = ConvertMode(len(mean))
+    if config.auto_augment and convert.mode == "RGBA":
+        raise ConfigError(
+            f"`auto_augment` is {config.auto_augment!r}, which Pillow does not support for four channels; leave it out"
+        )
     try:
         transform = create_transform(
-            size,
+            (height, width),
             is_training=True,
             scale=config.scale,
-            ratio=config.ratio,
+            ratio=tuple(limit * width / height for limit in config.ratio),
             hflip=config.hflip,
             vflip=config.vflip,
             color_jitter=config.color_jitter or None,
@@ -46,12 +57,12 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         raise ConfigError(
             f"`auto_augment` is {config.auto_augment!r}, which timm does not know; expected a policy such as "
-            "'rand-m9-mstd0.5-inc1', 'augmix-m3-w3', 'original' or 'v0'"
+            "'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'original'"
         ) from error
     if config.crop_padding:
-        crop = ReflectCrop(size, config.crop_padding)
-        transform = transforms.Compose([resize_transform(config), crop, *transform.transforms[1:]])
-    return transform  # type: ignore[no-any-return]
+        crop = ReflectCrop((height, width), config.crop_padding)
+        return transforms.Compose([convert, resize_transform(config), crop, *transform.transforms[1:]])  # type: ignore[no-any-return]
+    return transforms.Compose([convert, *transform.transforms])  # type: ignore[no-any-return]
 
 
 def eval_transform(
@@ -60,20 +71,20 @@ def eval_transform(
     std: Sequence[float],
     input_size: tuple[int, int, int] | None = None,
 ) -> Transform:
-    """Build timm's resize and crop: an RGB image to a normalized tensor.
+    """Build timm's resize and crop: an image of any 8-bit mode to a normalized tensor.
 
     Args:
         config: Interpolation and crop, and the size if `input_size` is None.
         mean: Per channel.
         std: Per channel.
-        input_size: Channels, height, width; (3, image_size, image_size) if None.
+        input_size: Channels, height, width; those of `mean` and `config` if None.
 
     Raises:
         ConfigError: The image size is not set.
     """
     config = with_default_preprocessing(config)
     return Preprocessing(
-        input_size=input_size or (3, input_side(config), input_side(config)),
+        input_size=input_size or (len(mean), *input_height_width(config)),
         mean=tuple(mean),
         std=tuple(std),
         interpolation=str(config.interpolation),
@@ -82,13 +93,16 @@ def eval_transform(
     ).transform()
 
 
-def resize_transform(config: DataConfig) -> transforms.Resize:
-    """Build the resize of the shorter side to the input size; an image of that size is left unchanged."""
+def resize_transform(config: DataConfig) -> Callable[[PIL.Image.Image], PIL.Image.Image]:
+    """Build the resize to the smallest size that covers the input; an image of that size is left unchanged."""
     interpolation = with_default_preprocessing(config).interpolation
-    return transforms.Resize(input_side(config), interpolation=str_to_interp_mode(interpolation))
+    height, width = input_height_width(config)
+    if height != width:
+        return ResizeKeepRatio((height, width), interpolation=interpolation)  # type: ignore[no-any-return]
+    return transforms.Resize(height, interpolation=str_to_interp_mode(interpolation))  # type: ignore[no-any-return]
 
 
-def input_side(config: DataConfig) -> int:
+def input_height_width(config: DataConfig) -> tuple[int, int]:
     """Return the height and width of the model's input, pixels.
 
     Raises:
@@ -96,31 +110,31 @@ def input_side(config: DataConfig) -> int:
     """
     if config.image_size is None:
         raise ConfigError("`image_size` is not set; expected the model's input size in pixels")
-    return config.image_size
+    return height_width(config.image_size)
 
 
 class ReflectCrop:
-    """Pad an image by reflection and crop a square at random.
+    """Pad an image by reflection and crop a part at random.
 
     Draws the numbers and returns the pixels of torchvision's RandomCrop(padding_mode="reflect"), but takes 28 µs
     instead of 119 for 32x32 pixels; decoding and augmenting such an image takes some 300.
 
     Args:
-        size: Height and width of the crop, at most those of the image.
+        size: Height and width of the crop (one number for a square), at most those of the image.
         padding: Pixels on each side.
     """
 
-    def __init__(self, size: int, padding: int) -> None:
-        self.size = size
+    def __init__(self, size: Size, padding: int) -> None:
+        self.height, self.width = height_width(size)
         self.padding = padding
 
     def __call__(self, image: PIL.Image.Image) -> PIL.Image.Image:
         """Crop an image."""
         rows, columns = reflected_indices(image.height, self.padding), reflected_indices(image.width, self.padding)
-        top = int(torch.randint(0, len(rows) - self.size + 1, size=(1,)))
-        left = int(torch.randint(0, len(columns) - self.size + 1, size=(1,)))
-        pixels = np.asarray(image).take(rows[top : top + self.size], axis=0)
-        return PIL.Image.fromarray(pixels.take(columns[left : left + self.size], axis=1))
+        top = int(torch.randint(0, len(rows) - self.height + 1, size=(1,)))
+        left = int(torch.randint(0, len(columns) - self.width + 1, size=(1,)))
+        pixels = np.asarray(image).take(rows[top : top + self.height], axis=0)
+        return PIL.Image.fromarray(pixels.take(columns[left : left + self.width], axis=1))
 
 
 @lru_cache(maxsize=256)

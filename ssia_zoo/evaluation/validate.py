@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from ssia_zoo.data import DataConfig, EvalData, eval_loader, load_eval_data
+from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.data.label_lists import read_classes
 from ssia_zoo.data.preprocessing import Preprocessing, model_preprocessing
 from ssia_zoo.evaluation.metrics import evaluate
@@ -52,6 +53,7 @@ def prepare_evaluation(model: TimmModel, config: DataConfig, *, by_position: boo
     try_blank_image(model, preprocessing.input_size)
     data = load_eval_data(config)
     used = read_classes(data.eval, data.label_column)
+    report_conversions(data.eval, data.image_column, preprocessing.input_size[0])
     outputs = match_model(model, data.label_names, config.dataset, used, by_position=by_position)
     loader = eval_loader(
         data,

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
+from ssia_zoo.data.config import Size, read_size
 from ssia_zoo.errors import ConfigError, ExportError, did_you_mean, one_line
 from ssia_zoo.export.files import commit_files, describe_files, describe_input, quiet, staging_dir
 from ssia_zoo.export.images import Array, batches, calibration_data, data_config, parity_images
@@ -92,7 +93,7 @@ def export(
     images: Path | None = None,
     calibration_dataset: str | None = None,
     calibration_images: int = 128,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     tolerance: float | None = None,
     pretrained: bool = True,
 ) -> ExportResult:
@@ -107,7 +108,7 @@ def export(
         images: Folder of images for the parity check; scikit-learn's digits if None.
         calibration_dataset: Data set for int8, as `ssia_zoo.data.DataConfig` takes it.
         calibration_images: Number of training images for calibration.
-        image_size: Height and width of the input, pixels; the model's own if None.
+        image_size: Of the input, pixels: one number for a square, or height and width; the model's own if None.
         tolerance: Replaces `TOLERANCE` of this precision.
         pretrained: Load the model's weights; random weights serve to measure speed only.
 
@@ -147,7 +148,7 @@ def export_model(
     images: Path | None = None,
     calibration_dataset: str | None = None,
     calibration_images: int = 128,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     tolerance: float | None = None,
     weights: Any = "as given",
 ) -> ExportResult:
@@ -271,9 +272,12 @@ def _load_script(target: str) -> _Script:
     return cast(_Script, module)
 
 
-def _create(name: str, image_size: int | None, pretrained: bool) -> Any:
-    if image_size is not None and image_size < 1:
-        raise ConfigError(f"`image_size` is {image_size}; expected at least 1 pixel")
+def _create(name: str, image_size: Size | None, pretrained: bool) -> Any:
+    if image_size is not None:
+        try:
+            image_size = read_size(image_size)
+        except ValueError as error:
+            raise ConfigError(f"`image_size` is {image_size}; expected {error}") from error
     model = load_model(name, pretrained=pretrained)
     if image_size is not None and model.pretrained_cfg.get("fixed_input_size"):
         model = load_model(name, pretrained=pretrained, img_size=image_size)

@@ -17,6 +17,7 @@ import numpy as np
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.hub import file_sha256
 
+_COLORS = {1: "greyscale (Pillow's mode L)", 3: "RGB", 4: "RGBA"}
 _CHATTY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "nncf", "root")
 
 
@@ -82,7 +83,7 @@ def describe_input(config: dict[str, Any]) -> dict[str, Any]:
         "shape": ["batch", channels, height, width],
         "layout": "NCHW",
         "dtype": "float32",
-        "color": "RGB, 0 to 1 before normalization",
+        "color": f"{_COLORS[channels]}, 0 to 1 before normalization",
         "resize": _resize(config),
         "interpolation": config["interpolation"],
         "crop": "center",

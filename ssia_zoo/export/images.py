@@ -13,7 +13,8 @@ import numpy.typing as npt
 import PIL.Image
 
 from ssia_zoo.data import DataConfig, digits, load_image_data
-from ssia_zoo.data.decode import decode_rgb
+from ssia_zoo.data.config import Size, height_width
+from ssia_zoo.data.decode import decode_image
 from ssia_zoo.data.image_types import image_suffixes, suffix_of
 from ssia_zoo.data.preprocessing import Preprocessing, model_preprocessing
 from ssia_zoo.data.splits import subset
@@ -45,16 +46,16 @@ class CalibrationData:
     dataset: str
 
 
-def data_config(model: Any, image_size: int | None) -> dict[str, Any]:
+def data_config(model: Any, image_size: Size | None) -> dict[str, Any]:
     """Return a model's preprocessing as a dict of `Preprocessing`'s fields.
 
     Args:
         model: A timm model.
-        image_size: Height and width of the input, pixels; the model's own if None.
+        image_size: Of the input, pixels: one number for a square, or height and width; the model's own if None.
     """
     config = asdict(model_preprocessing(model))
     if image_size is not None:
-        config["input_size"] = (config["input_size"][0], image_size, image_size)
+        config["input_size"] = (config["input_size"][0], *height_width(image_size))
     return config
 
 
@@ -64,9 +65,10 @@ def parity_images(config: dict[str, Any], folder: Path | None, count: int) -> Re
     Raises:
         ConfigError: If the folder does not exist or has no readable image.
     """
+    transform = Preprocessing(**config).transform()
     found = _digit_images(count) if folder is None else _folder_images(folder, count)
-    names = [name for name, _ in found]
-    pixels = _preprocess(config, [image for _, image in found])
+    prepared = [(name, transform(image).numpy()) for name, image in found]  # never all images in full size
+    names, pixels = [name for name, _ in prepared], np.stack([image for _, image in prepared])
     order = [index % len(names) for index in range(count)]
     source = "scikit-learn's digits, test split" if folder is None else public_name(str(folder))
     return RealImages(pixels[order], [names[index] for index in order], source)
@@ -85,15 +87,15 @@ def calibration_data(config: dict[str, Any], dataset: str, count: int) -> Calibr
     if data.multi_label:
         raise DataError(f"{dataset} has several labels an image; expected one, to compare the accuracy of int8")
     parts = []
+    transform = Preprocessing(**config).transform()
     splits: tuple[tuple[str, Any], ...] = (("train", subset(data.train, count)), (data.eval_name, data.eval))
     for name, rows in splits:
         try:
             stored = rows.cast_column(data.image_column, datasets.Image(decode=False))
-            images = [decode_rgb(value) for value in stored[data.image_column]]
+            parts.append(np.stack([transform(decode_image(row[data.image_column])).numpy() for row in stored]))
         except Exception as error:  # decoders raise any exception on damaged files
             reason = one_line(error, 200)
             raise DataError(f"cannot decode an image of {name} of {dataset}: {reason}; repair the data set") from error
-        parts.append(_preprocess(config, images))
     labels = np.asarray(data.eval[data.label_column], dtype=np.int64)
     return CalibrationData(parts[0], parts[1], labels, list(data.label_names), public_name(dataset))
 
@@ -104,30 +106,21 @@ def batches(images: Array, size: int) -> Iterator[Array]:
         yield images[start : start + size]
 
 
-def _digit_images(count: int) -> list[tuple[str, PIL.Image.Image]]:
-    test = digits()["test"].select(range(count))
-    return [(f"digits test image {index}", image.convert("RGB")) for index, image in enumerate(test["image"])]
+def _digit_images(count: int) -> Iterator[tuple[str, PIL.Image.Image]]:
+    for index, row in enumerate(digits()["test"].select(range(count))):
+        yield f"digits test image {index}", row["image"]
 
 
-def _folder_images(folder: Path, count: int) -> list[tuple[str, PIL.Image.Image]]:
+def _folder_images(folder: Path, count: int) -> Iterator[tuple[str, PIL.Image.Image]]:
     if not folder.is_dir():
         raise ConfigError(f"`images` is {folder}, which is not a folder; expected a folder of images")
     suffixes = image_suffixes()
     files = sorted(path for path in folder.rglob("*") if suffix_of(path.name) in suffixes and path.is_file())[:count]
     if not files:
         raise ConfigError(f"`images` is {folder}, which has no images; expected files that Pillow reads: JPEG, PNG, …")
-    found = []
     for file in files:
         try:
-            found.append((str(file.relative_to(folder)), decode_rgb({"path": str(file), "bytes": None})))
+            image = decode_image({"path": str(file), "bytes": None})
         except Exception as error:  # decoders raise any exception on damaged files
             raise ConfigError(f"cannot decode {file}: {one_line(error, 200)}; remove it") from error
-    return found
-
-
-def _preprocess(config: dict[str, Any], images: list[PIL.Image.Image]) -> Array:
-    if config["input_size"][0] != 3:
-        raise ConfigError(f"the model has {config['input_size'][0]} input channels; only RGB models can be exported")
-    transform = Preprocessing(**config).transform()
-    stacked: Array = np.stack([transform(image).numpy() for image in images])
-    return stacked
+        yield str(file.relative_to(folder)), image

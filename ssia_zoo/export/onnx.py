@@ -90,7 +90,11 @@ def _commit(staging: Path, folder: Path, target: Path) -> list[str]:
 
 def _preprocessor(preprocessing: dict[str, Any]) -> dict[str, Any]:
     """Describe the preprocessing for transformers, both in Python and in JavaScript."""
-    _, _, height, width = preprocessing["shape"]
+    _, channels, height, width = preprocessing["shape"]
+    if channels != 3:
+        raise ConfigError(
+            f"transformers.js prepares RGB images only, and the model takes {channels} channels; publish without ONNX"
+        )
     if preprocessing["resize"] is None:
         raise ConfigError(
             f"transformers.js cannot resize to {height} x {width} pixels with crop_mode "

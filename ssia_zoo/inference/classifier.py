@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,16 @@ from pathlib import Path
 import PIL.Image
 import torch
 
-from ssia_zoo.data.decode import decode_rgb
+from ssia_zoo.data.decode import decode_image
 from ssia_zoo.data.image_types import image_suffixes, suffix_of
-from ssia_zoo.data.preprocessing import model_preprocessing
+from ssia_zoo.data.preprocessing import ConvertMode, model_preprocessing
 from ssia_zoo.errors import ConfigError, DataError, one_line
 from ssia_zoo.models.features import TimmModel, evaluating
 from ssia_zoo.models.label_names import imagenet_names, multi_label_threshold, read_label_names
 
 _TOP = 5
+
+_log = logging.getLogger(__name__)
 
 Skip = Callable[[Path, str], None]
 """Called with each path that is skipped and the reason, in one line."""
@@ -68,13 +71,13 @@ def _is_image(file: Path, folder: Path) -> bool:
 
 
 def read_image(path: Path) -> PIL.Image.Image:
-    """Decode an image of any mode (grey, palette, CMYK, 16 bits) to 8-bit RGB, rotated as its EXIF data says.
+    """Decode an image of any mode (palette, CMYK, 16 bits, …) to 8-bit L, RGB or RGBA, rotated as its EXIF data says.
 
     Raises:
         DataError: If the file cannot be read or is not an image; the message does not name the path.
     """
     try:
-        return decode_rgb({"path": None, "bytes": path.read_bytes()})
+        return decode_image({"path": None, "bytes": path.read_bytes()})
     except OSError as error:
         reason = "not an image, or damaged" if isinstance(error, PIL.UnidentifiedImageError) else one_line(error, 200)
         raise DataError(f"cannot be read: {error.strerror or reason}") from error
@@ -92,12 +95,14 @@ class Classifier:
             model: A timm classifier, as `timm.create_model(..., pretrained=True)` returns it.
 
         Raises:
-            ConfigError: If it is not a classifier of RGB or grey images.
+            ConfigError: If it is not a classifier of greyscale, RGB or RGBA images.
         """
         if getattr(model, "num_classes", 0) < 1:
             raise ConfigError(f"{type(model).__name__} has no classifier (num_classes=0); choose a model with classes")
         preprocessing = model_preprocessing(model)
         self._transform = preprocessing.transform()
+        self._convert = ConvertMode(preprocessing.input_size[0])
+        self._logged: set[str] = set()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device)
         self.mean, self.std = preprocessing.mean, preprocessing.std
@@ -107,7 +112,14 @@ class Classifier:
         """Probability from which a class counts as predicted; None for a model of one label an image."""
 
     def prepare(self, image: PIL.Image.Image) -> torch.Tensor:
-        """Transform an RGB image to the model's normalized input [3, H, W], or [1, H, W] for grey, on the CPU."""
+        """Transform an image of any 8-bit mode to the model's normalized input [C, H, W], on the CPU.
+
+        Log once what the conversion to the model's channels changes.
+        """
+        loss = self._convert.loss(image.mode)
+        if loss is not None and loss not in self._logged:
+            _log.warning("images are %s", loss)
+            self._logged.add(loss)
         tensor: torch.Tensor = self._transform(image)
         return tensor
 

@@ -65,7 +65,7 @@ def explain(name: str, classifier: Classifier, image: PIL.Image.Image) -> Explan
     Args:
         name: The model's name in the figure.
         classifier: The model.
-        image: An RGB image.
+        image: An image of any 8-bit mode.
 
     Raises:
         ConfigError: If the model's stages are not available (see `features.stage_indices`).
@@ -75,7 +75,7 @@ def explain(name: str, classifier: Classifier, image: PIL.Image.Image) -> Explan
     guess = classifier.guesses(classifier.probabilities(batch)[0], top=1)[0]
     stages = tuple(maps[0] for maps in stage_attention(classifier.model, batch))
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (classifier.mean, classifier.std))
-    pixels = (prepared * std + mean).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()  # grey is shown as RGB
+    pixels = (prepared * std + mean).clamp(0, 1)[:3].expand(3, -1, -1).permute(1, 2, 0).numpy()  # as RGB
     return Explanation(name, pixels, guess, stages, class_map(classifier.model, batch, guess.index))
 
 
@@ -89,7 +89,7 @@ def class_map(model: TimmModel, image: Tensor, index: int) -> ClassMap | None:
 
     Args:
         model: A timm classifier.
-        image: Normalized image [1, 3, H, W].
+        image: Normalized image [1, C, H, W].
         index: Index of the class.
 
     Returns:

@@ -105,7 +105,9 @@ class Maps:
         """Return a prepared image as [H, W, 3] in 0…1."""
         preprocessing = self._evaluation.preprocessing
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-        pixels: npt.NDArray[np.float32] = (prepared * std + mean).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
+        pixels: npt.NDArray[np.float32] = (
+            (prepared * std + mean).clamp(0, 1)[:3].expand(3, -1, -1).permute(1, 2, 0).numpy()
+        )
         return pixels
 
 

@@ -76,12 +76,19 @@ def _parse(text: str) -> Any:
         return yaml.safe_load(text)
 
 
-def parse_config(args: Sequence[str], prog: str = "train_hf.py") -> TrainConfig:
+def parse_config(
+    args: Sequence[str],
+    prog: str = "train_hf.py",
+    default: TrainConfig | None = None,
+    description: str | None = TrainConfig.__doc__,
+) -> TrainConfig:
     """Read settings from command line flags, which override those of `--config FILE`.
 
     Args:
         args: Command line flags.
         prog: Name of the command in `--help`.
+        default: Settings that neither a flag nor a file sets; if None, those of `TrainConfig`.
+        description: Text of `--help`.
 
     Raises:
         ConfigError: A setting is missing or invalid, or settings contradict each other.
@@ -90,8 +97,8 @@ def parse_config(args: Sequence[str], prog: str = "train_hf.py") -> TrainConfig:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     known, rest = first.parse_known_args(args)
-    default = read_config(known.config) if known.config else TrainConfig()
-    description = f"{TrainConfig.__doc__}\n--config FILE reads settings from YAML or JSON; flags override them."
+    default = read_config(known.config) if known.config else default or TrainConfig()
+    description = f"{description}\n--config FILE reads settings from YAML or JSON; flags override them."
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -225,7 +232,7 @@ def _check_memory(config: TrainConfig) -> None:
 def _check_model_kwargs(kwargs: dict[str, Any]) -> None:
     elsewhere = {
         "num_classes": "the number of classes comes from the data set",
-        "in_chans": "images are RGB",
+        "in_chans": "use `in_chans`",
         "img_size": "use `image_size`",
         "drop_rate": "use `drop_rate`",
         "drop_path_rate": "use `drop_path_rate`",

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from ssia_zoo.data import DataConfig
+from ssia_zoo.data.preprocessing import Channels
 from ssia_zoo.loss import RivalConfig, SSIAConfig
 from ssia_zoo.validation import STRICT, Fraction, FractionAbove0, FractionBelow1, one_line_errors
 
@@ -122,6 +123,9 @@ class TrainConfig(DataConfig):
     model_kwargs: Pairs = field(default_factory=dict)
     """Arguments of the architecture, such as depths=[2,2,2,2] or block_args={'attn_layer':'cbam'}; saved in
     config.json, so that timm alone builds the same model."""
+    in_chans: Channels | None = None
+    """Channels of the model's input: 1 (greyscale), 3 (RGB) or 4 (RGB and transparency); if None, those of the model.
+    timm adapts pretrained weights of the first layer."""
     freeze: tyro.conf.DisallowNone[Depth | None] = None
     """Freeze part of the pretrained model: head: all but the classifier; N: the stem and the first N stages (blocks of
     a ViT)."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ssia_zoo.data.config import height_width
 from ssia_zoo.errors import SSIAZooError, TrainingError, one_line
 from ssia_zoo.training.config import TrainConfig
 
@@ -95,7 +96,7 @@ def _distributed() -> bool:
 
 def _out_of_memory(text: str, config: TrainConfig) -> str:
     asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", text, re.I)
-    size = f" of {config.image_size}x{config.image_size}" if config.image_size else ""
+    size = f" of {'x'.join(map(str, height_width(config.image_size)))}" if config.image_size else ""
     advice = []
     even = config.batch_size % (4 if config.mixup or config.cutmix else 2) == 0  # mixup takes even batches
     if even:

@@ -36,7 +36,9 @@ from ssia_zoo.training.selection import Selection
 
 _log = logging.getLogger(__name__)
 
-_SETTINGS = "train_config.yaml"
+SETTINGS = "train_config.yaml"
+"""File of a run's settings in its folder."""
+
 _PUSH_SECONDS = 1800.0  # do not wait forever for a Hub that accepts a connection and never answers
 
 
@@ -97,7 +99,7 @@ class RunFolder:
 
     def _check_content(self) -> None:
         others = [path for path in self.path.iterdir() if path.name != ".lock"]
-        holds_run = (self.path / _SETTINGS).exists()
+        holds_run = (self.path / SETTINGS).exists()
         if (others and not holds_run) or (holds_run and not self.config.resume):
             raise TrainingError(
                 f"`output_dir` {self.path}: holds a run; continue it with --resume auto, or choose a new folder"
@@ -150,7 +152,7 @@ class RunFolder:
         """Write the settings, start the trackers, and drop what an earlier run wrote after `step`."""
         accelerator.init_trackers("ssia_zoo", config=_flat_settings(self.config))
         if self.is_main:
-            with atomic_write(self.path / _SETTINGS) as temporary:
+            with atomic_write(self.path / SETTINGS) as temporary:
                 temporary.write_text(self.config.to_yaml(), encoding="utf-8")
             set_aside_later(self.checkpoints, step)
             clean_up(self.checkpoints)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ssia_zoo.errors import ConfigError, SSIAZooError, one_line, with_flags
 from ssia_zoo.log import show_log
 from ssia_zoo.training.arguments import parse_config
+from ssia_zoo.training.finetune import finetune, parse_finetune
 from ssia_zoo.training.loop import train
 from ssia_zoo.training.signals import TrainingStopped
 
@@ -24,9 +25,19 @@ def main(args: Sequence[str] | None = None, prog: str = "train_hf.py") -> int:
     Returns:
         Exit status: 0 after success, 1 after an error, 128 + n if stopped by signal n. An unknown flag exits with 2.
     """
+    return run_training(lambda: train(parse_config(sys.argv[1:] if args is None else args, prog)))
+
+
+def main_finetune(args: Sequence[str], prog: str = "ssia-zoo finetune") -> int:
+    """Fine-tune as the command line says; return the exit status, as `main`."""
+    return run_training(lambda: finetune(*parse_finetune(args, prog)))
+
+
+def run_training(action: Callable[[], object]) -> int:
+    """Show the log, run an action, print its error in one line, and return the exit status."""
     show_log(logging.INFO if _is_main_process() else logging.WARNING)
     try:
-        train(parse_config(sys.argv[1:] if args is None else args, prog))
+        action()
     except SSIAZooError as error:
         # All processes find the same error in the settings, so one prints it; other errors may be one process's own.
         if _is_main_process() or not isinstance(error, ConfigError):

@@ -16,7 +16,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.models import resolve_model_input_args
 from torch import Tensor
 
-from ssia_zoo.data.preprocessing import Preprocessing, model_preprocessing, with_default_preprocessing
+from ssia_zoo.data.preprocessing import ConvertMode, Preprocessing, model_preprocessing, with_default_preprocessing
 from ssia_zoo.errors import ConfigError, SSIAZooError, one_line
 from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices, try_blank_image
 from ssia_zoo.models.label_names import only_count, read_label_names
@@ -49,22 +49,28 @@ def build_model(
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     preprocessing = model_preprocessing(model, config if config.pretrained else with_default_preprocessing(config))
-    channels, height, width = preprocessing.input_size
-    if height != width or channels != 3:
-        raise ConfigError(f"`model` {config.model} takes {channels}x{height}x{width}; expected square RGB images")
-    try_blank_image(model, (3, height, height), name=f"`model` {config.model}")
+    size = preprocessing.input_size
+    ConvertMode(size[0])  # raises for a number of channels that no image has
+    try_blank_image(model, size, name=f"`model` {config.model}")
     if config.freeze is not None:
         freeze(model, config.freeze, config.model)
     if config.lora is not None:
         add_adapters(model, config.lora, preprocessing.input_size, config.model)
     if config.batch_size == 1:
-        _check_batch_of_one(model, config.model, height)
+        _check_batch_of_one(model, config.model, size)
     if config.grad_checkpointing:
-        _checkpoint_gradients(model, config, height)
+        _checkpoint_gradients(model, config, size)
     if config.sync_bn:
         model = convert_sync_batchnorm(model)
     origin = f"{config.model}'s" if config.pretrained else "the defaults, as training is from scratch"
     _log.info("preprocessing (%s, unless set): %s", origin, preprocessing)
+    own = len(model.pretrained_cfg.get("mean") or size[:1])
+    if own != size[0]:
+        first = "; timm adapts the first layer's weights, or warns that it cannot" if config.pretrained else ""
+        _log.info(
+            "%s is for %d channels and takes %d: mean and standard deviation are averages over the channels%s",
+            *(config.model, own, size[0], first),
+        )
     return model, preprocessing
 
 
@@ -82,6 +88,8 @@ def create_model(config: TrainConfig, num_classes: int | None = None) -> TimmMod
     arguments |= json.loads(json.dumps(config.model_kwargs))  # a copy, as the model may change what it is given
     if num_classes is not None:
         arguments["num_classes"] = num_classes
+    if config.in_chans is not None:
+        arguments["in_chans"] = config.in_chans
     pretrained = config.pretrained or config.eval_only
     try:
         source = timm_name(config.model, pretrained=pretrained)
@@ -163,20 +171,20 @@ def _copy_classifier(model: TimmModel, name: str, source: TimmModel, rows: Tenso
                 parameter.copy_(theirs[key].detach().clone() if rows is None else theirs[key].detach()[rows])
 
 
-def _check_batch_of_one(model: TimmModel, name: str, size: int) -> None:
+def _check_batch_of_one(model: TimmModel, name: str, size: tuple[int, int, int]) -> None:
     """Check that BatchNorm can train on one image, which it cannot where a feature map has one position."""
     try:
         with torch.no_grad():
             keep_statistics(copy := deepcopy(model).train())
-            copy(torch.zeros(1, 3, size, size))
+            copy(torch.zeros(1, *size))
     except ValueError as error:
         raise ConfigError(
-            f"`batch_size` is 1, and the BatchNorm of {name} at size {size}x{size} needs more than one value per "
+            f"`batch_size` is 1, and the BatchNorm of {name} at size {size[1]}x{size[2]} needs more than one value per "
             "channel; expected at least 2"
         ) from error
 
 
-def _checkpoint_gradients(model: TimmModel, config: TrainConfig, size: int) -> None:
+def _checkpoint_gradients(model: TimmModel, config: TrainConfig, size: tuple[int, int, int]) -> None:
     """Turn timm's gradient checkpointing on; warn if it saves no memory in this training's forward."""
 
     def saved_bytes() -> int:
@@ -186,7 +194,7 @@ def _checkpoint_gradients(model: TimmModel, config: TrainConfig, size: int) -> N
             sizes.append(tensor.nbytes)
             return tensor
 
-        image = torch.zeros(1, 3, size, size)
+        image = torch.zeros(1, *size)
         with evaluating(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             model(image) if config.method == "vanilla" else forward_stages(model, image, stage_indices(model))
         return sum(sizes)

@@ -113,6 +113,10 @@ def _record(run: Run, kind: str, values: dict[str, float]) -> None:
     run.accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, step=run.state.step)
 
 
+def _words(value: object) -> list[str]:
+    return [str(word) for word in value] if isinstance(value, tuple) else [str(value)]
+
+
 def report_evaluation(run: Run, metrics: dict[str, float]) -> None:
     """Record and log the metrics of an evaluation."""
     state = run.state
@@ -159,7 +163,7 @@ def log_commands(config: TrainConfig, folder: Path) -> None:
     _log.info("weights: %s (model.safetensors, config.json, README.md; curves.png)", folder)
     default = {field.name: field.default for field in fields(config)}
     given = {name: value for name in _EVALUATION_SETTINGS if (value := getattr(config, name)) != default[name]}
-    flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", *_words(value))]
     _log.info("evaluate: %s", f"ssia-zoo validate {folder_argument(folder)} {shlex.join(flags)}")
     if not config.push_to_hub:
         _log.info("publish: ssia-zoo publish %s your-name/model-name", folder_argument(folder))

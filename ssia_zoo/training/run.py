@@ -14,6 +14,7 @@ from timm.task import TrainingTask
 from timm.utils import unwrap_model
 
 from ssia_zoo.data import ImageData, eval_loader, load_image_data, share_loader, train_loader
+from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.models.features import TimmModel
@@ -83,6 +84,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     selection, weights = build_selection(config, data), class_weights(config, data)
     set_seed(config.seed)
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
+    report_conversions(data.eval, data.image_column, preprocessing.input_size[0])
     config = preprocessing.applied_to(with_lambda(config, model))
     folder.describe(data, preprocessing, config.ssia, weights)
     task = build_task(config, model, preprocessing, data, accelerator, weights)

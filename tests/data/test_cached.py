@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssia_zoo.data import DataConfig, load_image_data, train_loader
-from ssia_zoo.data.decode import decode_rgb
+from ssia_zoo.data.decode import decode_image
 from ssia_zoo.data.samples import UnreadableImageError
 from ssia_zoo.errors import ConfigError
 from tests.helpers.data_folders import AB, IMAGE, MEAN, STD, error_text, parquet, pictures, rows
@@ -57,9 +57,9 @@ def test_cached_images_are_decoded_once_and_others_each_time(
     def counting(*arguments: Any) -> Any:
         nonlocal count
         count += 1
-        return decode_rgb(*arguments)
+        return decode_image(*arguments)
 
-    monkeypatch.setattr("ssia_zoo.data.samples.decode_rgb", counting)
+    monkeypatch.setattr("ssia_zoo.data.samples.decode_image", counting)
     assert len(epochs(replace(CONFIG, cache_images=cache))) == 10
     assert count == decoded
 

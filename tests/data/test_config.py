@@ -23,6 +23,13 @@ from ssia_zoo.errors import ConfigError
         ({"interpolation": "cubic"}, "`interpolation` is 'cubic'; expected one of nearest, bilinear"),
         ({"crop_mode": "left"}, "`crop_mode` is 'left'; expected one of center, squash, border"),
         ({"max_corrupt": 2}, "`max_corrupt` is 2; expected a number less than or equal to 1"),
+        (
+            {"image_size": 0},
+            "`image_size` is 0; expected one number of pixels greater than 0, or two: height and width",
+        ),
+        ({"image_size": (8, 8, 8)}, "`image_size` is (8, 8, 8); expected one number of pixels"),
+        ({"image_size": "large"}, "`image_size` is 'large'; expected one number of pixels"),
+        ({"crop_padding": 8, "image_size": (8, 16)}, "`crop_padding` is 8; expected less than `image_size` (8, 16)"),
         ({"num_classes": 1}, "`num_classes` is 1; expected a number greater than or equal to 2"),
         ({"color_jitter": float("nan")}, "`color_jitter` is nan; expected a finite number"),
         ({"workers": "many"}, "`workers` is 'many'; expected a valid integer"),
@@ -37,6 +44,11 @@ def test_an_invalid_setting_is_one_line_that_names_the_field(setting: dict[str, 
     with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         DataConfig("digits", **setting)
     assert "\n" not in str(caught.value)
+
+
+def test_a_size_is_one_number_or_height_and_width() -> None:
+    for given, stored in ((8, 8), ((8, 16), (8, 16)), ([8, 16], (8, 16)), ((8, 8), 8), ((8,), 8), (None, None)):
+        assert DataConfig("digits", image_size=given).image_size == stored
 
 
 def test_a_missing_data_set_is_named() -> None:

@@ -13,6 +13,7 @@ import timm
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
+from timm.data.loader import adapt_to_chs
 
 from ssia_zoo.data import DataConfig, eval_loader, load_image_data
 from ssia_zoo.data.preprocessing import (
@@ -107,8 +108,10 @@ def test_settings_replace_the_models_preprocessing() -> None:
     assert (own.interpolation, own.crop_mode, own.crop_pct) == ("bilinear", "squash", 0.9)
     for given in ({"interpolation": "box"}, {"crop_mode": "border"}, {"crop_pct": 1.0}):
         assert model_preprocessing(model, DataConfig("digits", **given)) == replace(own, **given)
-    sized = model_preprocessing(model, DataConfig("digits", image_size=48))
-    assert sized == replace(own, input_size=(3, 48, 48))
+    for size, sides in ((48, (48, 48)), ((48, 64), (48, 64))):
+        sized = model_preprocessing(model, DataConfig("digits", image_size=size))
+        assert sized == replace(own, input_size=(3, *sides))
+        assert sized.applied_to(DataConfig("digits")).image_size == size
 
 
 def test_unset_settings_get_the_defaults_of_training_from_scratch(wide_data: DataConfig) -> None:
@@ -130,9 +133,17 @@ def test_one_mean_for_three_channels_and_three_for_one() -> None:
     assert (model_preprocessing(single).mean, model_preprocessing(single).std) == ((0.5,) * 3, (0.25,) * 3)
 
 
-def test_more_channels_than_an_image_has_are_refused() -> None:
-    with pytest.raises(ConfigError, match="4 channels; expected 3"):
-        model_preprocessing(timm.create_model("test_resnet", in_chans=4)).transform()
+def test_a_number_of_channels_that_no_image_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match="2 channels; expected 1"):
+        model_preprocessing(timm.create_model("test_resnet", in_chans=2)).transform()
+
+
+def test_the_mean_for_other_channels_is_that_of_timms_loader() -> None:
+    for channels in (1, 4):
+        model = timm.create_model("test_resnet", in_chans=channels, pretrained_cfg_overlay=STATISTICS)
+        found = model_preprocessing(model)
+        assert found.mean == pytest.approx(adapt_to_chs(STATISTICS["mean"], channels))
+        assert found.std == pytest.approx(adapt_to_chs(STATISTICS["std"], channels))
 
 
 def test_validation_of_a_model_of_one_channel_gets_grey_images(tmp_path: Path) -> None:

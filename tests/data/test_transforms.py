@@ -18,6 +18,7 @@ from ssia_zoo.data import (
     eval_transform,
     train_transform,
 )
+from ssia_zoo.data.config import Size
 from ssia_zoo.data.transforms import ReflectCrop
 from ssia_zoo.errors import ConfigError
 from tests.helpers.data_folders import (
@@ -38,11 +39,11 @@ def places() -> PIL.Image.Image:
     return PIL.Image.fromarray(np.stack([STEP * columns, STEP * rows, 0 * rows], axis=2).astype(np.uint8))
 
 
-def config_of(settings: dict[str, Any], size: int) -> DataConfig:
+def config_of(settings: dict[str, Any], size: Size) -> DataConfig:
     return DataConfig("digits", image_size=size, **{**AS_IT_IS, **settings})
 
 
-def augmented(image: PIL.Image.Image | None = None, size: int = SIDE, seed: int = 0, **settings: Any) -> Tensor:
+def augmented(image: PIL.Image.Image | None = None, size: Size = SIDE, seed: int = 0, **settings: Any) -> Tensor:
     """Return an augmented image, with pixels from 0 to 255."""
     random.seed(seed)
     np.random.seed(seed)
@@ -50,7 +51,7 @@ def augmented(image: PIL.Image.Image | None = None, size: int = SIDE, seed: int 
     return 255 * train_transform(config_of(settings, size), *RAW)(image or places())
 
 
-def evaluated(image: PIL.Image.Image, size: int, **settings: Any) -> Tensor:
+def evaluated(image: PIL.Image.Image, size: Size, **settings: Any) -> Tensor:
     return 255 * eval_transform(config_of(settings, size), *RAW)(image)
 
 
@@ -135,6 +136,20 @@ def test_images_get_the_given_size() -> None:
         assert augmented(size=size).shape == evaluated(places(), size).shape == (3, size, size)
 
 
+@pytest.mark.covers("image_size")
+@pytest.mark.parametrize(("height", "width"), [(16, 32), (32, 16)])
+def test_an_input_that_is_not_square_keeps_the_shapes_in_the_image(height: int, width: int) -> None:
+    size = (height, width)
+    part = (SIDE * width // max(size), SIDE * height // max(size))  # the largest one of this aspect ratio
+    assert evaluated(places(), size).shape == augmented(size=size).shape == (3, height, width)
+    assert tuple(round(side / 4) for side in shown(evaluated(places(), size))) == tuple(side // 4 for side in part)
+    area = part[0] * part[1] / SIDE**2
+    crop = augmented(size=size, scale=(area, area))
+    assert tuple(round(side / 4) for side in shown(crop)) == tuple(side // 4 for side in part)
+    padded = augmented(size=size, crop_padding=2)
+    assert padded.shape == (3, height, width)
+
+
 def test_an_unknown_augmentation_policy_is_refused() -> None:
     with pytest.raises(ConfigError, match="`auto_augment` is 'bogus'"):
         train_transform(DataConfig("digits", image_size=8, auto_augment="bogus"), MEAN, STD)
@@ -142,15 +157,15 @@ def test_an_unknown_augmentation_policy_is_refused() -> None:
         eval_transform(DataConfig("digits"), MEAN, STD)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (11, 8)])
-def test_the_reflected_crop_is_that_of_torchvision(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("size", "crop"), [((8, 8), 8), ((11, 8), 8), ((12, 9), (8, 12))])
+def test_the_reflected_crop_is_that_of_torchvision(size: tuple[int, int], crop: Size) -> None:
     image = pictures(1, 16)[0].resize(size)
-    theirs = transforms.RandomCrop(8, padding=3, padding_mode="reflect")
+    theirs = transforms.RandomCrop(crop, padding=3, padding_mode="reflect")
     for seed in range(5):
         torch.manual_seed(seed)
         expected = np.asarray(theirs(image))
         torch.manual_seed(seed)
-        assert np.array_equal(np.asarray(ReflectCrop(8, 3)(image)), expected)
+        assert np.array_equal(np.asarray(ReflectCrop(crop, 3)(image)), expected)
 
 
 @pytest.mark.covers("crop_padding")

@@ -176,7 +176,7 @@ def test_classes_without_names_are_numbered(
 def test_an_unknown_resize_is_an_error(
     target: str, artefacts: dict[str, Path], images: list[Path], tmp_path: Path
 ) -> None:
-    odd = with_manifest(artefacts[target], tmp_path, resize=None)
+    odd = with_manifest(artefacts[target], tmp_path, resize=None, crop_mode="border")
     command = [sys.executable, str(SCRIPT), str(odd), *map(str, images)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1

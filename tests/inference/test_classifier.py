@@ -58,16 +58,21 @@ def test_a_missing_path_and_an_empty_folder_are_skipped(tmp_path: Path, skipped:
     assert "contains no images" in skipped[1][1]
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1", "LA"])
-def test_any_mode_is_read_as_rgb(mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "read"), [("L", "L"), ("P", "RGB"), ("CMYK", "RGB"), ("RGBA", "RGBA"), ("1", "L"), ("LA", "RGBA")]
+)
+def test_any_mode_is_read_with_the_channels_it_has(
+    mode: str, read: str, tmp_path: Path, classifier: Classifier
+) -> None:
     path = tmp_path / "x.tif"
     Image.fromarray(PIXELS).convert(mode).save(path)
-    assert read_image(path).mode == "RGB"
+    assert read_image(path).mode == read
+    assert classifier.prepare(read_image(path)).shape == classifier.input_size
 
 
 def test_sixteen_bits_are_scaled_and_exif_rotation_applied(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 6), 65535, dtype=np.uint16)).save(tmp_path / "deep.png")
-    assert read_image(tmp_path / "deep.png").getpixel((0, 0)) == (255, 255, 255)
+    assert read_image(tmp_path / "deep.png").getpixel((0, 0)) == 255
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(PIXELS).save(tmp_path / "turned.jpg", exif=exif)
@@ -119,11 +124,11 @@ def test_numbers_below_one_are_errors_before_any_image_is_read(classifier: Class
         classifier.predict([], pytest.fail, **numbers)
 
 
-def test_only_classifiers_of_rgb_or_grey_are_accepted() -> None:
+def test_only_classifiers_of_one_three_or_four_channels_are_accepted() -> None:
     with pytest.raises(ConfigError, match="no classifier"):
         Classifier(timm.create_model("test_resnet", num_classes=0))
-    with pytest.raises(ConfigError, match="4 channels; expected 3"):
-        Classifier(timm.create_model("test_resnet", in_chans=4))
+    with pytest.raises(ConfigError, match="2 channels; expected 1"):
+        Classifier(timm.create_model("test_resnet", in_chans=2))
 
 
 @pytest.mark.parametrize("overlay", [{}, {"input_size": (1, 64, 64), "mean": (0.5,), "std": (0.25,)}])

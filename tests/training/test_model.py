@@ -136,7 +136,7 @@ def checkpointed(model: str, method: str, caplog: pytest.LogCaptureFixture) -> b
     student = timm.create_model(model, num_classes=10)
     config = TrainConfig(model=model, method=method)
     with caplog.at_level(logging.WARNING):
-        _checkpoint_gradients(student, config, student.pretrained_cfg["input_size"][-1])
+        _checkpoint_gradients(student, config, student.pretrained_cfg["input_size"])
     return UNUSED not in caplog.text
 
 
@@ -175,7 +175,7 @@ def test_a_model_that_makes_no_use_of_gradient_checkpointing_is_named(caplog: py
             pass
 
     with caplog.at_level(logging.WARNING):
-        _checkpoint_gradients(Ignoring(), TrainConfig(model="ignoring", method="vanilla"), 32)
+        _checkpoint_gradients(Ignoring(), TrainConfig(model="ignoring", method="vanilla"), (3, 32, 32))
     assert f"`grad_checkpointing` {UNUSED}" in caplog.text
     assert "ignoring" in caplog.text
 
