@@ -152,7 +152,7 @@ def split_names(config: DataConfig) -> list[str]:
     Raises:
         DataError: The data set cannot be found or read.
     """
-    return list(_open(config).splits())
+    return list(open_source(config).splits())
 
 
 def data_identity(data: ImageData) -> dict[str, Any]:
