@@ -192,6 +192,8 @@ class SSIATask(AuxiliaryTask):
         model: A timm classifier, trained in place.
         config: Settings of the SSIA loss.
         images: Number of training images; required with `supervisor="memory"`, whose `forward` takes their indices.
+        multi_label: Whether images have several labels; targets are then vectors of 0 and 1 [B, num_classes], for a
+            criterion such as `criterion_kwargs={"multi_label": True}`.
         **kwargs: `input_size`, `criterion`, `criterion_kwargs` and `device`, as in `AuxiliaryTask`.
 
     Raises:
@@ -207,10 +209,17 @@ class SSIATask(AuxiliaryTask):
     """
 
     def __init__(
-        self, model: TimmModel, config: SSIAConfig | None = None, *, images: int | None = None, **kwargs: Any
+        self,
+        model: TimmModel,
+        config: SSIAConfig | None = None,
+        *,
+        images: int | None = None,
+        multi_label: bool = False,
+        **kwargs: Any,
     ) -> None:
         config = (config or SSIAConfig()).for_model(model)
-        super().__init__(model, partial(SSIALoss, config=config), config.lambda_at, **kwargs)
+        objective = partial(SSIALoss, config=config, multi_label=multi_label)
+        super().__init__(model, objective, config.lambda_at, **kwargs)
         self.config = config
         self.memory: PredictionMemory | None = None
         if config.supervisor == "memory":

@@ -15,7 +15,9 @@ from ssia_zoo.data.image_types import image_suffixes, suffix_of
 from ssia_zoo.data.preprocessing import ConvertMode, model_preprocessing
 from ssia_zoo.errors import ConfigError, DataError, one_line
 from ssia_zoo.models.features import TimmModel, evaluating
-from ssia_zoo.models.label_names import imagenet_names, read_label_names
+from ssia_zoo.models.label_names import imagenet_names, multi_label_threshold, read_label_names
+
+_TOP = 5
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +108,8 @@ class Classifier:
         self.mean, self.std = preprocessing.mean, preprocessing.std
         self.input_size = preprocessing.input_size
         self.labels = label_names(model)
+        self.threshold = multi_label_threshold(model)
+        """Probability from which a class counts as predicted; None for a model of one label an image."""
 
     def prepare(self, image: PIL.Image.Image) -> torch.Tensor:
         """Transform an image of any 8-bit mode to the model's normalized input [C, H, W], on the CPU.
@@ -121,37 +125,70 @@ class Classifier:
 
     @torch.inference_mode()
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the softmax of the logits: inputs [B, C, H, W] to [B, num_classes], float32 on the CPU."""
+        """Return the softmax of the logits, or their sigmoid if the model is for several labels an image.
+
+        Args:
+            images: Inputs [B, C, H, W].
+
+        Returns:
+            Probabilities [B, num_classes], float32 on the CPU.
+        """
         with evaluating(self.model):
             logits: torch.Tensor = self.model(images.to(self.device))
-        return logits.float().softmax(dim=1).cpu()
+        logits = logits.float()
+        return (logits.softmax(dim=1) if self.threshold is None else logits.sigmoid()).cpu()
 
-    def guesses(self, probabilities: torch.Tensor, top: int) -> tuple[Guess, ...]:
-        """Return the `top` most probable classes of one image, or all if there are fewer, from [num_classes]."""
+    def guesses(self, probabilities: torch.Tensor, top: int, threshold: float | None = None) -> tuple[Guess, ...]:
+        """Return the most probable classes of one image, most probable first.
+
+        Args:
+            probabilities: Of one image [num_classes].
+            top: Maximum number of classes.
+            threshold: Leave out classes of a lower probability.
+        """
         values, indices = probabilities.topk(min(top, len(probabilities)))
+        if threshold is not None:
+            values = values[values >= threshold]
+            indices = indices[: len(values)]
         return tuple(
             Guess(index, self.labels[index], value)
             for index, value in zip(indices.tolist(), values.tolist(), strict=True)
         )
 
-    def predict(self, paths: Sequence[Path], skip: Skip, *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
+    def predict(
+        self,
+        paths: Sequence[Path],
+        skip: Skip,
+        *,
+        top: int | None = None,
+        batch_size: int = 32,
+        threshold: float | None = None,
+    ) -> Iterator[Prediction]:
         """Classify files in order, in batches.
 
         Args:
             paths: Image files.
             skip: Called for a file that cannot be read.
-            top: Number of classes per image, at least 1.
+            top: Maximum number of classes per image, at least 1; if None, 5, or all from the threshold on for a model
+                of several labels an image.
             batch_size: Images per batch, at least 1.
+            threshold: Leave out classes of a lower probability; if None, that of the model.
 
         Raises:
-            ConfigError: If a number is less than 1.
+            ConfigError: If a number is out of range.
         """
+        if top is None:
+            top = _TOP if self.threshold is None else len(self.labels)
         for name, value in (("top", top), ("batch_size", batch_size)):
             if value < 1:
                 raise ConfigError(f"`{name}` is {value}; expected at least 1")
-        return self._predict(paths, skip, top, batch_size)
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ConfigError(f"`threshold` is {threshold:g}; expected a probability from 0 to 1")
+        return self._predict(paths, skip, top, batch_size, self.threshold if threshold is None else threshold)
 
-    def _predict(self, paths: Sequence[Path], skip: Skip, top: int, batch_size: int) -> Iterator[Prediction]:
+    def _predict(
+        self, paths: Sequence[Path], skip: Skip, top: int, batch_size: int, threshold: float | None
+    ) -> Iterator[Prediction]:
         for group in _batched(paths, batch_size):
             readable, inputs = [], []
             for path in group:
@@ -162,7 +199,7 @@ class Classifier:
                     skip(path, str(error))
             if inputs:
                 for path, row in zip(readable, self.probabilities(torch.stack(inputs)), strict=True):
-                    yield Prediction(path, self.guesses(row, top))
+                    yield Prediction(path, self.guesses(row, top, threshold))
 
 
 def _batched(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:

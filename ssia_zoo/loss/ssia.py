@@ -9,7 +9,8 @@ pair (l, h), stage h supervises stage l through a small training-only head on F_
 
 - semantic: the class distribution softmax(sg z_K / T) is predicted by softmax(head_l(F_l) / T). The loss is T^2 * KL
   divergence, the form and scale of Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531),
-  eq. 4.
+  eq. 4. For several labels an image, each class is its own distribution: sigmoid(sg z_K / T) is predicted by
+  sigmoid(head_l(F_l) / T), and the loss is T^2 * the mean over classes of the KL divergence of each.
 - channel: GAP(sg F_h), normalized per image over channels (LayerNorm without affine), with mean squared error.
 - spatial: softmax over positions of the standardized energy mean_c (sg F_h)^2, with KL divergence. The energy map is
   the activation attention of Zagoruyko & Komodakis, "Paying More Attention to Attention" (arXiv 1612.03928), sec. 3.1.
@@ -172,9 +173,11 @@ class SSIALoss(AuxiliaryLoss):
         shapes: Channels, height, width of each stage's feature map at the training size, lowest first; at least 2.
         num_classes: Width of the logits.
         config: Settings.
+        multi_label: Whether images have several labels: the semantic signal is then the sigmoid of each class.
 
     Raises:
-        ConfigError: There are fewer than 2 stages, a shape or `num_classes` is not positive, or no pair has a signal.
+        ConfigError: There are fewer than 2 stages, a shape or `num_classes` is not positive, no pair has a signal, or
+            a memory is asked for with several labels.
 
     Examples:
         >>> import torch
@@ -187,9 +190,22 @@ class SSIALoss(AuxiliaryLoss):
     name = "ssia"
     progress: Tensor
 
-    def __init__(self, shapes: Sequence[StageShape], num_classes: int, config: SSIAConfig | None = None) -> None:
+    def __init__(
+        self,
+        shapes: Sequence[StageShape],
+        num_classes: int,
+        config: SSIAConfig | None = None,
+        *,
+        multi_label: bool = False,
+    ) -> None:
         super().__init__(shapes, num_classes)
         self.config = config or SSIAConfig()
+        self.multi_label = multi_label
+        if multi_label and self.config.supervisor != "now":
+            raise ConfigError(
+                f"`ssia.supervisor` is {self.config.supervisor}, which gives distributions over classes, but the images "
+                "have several labels; set it to now"
+            )
         self.uses_labels = self.config.labels > 0
         deepest = len(self.shapes) - 1
         self.pairs = {
@@ -258,7 +274,10 @@ class SSIALoss(AuxiliaryLoss):
             terms: dict[str, Tensor] = {}
             if self.semantic:
                 predictions = self._predict_classes(features)
-                terms["semantic"] = self._semantic(predictions, self._target(logits.detach(), supervisor))
+                if self.multi_label:
+                    terms["semantic"] = self._semantic_per_class(predictions, at_least_float32(logits.detach()))
+                else:
+                    terms["semantic"] = self._semantic(predictions, self._target(logits.detach(), supervisor))
                 if self.uses_labels:
                     if label_loss is None:
                         raise ConfigError("`ssia.labels` is above 0, but the loss was called without label_loss")
@@ -301,6 +320,19 @@ class SSIALoss(AuxiliaryLoss):
             wanted = target if prediction.dim() == 2 else target[:, None].expand_as(prediction).flatten(0, 1)
             log_p = torch.log_softmax(prediction.flatten(0, -2) / temperature, dim=1)
             losses.append(F.kl_div(log_p, wanted, reduction="batchmean", log_target=True))
+        return temperature**2 * torch.stack(losses).mean()
+
+    def _semantic_per_class(self, predictions: Sequence[Tensor], logits: Tensor) -> Tensor:
+        temperature = self.config.temperature
+        wanted = logits / temperature
+        losses = []
+        for prediction in predictions:
+            own = prediction / temperature
+            target = wanted if prediction.dim() == 2 else wanted[:, None].expand_as(prediction)
+            losses.append(
+                F.binary_cross_entropy_with_logits(own, target.sigmoid())
+                - F.binary_cross_entropy_with_logits(wanted, wanted.sigmoid())  # the entropy of the target
+            )
         return temperature**2 * torch.stack(losses).mean()
 
     def _channel(self, features: Sequence[Tensor]) -> Tensor:

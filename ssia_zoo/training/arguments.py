@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 _USED_BY_PROBE = (
     *("dataset", "dataset_config", "train_split", "eval_split", "image_column", "label_column", "num_classes"),
+    *("labels", "label_separator"),
     *("holdout", "max_train_images", "max_eval_images", "max_corrupt", "max_pixels", "check_duplicates"),
     *("image_size", "interpolation", "crop_pct", "crop_mode", "batch_size", "eval_batch_size", "workers"),
     *("model", "model_kwargs", "pretrained", "probe", "probe_flip", "seed", "method", "channels_last", "output_dir"),
