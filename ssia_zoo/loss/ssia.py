@@ -203,7 +203,7 @@ class SSIALoss(AuxiliaryLoss):
         self.multi_label = multi_label
         if multi_label and self.config.supervisor != "now":
             raise ConfigError(
-                f"`ssia.supervisor` is {self.config.supervisor}, which gives distributions over classes, but the images "
+                f"`ssia.supervisor` is {self.config.supervisor}, which gives distributions over classes, but images "
                 "have several labels; set it to now"
             )
         self.uses_labels = self.config.labels > 0

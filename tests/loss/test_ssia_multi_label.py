@@ -71,5 +71,5 @@ def test_classes_do_not_compete() -> None:
 
 @pytest.mark.parametrize("supervisor", ["memory", "average"])
 def test_distributions_of_another_supervisor_are_refused(supervisor: str) -> None:
-    with pytest.raises(ConfigError, match="but the images have several labels; set it to now"):
+    with pytest.raises(ConfigError, match="but images have several labels; set it to now"):
         make_loss(supervisor=supervisor)
