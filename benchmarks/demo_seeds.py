@@ -43,7 +43,7 @@ COMPARED: dict[str, dict[str, Any]] = {
     "SSIA + DSN, memory": METHODS["ssia"],
     "DSN": {"method": "dsn", "rival": {"weight": 0.6667}},
     "SSIA + DSN, handed over": {"method": "ssia", "ssia": HANDED_OVER},
-    "SSIA, label-free": {"method": "ssia"},
+    "SSIA, label-free": {"method": "ssia", "ssia": {"labels": 0.0, "weight": 1.0}},
 }
 VALIDATION_IMAGES = 360
 Split = Literal["test", "validation"]

@@ -28,7 +28,7 @@ from ssia_zoo.training.metrics import read_records
 _log = logging.getLogger(__name__)
 
 RECIPE: dict[str, Any] = {
-    **{"pretrained": True, "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 1e-3, "layer_decay": 0.75},
+    **{"pretrained": True, "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 1e-3},
     **{"ema": 0.99, "smoothing": 0.1, "scale": (0.35, 1.0), "color_jitter": 0.2, "class_weights": "auto"},
     **{"keep_best": True, "patience": 5, "workers": 2, "channels_last": True, "output_dir": "runs/finetuned"},
 }
