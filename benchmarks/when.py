@@ -25,11 +25,12 @@ _COLORS = dict(zip(FORMS, ("tab:blue", "tab:orange", "tab:green", "tab:gray"), s
 SITUATIONS = {
     "fine-tune on 100 photos a class: EfficientNet-Lite0, CIFAR-10 at 96 px": ("cifar_finetune", "c10 1000"),
     "fine-tune on 33 photos a class: EfficientNet-Lite0, Grocery at 128 px": ("grocery_r128", "grocery"),
-    "the same at 224 px, 20 epochs with RandAugment": ("grocery_r224", "grocery"),
+    "fine-tune on 33 photos a class at 224 px, 20 epochs: EfficientNet-Lite0, Grocery": ("grocery_r224", "grocery"),
     "40 % of the labels wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels", "worse"),
-    "17 % wrong": ("wrong_labels_fewer", "random1"),
-    "9 % wrong": ("wrong_labels_fewer", "aggre"),
-    "the same images, right labels": ("clean_short", "clean"),
+    "17 % wrong: the same network and images": ("wrong_labels_fewer", "random1"),
+    "9 % wrong: the same network and images": ("wrong_labels_fewer", "aggre"),
+    "right labels: the same network and images": ("clean_short", "clean"),
+    "a third of the labels wrong: quarter-width ResNet-18, 8x8 digits": ("demo", "digits"),
     "from scratch, 50,000 images: ResNet-50, CIFAR-10 at 32 px": ("weights", "c10_r32", "resnet50"),
     "from scratch: ResNet-18, CIFAR-10 at 32 px": ("weights", "c10_r32", "resnet18"),
     "from scratch: MobileNetV3-S, CIFAR-10 at 64 px": ("weights", "c10_r64, not published", "mobilenetv3_small_100"),
@@ -44,7 +45,7 @@ def form(settings: Record) -> str | None:
     method, ssia = settings["method"], settings.get("ssia") or {}
     if method == "dsn" or (method == "vanilla" and not settings.get("smoothing")):
         return str(method)
-    if method != "ssia" or ssia.get("pooling", "average") != "average" or not ssia["weight"]:
+    if method != "ssia" or ssia.get("pooling", "average") != "average" or ssia.get("weight") == 0:
         return None
     if not ssia.get("labels"):  # the first records are older than labels
         return "label-free"
@@ -76,6 +77,12 @@ def grocery_r224() -> list[Record]:
     ]
 
 
+def demo() -> list[Record]:
+    """Return the runs of results/demo.jsonl (demo_seeds.py) on the test images, in the format of a plan's."""
+    runs = [run for run in read_results(RESULTS / "demo.jsonl") if run["evaluated_on"] == "test"]
+    return [{**run, "data": "digits", "arch": run["settings"]["model"]} for run in runs]
+
+
 def cell(comparison: Comparison | None) -> str:
     """Format a paired difference: in bold where the interval is above zero."""
     if comparison is None:
@@ -89,11 +96,11 @@ def cell(comparison: Comparison | None) -> str:
 
 def write_when(plans: dict[str, list[Record]]) -> None:
     """Replace the generated table of docs/when.md and draw its picture."""
-    plans = {**plans, "grocery_r224": grocery_r224()}
+    plans = {**plans, "grocery_r224": grocery_r224(), "demo": demo()}
     compared: dict[str, dict[str, Comparison]] = {}
     lines = [
-        f"| situation | vanilla | {' | '.join(FORMS.values())} | default minus DSN |",
-        "|---" * (len(FORMS) + 3) + "|",
+        f"| situation | vanilla | {' | '.join(FORMS.values())} | default minus DSN | memory minus DSN |",
+        "|---" * (len(FORMS) + 4) + "|",
     ]
     for situation, where in SITUATIONS.items():
         group = situation_runs(plans, *where)
@@ -103,15 +110,16 @@ def write_when(plans: dict[str, list[Record]]) -> None:
         compared[situation] = {name: comparison for name, comparison in found.items() if comparison}
         scores = [run["top1"] for run in group["vanilla"].values()]
         columns = [f"{sum(scores) / len(scores):.2f}", *(cell(compared[situation].get(name)) for name in FORMS)]
-        lines.append(f"| {situation} | {' | '.join(columns)} | {cell(over_dsn(group))} |")
+        columns += [cell(over_dsn(group, name)) for name in ("default", "memory")]
+        lines.append(f"| {situation} | {' | '.join(columns)} |")
     replace_table(PAGE, "when", lines)
     draw(compared, PICTURE)
 
 
-def over_dsn(group: Group) -> Comparison | None:
-    """Compare the default form with DSN over the seeds that both have."""
-    seeds = sorted(group.get("default", {}).keys() & group.get("dsn", {}).keys())
-    pairs = [(group["default"][seed]["top1"], group["dsn"][seed]["top1"]) for seed in seeds]
+def over_dsn(group: Group, name: str) -> Comparison | None:
+    """Compare a form with DSN over the seeds that both have."""
+    seeds = sorted(group.get(name, {}).keys() & group.get("dsn", {}).keys())
+    pairs = [(group[name][seed]["top1"], group["dsn"][seed]["top1"]) for seed in seeds]
     return compare_pairs(pairs) if pairs else None
 
 
