@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from ssia_zoo.errors import ConfigError, DataError
-from ssia_zoo.inference.classifier import Classifier, find_images, label_names, read_image
+from ssia_zoo.inference.classifier import Classifier, label_names
 from ssia_zoo.inference.explain import explain
+from ssia_zoo.inference.images import find_images, read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
 
