@@ -84,7 +84,8 @@ def check_finite(outputs: Tensor, paths: Sequence[Path]) -> None:
     """
     finite = outputs.isfinite().all(dim=1)
     if not finite.all():
+        first = paths[int(finite.int().argmin())]
         raise WeightError(
-            f"the model's outputs are NaN or infinite for {paths[int(finite.int().argmin())]}; its weights are damaged, or "
-            "training diverged: use other weights"
+            f"the model's outputs are NaN or infinite, first for {first}; its weights are damaged, or training "
+            "diverged: use other weights"
         )

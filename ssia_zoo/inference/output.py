@@ -111,12 +111,12 @@ class Output:
         if not self.answered:
             raise DataError(f"no image can be read; {self.path} is not written")
         self._file.close()
-        with pa.memory_map(str(self.partial)) as source:
-            new = pa.Table.from_batches(_complete_records(pa.ipc.open_stream(source)), self._schema)
-            table = new if self._finished is None else pa.concat_tables([self._finished, new])
-            write_table(table, self.path)
+        if self._added:
+            with pa.memory_map(str(self.partial)) as source:
+                new = pa.Table.from_batches(_complete_records(pa.ipc.open_stream(source)), self._schema)
+                write_table(new if self._finished is None else pa.concat_tables([self._finished, new]), self.path)
         self.partial.unlink()
-        return len(table)
+        return len(self.answered)
 
     def _flush(self) -> None:
         if self._rows:
@@ -157,9 +157,10 @@ class Output:
         with atomic_write(self.partial) as temporary:
             self._file: IO[bytes] = temporary.open("wb")
             stream = pa.ipc.new_stream(self._file, self._schema)
+            stream.write_batch(pa.RecordBatch.from_pylist([], self._schema))  # the schema is written with the first
             for record in records:
                 names = record["path"].to_pylist()
-                if not finished.isdisjoint(names):  # NAME was written, and the process killed before its end
+                if not names or not finished.isdisjoint(names):  # empty, or in NAME already when the process was killed
                     continue
                 stream.write_batch(record)
                 self.answered.update(names)
@@ -170,9 +171,8 @@ class Output:
     def _check_same(self, about: About, path: Path) -> None:
         difference = _difference(about, about_of(self._schema))
         if difference is not None:
-            raise ConfigError(
-                f"`out` is {self.path}, but {path.name} has {difference}; choose another file or delete it"
-            )
+            which = "which" if path == self.path else f"but {path.name}"
+            raise ConfigError(f"`out` is {self.path}, {which} has {difference}; choose another file or delete it")
 
     def _release(self) -> None:
         self._lock.release()

@@ -79,7 +79,7 @@ def read_table(path: Path, columns: pa.Schema) -> pa.Table:
             about = json.loads(beside(path).read_text(encoding="utf-8"))
             table = table.replace_schema_metadata(schema_of(columns, about).metadata)
         about_of(table.schema)
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+    except Exception as error:  # another file raises any kind
         reason = f" ({one_line(error, 150)})" if isinstance(error, OSError | pa.ArrowException) else ""
         raise DataError(
             f"`out` is {path}, which exists and is no result of this command{reason}; choose another file or delete it"
