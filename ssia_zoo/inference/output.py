@@ -196,7 +196,7 @@ def _difference(about: About, wanted: About) -> str | None:
     if about.get("sha256") != wanted["sha256"]:  # a folder's name stays when its model changes
         model = about.get("model")
         return f"answers of {'other weights of ' if model == wanted['model'] else ''}{model}"
-    for name in wanted.keys() - {"model", "version"}:
-        if about.get(name) != wanted[name]:
-            return f"answers made with {name} {about.get(name)}, not {wanted[name]}"
+    for name, value in wanted.items():
+        if name not in ("model", "version") and about.get(name) != value:
+            return f"answers made with {name} {about.get(name)}, not {value}"
     return None

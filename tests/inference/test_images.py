@@ -77,7 +77,7 @@ def test_any_mode_is_read_with_the_channels_it_has(mode: str, read: str, tmp_pat
     path = tmp_path / "x.tif"
     Image.fromarray(PIXELS).convert(mode).save(path)
     assert read_image(path).mode == read
-    assert ImageReader(PREPROCESSING).prepare(read_image(path))[0].shape == classifier.input_size
+    assert ImageReader(PREPROCESSING).prepare(read_image(path))[0].shape == PREPROCESSING.input_size
 
 
 def test_sixteen_bits_are_scaled_and_exif_rotation_applied(tmp_path: Path) -> None:
