@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/predict_folder.py
 
-The photographs are generated JPEGs of 512x384 pixels; the models have random weights and take 224 pixels. The
-three take turns. Elapsed time depends on the cores that are free; the CPU time of the model's own process shows what its workers
-take off it. The result is appended to results/predict_folder.jsonl, and the table in speed.md is replaced.
+The photographs are generated JPEGs of 512x384 pixels; the models have random weights and take 224 pixels. The three
+take turns. Elapsed time depends on the cores that are free; the CPU time of the model's own process shows what the
+workers take off it. The result is appended to results/predict_folder.jsonl, and the table in speed.md is replaced.
 """
 
 from __future__ import annotations

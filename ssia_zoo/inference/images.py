@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import PIL.Image
@@ -119,7 +121,7 @@ def load_batches(paths: Sequence[Path], reader: ImageReader, *, batch_size: int,
         batch_size,
         num_workers=workers,
         collate_fn=partial(_read_files, reader),
-        worker_init_fn=outlive_stop_signals,
+        worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else iter(loader) draws from the global generator
     )
@@ -148,6 +150,20 @@ def check_loading(batch_size: int, workers: int) -> None:
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise ConfigError(f"`{name}` is {value}; expected at least {least}")
+
+
+def _start_worker(worker: int) -> None:
+    """Leave stop signals to the main process, and be silent when it closes the connection that shares a batch."""
+    outlive_stop_signals(worker)
+    show = sys.excepthook
+
+    def show_other_errors(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:  # also called by the thread of multiprocessing that shares batches
+        if not isinstance(error, ConnectionError | EOFError):
+            show(kind, error, trace)
+
+    sys.excepthook = show_other_errors
 
 
 class _Files(Dataset[Path]):

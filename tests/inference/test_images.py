@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,15 @@ from PIL import Image
 
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import ConfigError, DataError
-from ssia_zoo.inference.images import Batch, ImageReader, check_loading, find_images, load_batches, read_image
+from ssia_zoo.inference.images import (
+    Batch,
+    ImageReader,
+    _start_worker,
+    check_loading,
+    find_images,
+    load_batches,
+    read_image,
+)
 
 PREPROCESSING = Preprocessing(input_size=(3, 16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
@@ -125,6 +134,17 @@ def test_a_worker_that_ends_is_an_error_of_one_line() -> None:
     with pytest.raises(DataError, match=r"worker ended: .*lower `workers` \(now 1; 0 needs none\)") as caught:
         numbered(["1", "2", "killer"], workers=1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_is_silent_if_the_main_process_stops_while_it_takes_a_batch(capfd: pytest.CaptureFixture[str]) -> None:
+    child = os.fork()
+    if child == 0:
+        _start_worker(0)
+        for error in (ConnectionResetError("closed"), EOFError(), ValueError("shown")):
+            sys.excepthook(type(error), error, None)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert capfd.readouterr().err == "ValueError: shown\n"
 
 
 def test_inputs_are_those_of_the_preprocessing(tmp_path: Path) -> None:
