@@ -118,13 +118,13 @@ def table(records: list[Record]) -> list[str]:
                 for low, middle, high in (record["wall_over_model"][key], record["process_cpu_over_model"][key])
             ]
             lines.append(f"| `{name}` | {text} | {speeds[key]} | {' | '.join(ratios)} |")
-    record = records[-1]
-    lines += [
-        "",
-        f"Medians (quartiles) of {record['rounds']} rounds of {record['images']} images, {record['workers']} workers, "
-        f"batches of {record['batch_size']}, {record['device']}, {record['threads']} thread; torch "
-        f"{record['versions']['torch']}; {machine_text(record['machine'])}; {record['time'][:10]}.",
-    ]
+    for name, record in last.items():
+        lines += [
+            "",
+            f"`{name}`: medians (quartiles) of {record['rounds']} rounds of {record['images']} images in batches of "
+            f"{record['batch_size']}; {record['device']}, {record['threads']} thread; torch "
+            f"{record['versions']['torch']}; {machine_text(record['machine'])}; {record['time'][:10]}.",
+        ]
     return lines
 
 

@@ -157,9 +157,8 @@ def _start_worker(worker: int) -> None:
     outlive_stop_signals(worker)
     show = sys.excepthook
 
-    def show_other_errors(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:  # also called by the thread of multiprocessing that shares batches
+    # The thread of multiprocessing that shares batches calls it too.
+    def show_other_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not isinstance(error, ConnectionError | EOFError):
             show(kind, error, trace)
 
