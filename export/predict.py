@@ -45,6 +45,11 @@ for name in sys.argv[2:]:
     pixels = pixels.reshape(height, width, channels)
     pixels = (pixels - np.float32(given["mean"])) / np.float32(given["std"])
     logits = run(pixels.transpose(2, 0, 1)[None])[0][0]
-    probability = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    best = int(probability.argmax())
-    print(f"{name}\t{(manifest['labels'] or range(len(logits)))[best]}\t{probability[best]:.4f}")
+    labels, threshold = manifest["labels"] or range(len(logits)), manifest.get("threshold")
+    if threshold is not None:  # a model of several labels an image
+        probability = 1 / (1 + np.exp(-logits))
+        found = [index for index in np.argsort(-probability) if probability[index] >= threshold]
+    else:
+        probability = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        found = [int(probability.argmax())]
+    print(name, *(f"{labels[index]}\t{probability[index]:.4f}" for index in found), sep="\t")

@@ -17,8 +17,16 @@ from torch import Tensor, nn
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.loss.base import AuxiliaryLoss, StageShape
 from ssia_zoo.loss.memory import PredictionMemory, or_present, soft_cross_entropy
+from ssia_zoo.loss.processes import broadcast_together
 from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss
-from ssia_zoo.models.features import TimmModel, forward_stages, stage_indices, stage_shapes, trained_stages
+from ssia_zoo.models.features import (
+    TimmModel,
+    evaluating,
+    forward_stages,
+    stage_indices,
+    stage_shapes,
+    trained_stages,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -44,14 +52,14 @@ class AuxiliaryTrainableModule(FeatureDistillationTrainableModule):  # type: ign
         self.criterion = criterion if loss.uses_labels else None
 
     def forward(
-        self, input: Tensor, target: Tensor | None = None, remembered: Tensor | None = None
+        self, input: Tensor, target: Tensor | None = None, supervisor: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the student once and compute the objective.
 
         Args:
             input: Images [B, C, H, W].
             target: Labels [B], or whatever the criterion takes; for objectives that use labels.
-            remembered: Earlier predictions [B, num_classes]; for SSIA with a memory.
+            supervisor: Class distributions [B, num_classes]; for SSIA with supervisor memory or average.
 
         Returns:
             Logits [B, num_classes] and the objective's scalar terms.
@@ -60,7 +68,7 @@ class AuxiliaryTrainableModule(FeatureDistillationTrainableModule):  # type: ign
         arguments: list[Any] = []
         if self.criterion is not None:
             arguments.append(lambda prediction: self.criterion(prediction, target))
-        extra = {} if remembered is None else {"remembered": remembered}
+        extra = {} if supervisor is None else {"supervisor": supervisor}
         return logits, self.projection(features, logits, *arguments, **extra)
 
 
@@ -177,10 +185,15 @@ def _stages(model: TimmModel, input_size: tuple[int, int, int]) -> list[int]:
 class SSIATask(AuxiliaryTask):
     """Classification with the SSIA loss: loss = task loss + lambda(t) * SSIA loss.
 
+    With `supervisor="average"`, call `setup_ema` before the first step and `update_ema` after each, as timm's train.py
+    does.
+
     Args:
         model: A timm classifier, trained in place.
         config: Settings of the SSIA loss.
         images: Number of training images; required with `supervisor="memory"`, whose `forward` takes their indices.
+        multi_label: Whether images have several labels; targets are then vectors of 0 and 1 [B, num_classes], for a
+            criterion such as `criterion_kwargs={"multi_label": True}`.
         **kwargs: `input_size`, `criterion`, `criterion_kwargs` and `device`, as in `AuxiliaryTask`.
 
     Raises:
@@ -196,10 +209,17 @@ class SSIATask(AuxiliaryTask):
     """
 
     def __init__(
-        self, model: TimmModel, config: SSIAConfig | None = None, *, images: int | None = None, **kwargs: Any
+        self,
+        model: TimmModel,
+        config: SSIAConfig | None = None,
+        *,
+        images: int | None = None,
+        multi_label: bool = False,
+        **kwargs: Any,
     ) -> None:
         config = (config or SSIAConfig()).for_model(model)
-        super().__init__(model, partial(SSIALoss, config=config), config.lambda_at, **kwargs)
+        objective = partial(SSIALoss, config=config, multi_label=multi_label)
+        super().__init__(model, objective, config.lambda_at, **kwargs)
         self.config = config
         self.memory: PredictionMemory | None = None
         if config.supervisor == "memory":
@@ -211,17 +231,38 @@ class SSIATask(AuxiliaryTask):
 
     def forward(self, input: Tensor, target: Tensor, indices: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the training loss as `AuxiliaryTask.forward` does; with a memory, `indices` [B] is required."""
-        if self.memory is None:
+        if self.config.supervisor == "now":
             return super().forward(input, target)
+        if self.memory is None:
+            return self._supervised(input, target, self._predict_by_average(input))
         if indices is None:
             raise ConfigError(
                 "`ssia.supervisor` is memory, which needs the images' indices; give them as third argument"
             )
-        remembered = self.memory.read(indices)
-        logits, terms = self._run(input, target, remembered=remembered)
+        result = self._supervised(input, target, self.memory.read(indices))
+        self.memory.update(indices, result["output"])
+        return result
+
+    def _supervised(self, input: Tensor, target: Tensor, supervisor: Tensor) -> dict[str, Tensor]:
+        """Compute the training loss with these class distributions [B, num_classes] as the supervisor."""
+        logits, terms = self._run(input, target, supervisor=supervisor)
         task_loss = self.criterion(logits, target)
         if self.config.top:
             share = self.config.share * self.progress
-            task_loss = (1 - share) * task_loss + share * soft_cross_entropy(logits, or_present(remembered, logits))
-        self.memory.update(indices, logits)
+            task_loss = (1 - share) * task_loss + share * soft_cross_entropy(logits, or_present(supervisor, logits))
         return self._result(logits, task_loss, terms)
+
+    def _predict_by_average(self, input: Tensor) -> Tensor:
+        """Return the class distributions [B, num_classes] of the moving average, in eval mode without gradients."""
+        if not self.has_ema():
+            raise ConfigError("`ssia.supervisor` is average, which needs a moving average; call task.setup_ema first")
+        average = self.get_eval_model(ema=True)
+        with evaluating(average), torch.no_grad():
+            return torch.softmax(average(input).float(), dim=1)
+
+    def update_ema(self, step: int | None = None) -> None:
+        """Update the moving average; a supervisor's BatchNorm statistics are those of the first process in all."""
+        super().update_ema(step)
+        if self.config.supervisor == "average" and self.has_ema():
+            buffers = self.get_trainable_module(ema=True).buffers()
+            broadcast_together([buffer for buffer in buffers if buffer.is_floating_point()])  # BatchNorm's statistics

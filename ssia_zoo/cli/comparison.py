@@ -28,6 +28,7 @@ def compare(
     holdout: float = 0.0,
     image_column: str | None = None,
     label_column: str | None = None,
+    labels: str | None = None,
     num_classes: int | None = None,
     max_eval_images: int | None = None,
     max_corrupt: float = 0.001,
@@ -54,6 +55,7 @@ def compare(
         holdout: Compare on this fraction of the training split, the one that training with this flag leaves out.
         image_column: Column of the images.
         label_column: Column of the classes.
+        labels: CSV or TSV file of the images' paths and labels, for a folder of images.
         num_classes: Number of classes, if labels are numbers without names.
         max_eval_images: Compare on this many images, a fixed random subset.
         max_corrupt: Largest fraction of unreadable images, which are skipped.

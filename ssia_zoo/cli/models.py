@@ -23,7 +23,8 @@ _Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 def predict(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|FOLDER ...")],
     model: str,
-    top: int = 5,
+    top: int | None = None,
+    threshold: float | None = None,
     batch_size: int = 32,
     workers: int | None = None,
     out: Path | None = None,
@@ -43,7 +44,8 @@ def predict(
     Args:
         images: Image files, and folders, which are searched recursively.
         model: Published weight, timm name, folder or hf-hub:org/name.
-        top: Number of classes per image.
+        top: Maximum number of classes per image; 5 if not given, or all for a model of several labels an image.
+        threshold: Leave out classes of a lower probability; if not given, that of a model of several labels an image.
         batch_size: Images per batch.
         workers: Number of processes that read images; the machine's cores, at most 8, if not given.
         out: Write to this .csv, .jsonl or .parquet file instead of stdout; the same command continues an interrupted
@@ -77,9 +79,10 @@ def predict(
     if files:
         classifier = Classifier(load_model(model))
         workers = default_workers() if workers is None else workers
-        predict_files = partial(classifier.predict, skip=skip, top=top, batch_size=batch_size, workers=workers)
+        limits = classifier.limits(top, threshold)
+        predict_files = partial(classifier.predict, skip=skip, batch_size=batch_size, workers=workers, **limits)
         if out is not None:
-            about = {"command": "predict", "model": model, **classifier.describe(), "top": top}
+            about = {"command": "predict", "model": model, **classifier.describe(), **limits}
             written = write_answers(out, files, PREDICTIONS, about, lambda paths: _rows(predict_files(paths)))
             print(summary(out, written, len(skipped)))
             return FAILED if skipped else DONE
@@ -88,6 +91,8 @@ def predict(
         for done in tqdm(predictions, "predict", len(files), unit=" images", disable=None, leave=False):
             if json:
                 predicted.append({"path": str(done.path), "predictions": [asdict(guess) for guess in done.guesses]})
+            elif not done.guesses:
+                print(f"{done.path}  no class reaches the threshold")
             elif top == 1:
                 print(f"{done.path}  {done.guesses[0].probability:.2%}  {done.guesses[0].label}")
             else:
@@ -171,6 +176,8 @@ def validate(
     holdout: float = 0.0,
     image_column: str | None = None,
     label_column: str | None = None,
+    labels: str | None = None,
+    label_separator: str | None = None,
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     max_eval_images: int | None = None,
@@ -197,6 +204,8 @@ def validate(
         holdout: Evaluate this fraction of the training split, the one that training with this flag leaves out.
         image_column: Column of the images.
         label_column: Column of the classes.
+        labels: CSV or TSV file of the images' paths and labels, for a folder of images.
+        label_separator: Separator of several labels in one cell; found in a CSV or TSV file if not given.
         num_classes: Number of classes, if labels are numbers without names.
         image_size: Of the input, pixels: one number for a square, or height and width; the model's own if not given.
         max_eval_images: Evaluate this many images, a fixed random subset.
@@ -212,6 +221,7 @@ def validate(
     from ssia_zoo.data import DataConfig
     from ssia_zoo.evaluation.validate import validate as measure
     from ssia_zoo.models.loading import load_model
+    from ssia_zoo.models.metric_names import describe
 
     data = DataConfig(**settings)
     if report is None:
@@ -226,9 +236,6 @@ def validate(
         written = {} if report is None else {"report": str(report)}
         print_json({"model": model, "dataset": dataset, **result, "images": round(result["images"]), **written})
         return
-    print(
-        f"{model} on {dataset}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f}, "
-        f"{result['images']:.0f} images"
-    )
+    print(f"{model} on {dataset}: {describe(result)}, {result['images']:.0f} images")
     if report is not None:
         print(report / "report.html")

@@ -42,14 +42,14 @@ def finetune(args: Sequence[str]) -> int:
 def demo(output_dir: Path = Path("runs"), epochs: int | None = None) -> None:
     """Train a small model with and without SSIA, publish it to a folder and load it: two minutes.
 
-    The data are scikit-learn's digits.
+    The data are scikit-learn's digits; a third of the training labels are wrong.
 
     For example:
       ssia-zoo demo --epochs 1
 
     Args:
         output_dir: Folder in which a new numbered folder is created.
-        epochs: Passes over the data; 12 if not given.
+        epochs: Passes over the data; 16 if not given.
     """
     from ssia_zoo.cli.demo import run_demo
 

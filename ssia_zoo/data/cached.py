@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from ssia_zoo.data.config import DataConfig
 from ssia_zoo.data.preprocessing import ConvertMode
 from ssia_zoo.data.randomness import derive_seed
-from ssia_zoo.data.samples import RowReader, decode_or_report, no_readable_image, replacement
+from ssia_zoo.data.samples import Label, RowReader, decode_or_report, no_readable_image, replacement
 from ssia_zoo.data.transforms import input_height_width, reflected_indices, resize_transform
 from ssia_zoo.data.unreadable import UnreadableImages
 from ssia_zoo.errors import DataError
@@ -24,7 +24,7 @@ from ssia_zoo.errors import DataError
 _log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Images [B, C, H, W], labels [B] and indices [B]."""
+"""Images [B, C, H, W], labels [B] (or [B, classes]) and indices [B]."""
 
 _CHUNK = 1000  # images per read
 
@@ -74,18 +74,18 @@ class CachedDataset(Dataset[Batch]):
     def _decode(
         self, reader: RowReader, config: DataConfig, unreadable: UnreadableImages
     ) -> tuple[Tensor, Tensor, list[bool]]:
-        """Return all images [N, H, W, C] and labels [N], and which of the images could be decoded."""
+        """Return all images [N, H, W, C] and labels [N] or [N, classes], and which of the images could be decoded."""
         count, resize = len(reader), resize_transform(config)
         images = torch.zeros(count, self.height, self.width, self.channels, dtype=torch.uint8)
         _log.info("decoding %d training images into %.1f MB of memory", count, images.nbytes / 1e6)
-        labels = torch.zeros(count, dtype=torch.int64)
+        labels: list[Label] = []
         readable = [True] * count
         hidden = None if PartialState().is_main_process else True  # None: hidden where stderr is not a terminal
         for start in tqdm(
             range(0, count, _CHUNK), "decoding", unit="images", unit_scale=_CHUNK, leave=False, disable=hidden
         ):
             for sample in reader.read([(0, index) for index in range(start, min(count, start + _CHUNK))]):
-                labels[sample.index] = sample.label
+                labels.append(sample.label)
                 image = decode_or_report(sample, reader, unreadable)
                 if image is None:
                     readable[sample.index] = False
@@ -99,7 +99,7 @@ class CachedDataset(Dataset[Batch]):
                         f"{shape}; leave it out"
                     )
                 images[sample.index] = torch.from_numpy(np.asarray(resized).copy()).reshape(images.shape[1:])
-        return images, labels, readable
+        return images, default_collate(labels), readable
 
     def set_epoch(self, epoch: int) -> None:
         """Pass the epoch to the sampler, as `SampleDataset` does."""

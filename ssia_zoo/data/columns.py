@@ -52,7 +52,7 @@ def find_label_column(parts: Sequence[Part], given: str | None) -> str:
         DataError: There is none, or there are several.
     """
     types = column_types(parts[0][1])
-    labels = [name for name, feature in types.items() if isinstance(feature, datasets.ClassLabel)]
+    labels = [name for name, feature in types.items() if _holds_classes(feature)]
     labels = labels or [name for name in ("label", "labels", "cls") if name in types]
     labels = labels or [name for name in types if name.endswith(".label")]
     if given is not None:
@@ -60,6 +60,11 @@ def find_label_column(parts: Sequence[Part], given: str | None) -> str:
     elif all(isinstance(feature, datasets.Image) for feature in types.values()):
         raise DataError("there are images but no classes; expected at least two, such as one subfolder per class")
     return _choose(parts, given, labels, "label")
+
+
+def _holds_classes(feature: Any) -> bool:
+    item = feature.feature if isinstance(feature, (datasets.List, datasets.LargeList)) else feature
+    return isinstance(item, datasets.ClassLabel)
 
 
 def select_columns(rows: Rows, image: str, label: str) -> Rows:

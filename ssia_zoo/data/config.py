@@ -74,7 +74,14 @@ class DataConfig:
     image_column: str | None = None
     """Column with the images; if None, the only column of images."""
     label_column: str | None = None
-    """Column with the classes; if None, the only column of class labels, else label or labels."""
+    """Column with the classes; if None, the only column of class labels, else label or labels. In a file of labels, it
+    may be the names of columns of 0 and 1, separated by commas."""
+    labels: str | None = None
+    """CSV or TSV file with a path and a label per image of the folder `dataset`; a column split, if any, names the
+    splits."""
+    label_separator: str | None = None
+    """Separator of several labels in one cell, such as ";"; if None, ; or | is found in the file of labels. "": one
+    label per cell."""
     num_classes: Annotated[int, Field(ge=2)] | None = None
     """Number of classes, for labels that are numbers without names; required only for streaming."""
     holdout: FractionBelow1 = 0.0

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ssia_zoo.data.labels import read_labels
+
 Integers = npt.NDArray[np.int64]
 
 
@@ -73,9 +75,9 @@ def selected_rows(rows: datasets.Dataset) -> Sequence[int] | Integers:
 def split_digest(rows: datasets.Dataset, image_column: str, label_column: str) -> str:
     """Return a sha256 of the names, byte sizes and labels of a split's images, as hexadecimal digits."""
     images = encoded_images(rows, image_column)
-    labels = rows.data.column(label_column).to_numpy()[selected_rows(rows)]
+    labels = read_labels(rows, label_column)
     digest = sha256()
-    for name, size, label in zip(images.portable_names(), images.sizes().tolist(), labels.tolist(), strict=True):
+    for name, size, label in zip(images.portable_names(), images.sizes().tolist(), labels, strict=True):
         digest.update(f"{name}\0{size}\0{label}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 

@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from itertools import islice
-from typing import Any
 
-import datasets
-import pyarrow as pa
-
-from ssia_zoo.data.columns import Rows
+from ssia_zoo.data.image_files import ImageFiles, ImageFilesSource
 from ssia_zoo.data.messages import abbreviate, printable
 from ssia_zoo.data.scanning import Scanner
 from ssia_zoo.data.splits import split_in_name, split_of_name
+from ssia_zoo.data.table_labels import normalize
 from ssia_zoo.errors import DataError
 
 _SEVERAL = 2
-_MAX_SHARDS = 1024
 _DATA_SUFFIXES = (".parquet", ".arrow", ".tar", ".tar.gz", ".tgz", ".jsonl")
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """The images of one split, sorted by path."""
-
-    paths: list[str]
-    labels: list[int]
-    class_names: list[str]
-    """Sorted."""
-    resolved: list[str]
-    """The paths with links resolved."""
-
-    def rows(self, split: str) -> datasets.Dataset:
-        """Build a data set that reads a file when it is decoded."""
-        labels = datasets.ClassLabel(names=self.class_names)
-        images = pa.StructArray.from_arrays(
-            [pa.nulls(len(self.paths), pa.binary()), pa.array(self.paths)], ["bytes", "path"]
-        )
-        table = pa.table({"image": images, "label": pa.array(self.labels, pa.int64())})
-        info = datasets.DatasetInfo(features=datasets.Features({"image": datasets.Image(), "label": labels}))
-        digest = sha256("\0".join([*self.paths, *self.class_names, *map(str, self.labels)]).encode()).hexdigest()
-        name = datasets.NamedSplit(re.sub(r"\W", "_", split))
-        return datasets.Dataset(table, info, split=name, fingerprint=digest[:16])
-
-
-class FolderSource:
+class FolderSource(ImageFilesSource):
     """A folder of images.
 
     Args:
@@ -87,21 +55,12 @@ class FolderSource:
         by_folder = {os.path.basename(path): split for split, path in self.folders.items()}
         return by_folder.get(name, name)
 
-    def load(self, split: str, *, streaming: bool = False, features: Any = None) -> Rows:
-        """Load a split; a stream has shards, which are shuffled and shared out among processes.
+    def files(self, split: str) -> ImageFiles:
+        """List the images of a split, once.
 
         Raises:
             DataError: The split holds images, but no class folders; or a class folder that cannot be used.
         """
-        rows = self.files(split).rows(split)
-        return rows.to_iterable_dataset(num_shards=min(len(rows), _MAX_SHARDS)) if streaming else rows
-
-    def count(self, split: str, rows: datasets.IterableDataset) -> int:
-        """Return the number of images of a split."""
-        return len(self.files(split).paths)
-
-    def files(self, split: str) -> ImageFiles:
-        """List the images of a split, once."""
         if split not in self._files:
             self._files[split] = _list_images(self.scanner, self.folders[split], split)
         return self._files[split]
@@ -110,7 +69,7 @@ class FolderSource:
         """Return the class names of a split without listing its images."""
         folder = self.folders[split]
         classes = self.scanner.list(folder).folders
-        return sorted({_normalize(name) for name in classes if self.scanner.has_image(os.path.join(folder, name))})
+        return sorted({normalize(name) for name in classes if self.scanner.has_image(os.path.join(folder, name))})
 
     def skipped(self) -> str:
         """Describe the listed files and folders that are not used, with reasons; "" if there are none."""
@@ -244,11 +203,11 @@ def _list_images(scanner: Scanner, folder: str, split: str) -> ImageFiles:
     for name in top.folders:
         images = _list_class(scanner, os.path.join(folder, name))
         if images:
-            by_class.setdefault(_normalize(name), []).extend(images)
+            by_class.setdefault(normalize(name), []).extend(images)
     if not by_class and top.images:
         raise DataError(
             f"{scanner.relative(folder)} in {printable(scanner.root)} has {len(top.images)} images but no classes; "
-            "expected at least two, such as one subfolder per class"
+            "expected at least two, such as one subfolder per class; or set `labels` to a CSV file of paths and labels"
         )
     scanner.skipped[f"images outside the class folders of {split}"] += len(top.images)
     for name in top.hidden:
@@ -301,11 +260,6 @@ def _remove_repeats(scanner: Scanner, found: list[tuple[str, str, int]], names: 
         class_names=names,
         resolved=[resolved for _, resolved, _ in kept],
     )
-
-
-def _normalize(name: str) -> str:
-    """Return a class name in one Unicode form, as file systems differ in how they store accents."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _check_utf8(scanner: Scanner, path: str) -> None:

@@ -16,7 +16,9 @@ from ssia_zoo.data.config import DataConfig
 from ssia_zoo.data.duplicates import ALWAYS_COMPARED, File, count_shared_contents, refuse_shared_files, resolved_files
 from ssia_zoo.data.encoded import split_digest
 from ssia_zoo.data.folders import FolderSource
-from ssia_zoo.data.labels import check_classes_are_trained, name_labels, read_labels, rename_labels
+from ssia_zoo.data.image_files import ImageFilesSource
+from ssia_zoo.data.label_lists import is_multi_label, name_all_labels, read_classes
+from ssia_zoo.data.labels import check_classes_are_trained, read_labels, rename_labels
 from ssia_zoo.data.messages import abbreviate, is_main_process, printable
 from ssia_zoo.data.sources import Source, open_source
 from ssia_zoo.data.splits import find_split, keep_one_of_each, stratified, subset
@@ -29,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvalData:
-    """Images to evaluate on, in two columns: an Image and a ClassLabel."""
+    """Images to evaluate on, in two columns: an Image and a ClassLabel, or a list of ClassLabels."""
 
     eval: datasets.Dataset
     label_names: tuple[str, ...]
@@ -38,6 +40,11 @@ class EvalData:
     eval_name: str
     """Name of `eval` for reports: "test", "holdout 10% of train"."""
     unreadable_eval: UnreadableImages
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has a list of labels."""
+        return is_multi_label(self.eval, self.label_column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +66,7 @@ def load_image_data(config: DataConfig) -> ImageData:
         DataError: The data set cannot be found or read, is ambiguous, has invalid labels, or has files that are in
             both splits.
     """
-    source = _open(config)
+    source = open_source(config)
     train_name = _find(source, config.train_split, "train_split")
     parts: list[Part] = [(train_name, source.load(train_name, streaming=config.streaming))]
     eval_name = train_name
@@ -82,7 +89,14 @@ def load_image_data(config: DataConfig) -> ImageData:
     evaluation = subset(evaluation, config.max_eval_images)
     _check_classes(train, evaluation, label_column, label_names, (train_name, eval_name))
     unused = [name for name in source.splits() if name not in (train_name, eval_name)]
-    _log_summary(config, source, [(train_name, len(train)), (eval_name, len(evaluation))], label_names, unused)
+    _log_summary(
+        config,
+        source,
+        [(train_name, len(train)), (eval_name, len(evaluation))],
+        label_names,
+        unused,
+        is_multi_label(evaluation, label_column),
+    )
     if not config.streaming and eval_name != train_name:
         _warn_of_shared_contents(config, train, evaluation, image_column, eval_name)
     return ImageData(
@@ -112,7 +126,7 @@ def load_eval_data(config: DataConfig) -> EvalData:
     """
     if config.holdout:
         return load_image_data(config)
-    source = _open(config)
+    source = open_source(config)
     eval_name = _find_eval_split(source, config)
     parts: list[Part] = [(eval_name, source.load(eval_name))]
     image_column, label_column, (rows,), label_names = _with_named_labels(config, parts)
@@ -121,7 +135,7 @@ def load_eval_data(config: DataConfig) -> EvalData:
         rows, label_names = rename_labels(rows, label_column, source.class_names(train_name))
     rows = subset(rows, config.max_eval_images)
     unused = [name for name in source.splits() if name != eval_name]
-    _log_summary(config, source, [(eval_name, len(rows))], label_names, unused)
+    _log_summary(config, source, [(eval_name, len(rows))], label_names, unused, is_multi_label(rows, label_column))
     return EvalData(
         eval=rows,
         label_names=tuple(label_names),
@@ -138,7 +152,7 @@ def split_names(config: DataConfig) -> list[str]:
     Raises:
         DataError: The data set cannot be found or read.
     """
-    return list(_open(config).splits())
+    return list(open_source(config).splits())
 
 
 def data_identity(data: ImageData) -> dict[str, Any]:
@@ -167,11 +181,6 @@ def data_identity(data: ImageData) -> dict[str, Any]:
 # -- loading
 
 
-def _open(config: DataConfig) -> Source:
-    given = [name for name in (config.train_split, config.eval_split) if name is not None]
-    return open_source(config.dataset, config.dataset_config, given, config.image_column)
-
-
 def _find(source: Source, given: str | None, setting: Literal["train_split", "eval_split"]) -> str:
     return find_split(source.splits(), None if given is None else source.find(given), setting)
 
@@ -179,7 +188,7 @@ def _find(source: Source, given: str | None, setting: Literal["train_split", "ev
 def _find_eval_split(source: Source, config: DataConfig) -> str:
     """Return the split to evaluate on where no training split is needed."""
     splits = source.splits()
-    unsplit = isinstance(source, FolderSource) and not source.has_splits
+    unsplit = isinstance(source, ImageFilesSource) and not source.has_splits
     if config.eval_split is None and len(splits) == 1 and (unsplit or splits[0] != "train"):
         return splits[0]
     if config.eval_split is None and splits == ["train"]:
@@ -198,7 +207,7 @@ def _with_named_labels(config: DataConfig, parts: list[Part]) -> tuple[str, str,
     image_column = find_image_column(parts, config.image_column)
     label_column = find_label_column(parts, config.label_column)
     parts = [(name, select_columns(rows, image_column, label_column)) for name, rows in parts]
-    labelled, label_names = name_labels(parts, label_column, config.num_classes)
+    labelled, label_names = name_all_labels(parts, label_column, config.num_classes, config.label_separator)
     return image_column, label_column, labelled, label_names
 
 
@@ -211,7 +220,7 @@ def _hold_out(
     if kept.all() or not kept.any():
         raise DataError(f"`holdout` {fraction:g} of {len(train)} images leaves one part empty; choose another")
     parts = train.select(np.flatnonzero(kept)), train.select(np.flatnonzero(~kept))
-    if missing := sorted(set(labels) - set(read_labels(parts[1], column))):
+    if missing := sorted(read_classes(train, column) - read_classes(parts[1], column)):
         _log.warning(
             "%d of %d classes have too few images for `holdout` %g and are not evaluated: %s",
             *(len(missing), len(names), fraction, abbreviate([names[label] for label in missing])),
@@ -223,7 +232,7 @@ def _limit(train: datasets.Dataset, limit: int | None, column: str) -> datasets.
     if limit is None:
         return train
     labels = read_labels(train, column)
-    classes = len(set(labels))
+    classes = len(read_classes(train, column))
     if limit < min(classes, len(train)):
         raise DataError(
             f"`max_train_images` is {limit}, which leaves some of {classes} classes without an image; give at least "
@@ -259,14 +268,14 @@ def _stream(
 def _check_classes(
     train: Rows, evaluation: datasets.Dataset, column: str, names: Sequence[str], parts: tuple[str, str]
 ) -> None:
-    classes = set(range(len(names))) if isinstance(train, ImageStream) else set(read_labels(train, column))
+    classes = set(range(len(names))) if isinstance(train, ImageStream) else read_classes(train, column)
     if len(classes) < 2:
         raise DataError(f"all training images are of one class, {names[min(classes)]!r}; at least two are needed")
-    check_classes_are_trained(classes, set(read_labels(evaluation, column)), names, *parts)
+    check_classes_are_trained(classes, read_classes(evaluation, column), names, *parts)
 
 
 def _resolved(source: Source, name: str, rows: datasets.Dataset, column: str) -> list[File]:
-    if isinstance(source, FolderSource):  # has resolved the links already
+    if isinstance(source, ImageFilesSource):  # has resolved the links already
         files = source.files(name)
         return list(zip(files.paths, files.resolved, strict=True))
     return resolved_files(rows, column)
@@ -290,13 +299,18 @@ def _warn_of_shared_contents(
 
 
 def _log_summary(
-    config: DataConfig, source: Source, splits: Sequence[tuple[str, int]], names: Sequence[str], unused: Sequence[str]
+    config: DataConfig,
+    source: Source,
+    splits: Sequence[tuple[str, int]],
+    names: Sequence[str],
+    unused: Sequence[str],
+    multi_label: bool,
 ) -> None:
     if not is_main_process():
         return
     found = ", ".join(f"{count} images of {split}" for split, count in splits)
-    _log.info(
-        "%s: %s, %d classes%s", config.dataset, found, len(names), f" (not used: {', '.join(unused)})" if unused else ""
-    )
-    if isinstance(source, FolderSource) and (skipped := source.skipped()):
+    several = ", several labels an image" if multi_label else ""
+    rest = f" (not used: {', '.join(unused)})" if unused else ""
+    _log.info("%s: %s, %d classes%s%s", config.dataset, found, len(names), several, rest)
+    if isinstance(source, ImageFilesSource) and (skipped := source.skipped()):
         _log.warning("%s: left out %s", config.dataset, skipped)

@@ -14,16 +14,20 @@ from torch.utils.data import Dataset
 
 from ssia_zoo.data.config import MAX_PIXELS
 from ssia_zoo.data.decode import decode_image
+from ssia_zoo.data.label_lists import multi_label_target
 from ssia_zoo.data.preprocessing import Transform
 from ssia_zoo.data.randomness import derive_seed, isolate_rng, seed_everything
 from ssia_zoo.data.unreadable import UnreadableImages
 from ssia_zoo.errors import DataError, one_line
 
-Sample = tuple[torch.Tensor, int, int]
+Label = int | torch.Tensor
+"""Number of a class; for images with several labels, 0 or 1 for each class (float32)."""
+
+Sample = tuple[torch.Tensor, Label, int]
 """Image, label and index."""
 
 NOT_COUNTED = -1
-"""Label of an evaluation image that cannot be decoded."""
+"""Label, or each of several, of an evaluation image that cannot be decoded."""
 
 
 class UnreadableImageError(DataError):
@@ -46,7 +50,7 @@ class EncodedSample:
     """Its row; in a stream, its place in the epoch."""
     value: dict[str, Any] | None
     """The image as the library datasets stores it, with "bytes" or "path"."""
-    label: int
+    label: Label
 
 
 class Reader(Protocol):
@@ -74,6 +78,7 @@ class RowReader:
         self.image_column = image_column
         self.label_column = label_column
         self.max_pixels = max_pixels
+        self._target = multi_label_target(rows, label_column)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -82,6 +87,8 @@ class RowReader:
         """Read the rows of these keys."""
         batch = self.rows[[index for _, index in keys]]
         values, labels = batch[self.image_column], batch[self.label_column]
+        if self._target is not None:
+            labels = [self._target(label) for label in labels]
         return [EncodedSample(*key, value, label) for key, value, label in zip(keys, values, labels, strict=True)]
 
     def name(self, sample: EncodedSample) -> str:
@@ -148,7 +155,10 @@ class SampleDataset(Dataset[Sample]):
     def _replace_unreadable(self, samples: list[Sample | None], encoded: Sequence[EncodedSample]) -> list[Sample]:
         if not self.training:
             blank = torch.zeros_like(self.transform(PIL.Image.new("RGB", (8, 8))))
-            return [sample or (blank, NOT_COUNTED, image.index) for sample, image in zip(samples, encoded, strict=True)]
+            return [
+                sample or (blank, _not_counted(image.label), image.index)
+                for sample, image in zip(samples, encoded, strict=True)
+            ]
         readable = [place for place, sample in enumerate(samples) if sample is not None]
         if not readable:
             raise no_readable_image(self.reader.name(encoded[0]))
@@ -187,6 +197,10 @@ def replacement(place: int, readable: Sequence[int]) -> int:
 def no_readable_image(example: str) -> UnreadableImageError:
     """Build the error for a batch without any readable image."""
     return UnreadableImageError(f"no image of a batch can be read, such as {example}; repair or remove them")
+
+
+def _not_counted(label: Label) -> Label:
+    return NOT_COUNTED if isinstance(label, int) else torch.full_like(label, NOT_COUNTED)
 
 
 def _path(sample: EncodedSample) -> str:

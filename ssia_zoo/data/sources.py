@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,10 +13,12 @@ import numpy.typing as npt
 import PIL.Image
 
 from ssia_zoo.data.columns import Rows
+from ssia_zoo.data.config import DataConfig
 from ssia_zoo.data.data_files import DataFilesSource
 from ssia_zoo.data.folders import FolderSource, is_image_folder
 from ssia_zoo.data.scanning import Scanner
 from ssia_zoo.data.splits import stratified
+from ssia_zoo.data.tables import TableSource
 from ssia_zoo.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -45,29 +46,28 @@ class Source(Protocol):
         """Return the number of rows of a streamed split; None if it is unknown before it is read."""
 
 
-def open_source(
-    dataset: str, configuration: str | None = None, given: Collection[str] = (), image_column: str | None = None
-) -> Source:
-    """Open a data set by its name.
-
-    Args:
-        dataset: "digits", an existing folder, or the id of a data set of the Hub.
-        configuration: The value of `dataset_config`.
-        given: Splits named by the settings.
-        image_column: The value of `image_column`.
+def open_source(config: DataConfig) -> Source:
+    """Open the data set that the settings name: "digits", an existing folder, or the id of a data set of the Hub.
 
     Raises:
         DataError: It cannot be found or read.
     """
+    dataset = config.dataset
     path = None if dataset == "digits" else _local_path(dataset)
     scanner = Scanner(path) if path is not None else None
-    images = scanner if scanner is not None and is_image_folder(scanner) else None
-    if dataset != "digits" and images is None:
-        return DataFilesSource(dataset, path, configuration, image_column)
-    if configuration is not None:
-        raise DataError(f"`dataset_config` is {configuration!r}, but {dataset!r} has no configurations; leave it out")
-    if images is not None:
-        return FolderSource(images, given)
+    if config.labels is not None and scanner is None:
+        raise DataError(f"`labels` requires the folder of the photos as `dataset`, which is {dataset!r}")
+    files = scanner if scanner is not None and (config.labels is not None or is_image_folder(scanner)) else None
+    if dataset != "digits" and files is None:
+        return DataFilesSource(dataset, path, config.dataset_config, config.image_column)
+    if config.dataset_config is not None:
+        raise DataError(
+            f"`dataset_config` is {config.dataset_config!r}, but {dataset!r} has no configurations; leave it out"
+        )
+    if files is not None and config.labels is not None:
+        return TableSource(files, config.labels, config.image_column, config.label_column, config.label_separator)
+    if files is not None:
+        return FolderSource(files, [name for name in (config.train_split, config.eval_split) if name is not None])
     if Path("digits").is_dir():
         _log.warning("'digits' is scikit-learn's data set; for the folder of that name here, use ./digits")
     return DigitsSource()
@@ -119,7 +119,8 @@ def _local_path(name: str) -> str | None:
     """Return the absolute path of a folder, or None for what may be a Hub id."""
     path = Path(name).expanduser()
     if path.is_file():
-        raise DataError(f"the data set {name!r} is a file; give its folder")
+        advice = "give its folder, and a CSV or TSV file of labels by `labels`"
+        raise DataError(f"the data set {name!r} is a file; {advice}")
     if path.is_dir():
         return str(path.resolve())
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:

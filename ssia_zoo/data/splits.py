@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from itertools import chain
+from typing import Literal, TypeGuard
 
 import datasets
 import numpy as np
@@ -24,6 +26,8 @@ _ENDINGS = ("set", "data", "dataset", "images", "split", "folder")
 _SPLITS_OF_PARTS = _SPLITS | {word + end: split for word, split in _SPLITS.items() for end in _ENDINGS}
 
 Mask = npt.NDArray[np.bool_]
+Labels = Sequence[int] | Sequence[list[int]]
+"""The class of each row, or its list of classes."""
 
 
 def split_of_name(name: str) -> str | None:
@@ -73,8 +77,12 @@ def find_split(splits: Sequence[str], given: str | None, setting: Literal["train
     raise DataError(f"no split is called {' or '.join(defaults)}; set `{setting}` to one of: {found}")
 
 
-def stratified(labels: Sequence[int], count: int) -> Mask:
-    """Choose `count` rows with the same share of each class, to within one; the choice is always the same."""
+def stratified(labels: Labels, count: int) -> Mask:
+    """Choose `count` rows with the same share of each class, to within one; the choice is always the same.
+
+    Rows with lists of classes are divided by combinations of classes instead.
+    """
+    labels = _combinations(labels)
     # RandomState, not Generator: NumPy guarantees that its numbers never change.
     shuffled = np.random.RandomState(0).permutation(len(labels))
     by_class = shuffled[np.argsort(np.asarray(labels)[shuffled], kind="stable")]
@@ -84,12 +92,14 @@ def stratified(labels: Sequence[int], count: int) -> Mask:
     return chosen
 
 
-def keep_one_of_each(labels: Sequence[int], kept: Mask) -> Mask:
+def keep_one_of_each(labels: Labels, kept: Mask) -> Mask:
     """Change a choice of rows as little as possible so that each class keeps one.
 
     A class without a row gets its first; in exchange, the largest classes lose their last. So the number of rows stays,
     unless there are more classes than rows.
     """
+    if _are_lists(labels):
+        return _keep_one_of_each_in_lists(labels, kept)
     numbers, kept = np.asarray(labels), kept.copy()
     counts = np.bincount(numbers[kept], minlength=int(numbers.max(initial=0)) + 1)
     missing = [label for label in np.unique(numbers).tolist() if not counts[label]]
@@ -102,13 +112,40 @@ def keep_one_of_each(labels: Sequence[int], kept: Mask) -> Mask:
     return kept
 
 
-def subset(rows: datasets.Dataset, limit: int | None, labels: Sequence[int] | None = None) -> datasets.Dataset:
+def _keep_one_of_each_in_lists(labels: Sequence[list[int]], kept: Mask) -> Mask:
+    """Add the first row of each class without one; in exchange, remove the last rows whose classes all have another."""
+    kept, size = kept.copy(), int(kept.sum())
+    counts = Counter(chain.from_iterable(labels[row] for row in np.flatnonzero(kept).tolist()))
+    for row, numbers in enumerate(labels):
+        if not kept[row] and not all(counts[number] for number in numbers):
+            kept[row] = True
+            counts.update(numbers)
+    for row in np.flatnonzero(kept)[::-1].tolist():
+        if kept.sum() > size and all(counts[number] > 1 for number in labels[row]):
+            kept[row] = False
+            counts.subtract(labels[row])
+    return kept
+
+
+def _are_lists(labels: Labels) -> TypeGuard[Sequence[list[int]]]:
+    return len(labels) > 0 and isinstance(labels[0], list)
+
+
+def _combinations(labels: Labels) -> Sequence[int]:
+    """Number the combinations of classes in lists; similar ones are next to each other."""
+    if not _are_lists(labels):
+        return labels  # type: ignore[return-value]  # TypeGuard does not narrow what is left
+    number_of = {key: number for number, key in enumerate(sorted(set(map(tuple, labels))))}
+    return [number_of[tuple(row)] for row in labels]
+
+
+def subset(rows: datasets.Dataset, limit: int | None, labels: Labels | None = None) -> datasets.Dataset:
     """Choose rows at random, always the same, and keep their order.
 
     Args:
         rows: A split.
         limit: Number of rows to choose; all if None, or if there are fewer.
-        labels: Class of each row, if each class must keep a row.
+        labels: Class of each row, or its list of classes, if each class must keep a row.
     """
     if limit is None or limit >= len(rows):
         return rows

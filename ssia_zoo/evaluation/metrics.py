@@ -1,4 +1,4 @@
-"""Compute top-1, top-5 and loss of a model on all images of a prepared loader."""
+"""Compute the metrics of a model on all images of a prepared loader."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def evaluate(
     autocast: bool = True,
     after_batch: Callable[[], None] | None = None,
     outputs: Sequence[int] | None = None,
+    evaluator: ClassificationEvaluator | None = None,
 ) -> dict[str, float]:
-    """Compute top-1, top-5 and loss, counting each image once for any number of processes.
+    """Compute the metrics, counting each image once for any number of processes.
 
     Args:
         model: A timm classifier; its modes are restored afterwards.
@@ -33,11 +34,13 @@ def evaluate(
         autocast: Whether to use the accelerator's mixed precision, as in training; else float32.
         after_batch: Called after each batch; its exceptions end the evaluation.
         outputs: The model's output for each class of the data, from `match_model`; all outputs in order if None.
+        evaluator: A new one from `build_evaluator`; that of single labels if None.
 
     Returns:
-        "top1" and "top5" in percent, and "loss", the mean cross-entropy.
+        "top1" and "top5" in percent, and "loss", the mean cross-entropy; those of `MultiLabelEvaluator` for several
+        labels an image.
     """
-    evaluator = ClassificationEvaluator(device=accelerator.device)
+    evaluator = evaluator or ClassificationEvaluator(device=accelerator.device)
     share_buffers(model, accelerator)
     order = None if outputs is None else torch.tensor(outputs, device=accelerator.device)
     with evaluating(model), torch.inference_mode():
@@ -49,7 +52,7 @@ def evaluate(
             if order is not None:
                 logits = logits[:, order].masked_fill(order < 0, -torch.inf)
             logits, labels = accelerator.gather_for_metrics((logits.float(), labels))
-            counted = labels != NOT_COUNTED
+            counted = (labels if labels.ndim == 1 else labels[:, 0]) != NOT_COUNTED
             evaluator.update(logits[counted], labels[counted])
             if after_batch is not None:
                 after_batch()

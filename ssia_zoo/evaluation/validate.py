@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,14 @@ from accelerate import Accelerator
 
 from ssia_zoo.data import DataConfig, EvalData, eval_loader, load_eval_data
 from ssia_zoo.data.channels import report_conversions
-from ssia_zoo.data.labels import read_labels
+from ssia_zoo.data.label_lists import read_classes
 from ssia_zoo.data.preprocessing import Preprocessing, model_preprocessing
 from ssia_zoo.evaluation.metrics import evaluate
+from ssia_zoo.evaluation.multi_label import DEFAULT_THRESHOLD, build_evaluator
 from ssia_zoo.models.features import TimmModel, try_blank_image
-from ssia_zoo.models.label_names import match_model
+from ssia_zoo.models.label_names import match_model, multi_label_threshold
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,7 @@ def prepare_evaluation(model: TimmModel, config: DataConfig, *, by_position: boo
     preprocessing = model_preprocessing(model, config)
     try_blank_image(model, preprocessing.input_size)
     data = load_eval_data(config)
-    used = set(read_labels(data.eval, data.label_column))
+    used = read_classes(data.eval, data.label_column)
     report_conversions(data.eval, data.image_column, preprocessing.input_size[0])
     outputs = match_model(model, data.label_names, config.dataset, used, by_position=by_position)
     loader = eval_loader(
@@ -69,12 +73,20 @@ def validate(model: TimmModel, config: DataConfig) -> dict[str, float]:
         config: The data.
 
     Returns:
-        "top1" and "top5" in percent, "loss" (mean cross-entropy), and "images", the number of readable images.
+        "top1" and "top5" in percent, "loss" (mean cross-entropy), and "images", the number of readable images. For
+        several labels an image, the metrics of `MultiLabelEvaluator` at the model's threshold.
     """
     evaluation = prepare_evaluation(model, config)
     accelerator = Accelerator()
     batches = accelerator.prepare(evaluation.loader)
     model = model.to(accelerator.device)  # not prepared, which would add a training's autocast
-    metrics = evaluate(model, batches, accelerator, autocast=False, outputs=evaluation.outputs)
-    data = evaluation.data
+    data, threshold = evaluation.data, multi_label_threshold(model)
+    if data.multi_label and threshold is None:
+        _log.warning(
+            "the images have several labels, but the model was trained for one (config.json has no problem_type "
+            "multi_label_classification); F1 is measured at %g",
+            DEFAULT_THRESHOLD,
+        )
+    evaluator = build_evaluator(data, accelerator.device, threshold or DEFAULT_THRESHOLD)
+    metrics = evaluate(model, batches, accelerator, autocast=False, outputs=evaluation.outputs, evaluator=evaluator)
     return {**metrics, "images": float(len(data.eval) - len(data.unreadable_eval))}

@@ -18,6 +18,7 @@ from ssia_zoo.hub.files import WEIGHTS, read_model_config
 from ssia_zoo.hub.hashes import file_sha256
 from ssia_zoo.models.features import TimmModel, evaluating
 from ssia_zoo.models.loading import create_checked, timm_name
+from ssia_zoo.models.metric_names import describe
 from ssia_zoo.models.registry import (
     architecture_cfg,
     published_weight,
@@ -277,6 +278,8 @@ def _check_top1(model: TimmModel, claim: _Claim, data: DataConfig) -> Check:
         result = validate(model, data)
     except ClassesError as error:
         return Check("top1", "failed", one_line(error))
+    if "top1" not in result:
+        return Check("top1", "skipped", f"several labels an image: {describe(result)}")
     measured, images = result["top1"], int(result["images"])
     figure = f"{measured:.2f} % of {images} images"
     if claim.top1 is None:

@@ -34,7 +34,7 @@ from ssia_zoo.export.parity import (
 from ssia_zoo.extras import require_packages
 from ssia_zoo.hub import file_sha256
 from ssia_zoo.hub.files import WEIGHTS
-from ssia_zoo.models.label_names import read_label_names
+from ssia_zoo.models.label_names import multi_label_threshold, read_label_names
 from ssia_zoo.models.loading import load_model, timm_name
 from ssia_zoo.models.registry import published_weight, vanilla_architecture
 from ssia_zoo.models.saving import public_model
@@ -213,6 +213,7 @@ def export_model(
             "input": describe_input(config),
             "output": {"name": "logits", "shape": ["batch", *expected.shape[1:]], "dtype": "float32"},
             "labels": read_label_names(model.pretrained_cfg, model.num_classes),
+            "threshold": multi_label_threshold(model),
             "parity": parity,
             **script.NOTES,
             "versions": versions(),

@@ -84,6 +84,8 @@ def calibration_data(config: dict[str, Any], dataset: str, count: int) -> Calibr
     if count < 1:
         raise ConfigError(f"`calibration_images` is {count}; expected at least 1")
     data = load_image_data(DataConfig(dataset, max_eval_images=_ACCURACY_IMAGES))
+    if data.multi_label:
+        raise DataError(f"{dataset} has several labels an image; expected one, to compare the accuracy of int8")
     parts = []
     transform = Preprocessing(**config).transform()
     splits: tuple[tuple[str, Any], ...] = (("train", subset(data.train, count)), (data.eval_name, data.eval))

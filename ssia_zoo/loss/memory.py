@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from ssia_zoo.loss.processes import all_gather
 
 
 class PredictionMemory:
@@ -51,8 +52,8 @@ class PredictionMemory:
             logits: Final logits [B, C].
         """
         current = torch.softmax(logits.detach().float(), dim=1).to(self.table.dtype)
-        indices, current = _all_gather(indices.to(self.table.device)), _all_gather(current)
-        current = current[_last_of_each(indices, len(self.table))]
+        indices, current = all_gather(indices.to(self.table.device)), all_gather(current)
+        current = current[_last_of_each(indices)]
         before = self.table[indices].float()
         seen = before.sum(dim=1, keepdim=True) > 0
         average = torch.where(seen, self.momentum * before + (1 - self.momentum) * current, current.float())
@@ -96,20 +97,15 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * torch.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
 
 
-def _last_of_each(indices: Tensor, images: int) -> Tensor:
-    """Return for each place [B] the last place with the same index.
+def _last_of_each(indices: Tensor) -> Tensor:
+    """Return for each place [B] the last place with the same index, without waiting for the device.
 
     Writing equal values for equal indices gives the same table in every process, in whatever order a GPU writes them.
     """
-    places = torch.arange(len(indices), device=indices.device)
-    last = torch.zeros(images, dtype=torch.int64, device=indices.device)
-    return last.scatter_reduce(0, indices, places, "amax")[indices]
-
-
-def _all_gather(tensor: Tensor) -> Tensor:
-    """Concatenate the rows of all processes, in the order of their ranks."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
+    backward = indices.flip(0)
+    order = torch.argsort(backward, stable=True)
+    rows = backward[order]
+    places = torch.arange(len(rows), device=rows.device)
+    starts = torch.where(rows == rows.roll(1), 0, places).cummax(0).values
+    first = torch.empty_like(order).scatter_(0, order, order[starts])
+    return len(rows) - 1 - first.flip(0)

@@ -9,7 +9,8 @@ pair (l, h), stage h supervises stage l through a small training-only head on F_
 
 - semantic: the class distribution softmax(sg z_K / T) is predicted by softmax(head_l(F_l) / T). The loss is T^2 * KL
   divergence, the form and scale of Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531),
-  eq. 4.
+  eq. 4. For several labels an image, each class is its own distribution: sigmoid(sg z_K / T) is predicted by
+  sigmoid(head_l(F_l) / T), and the loss is T^2 * the mean over classes of the KL divergence of each.
 - channel: GAP(sg F_h), normalized per image over channels (LayerNorm without affine), with mean squared error.
 - spatial: softmax over positions of the standardized energy mean_c (sg F_h)^2, with KL divergence. The energy map is
   the activation attention of Zagoruyko & Komodakis, "Paying More Attention to Attention" (arXiv 1612.03928), sec. 3.1.
@@ -68,14 +69,16 @@ class SSIAConfig:
     by 1 - share * t and the semantic signal by share * t. No effect without labels."""
     share: FractionAbove0 = 1.0
     """Weight of the network's own signal at the end of training, with handover or top."""
-    supervisor: Literal["now", "memory"] = "now"
+    supervisor: Literal["now", "memory", "average"] = "now"
     """Predictions that the semantic heads learn: now: those of the current step; memory: the average of earlier
-    predictions for the same image, which takes 2 bytes per image and class and no forward pass."""
+    predictions for the same image, which takes 2 bytes per image and class and no forward pass; average: those of the
+    moving average of the weights (requires --ema), which takes one more forward pass per step."""
     momentum: FractionBelow1 = 0.7
     """Weight of the old average when the memory is updated; 0 keeps only the last prediction."""
     top: bool = False
-    """Train the final logits on the memory too: after a fraction t of training, the task loss is weighted by
-    1 - share * t and the cross-entropy to the memory by share * t. Requires supervisor memory."""
+    """Train the final logits on the supervisor's predictions too: after a fraction t of training, the task loss is
+    weighted by 1 - share * t and the cross-entropy to these predictions by share * t. Requires supervisor memory or
+    average."""
     temperature: PositiveFloat = 3.0
     """Temperature T of the semantic signal."""
     pooling: Literal["average", "attention", "none"] = "average"
@@ -103,8 +106,8 @@ class SSIAConfig:
             )
         if self.top and self.supervisor == "now":
             raise ConfigError(
-                "`ssia.top` requires a memory, but `ssia.supervisor` is now; set `ssia.supervisor` to memory, or leave "
-                "out `ssia.top`"
+                "`ssia.top` requires another supervisor, but `ssia.supervisor` is now; set `ssia.supervisor` to memory "
+                "or average, or leave out `ssia.top`"
             )
 
     @property
@@ -170,9 +173,11 @@ class SSIALoss(AuxiliaryLoss):
         shapes: Channels, height, width of each stage's feature map at the training size, lowest first; at least 2.
         num_classes: Width of the logits.
         config: Settings.
+        multi_label: Whether images have several labels: the semantic signal is then the sigmoid of each class.
 
     Raises:
-        ConfigError: There are fewer than 2 stages, a shape or `num_classes` is not positive, or no pair has a signal.
+        ConfigError: There are fewer than 2 stages, a shape or `num_classes` is not positive, no pair has a signal, or
+            a memory is asked for with several labels.
 
     Examples:
         >>> import torch
@@ -185,9 +190,22 @@ class SSIALoss(AuxiliaryLoss):
     name = "ssia"
     progress: Tensor
 
-    def __init__(self, shapes: Sequence[StageShape], num_classes: int, config: SSIAConfig | None = None) -> None:
+    def __init__(
+        self,
+        shapes: Sequence[StageShape],
+        num_classes: int,
+        config: SSIAConfig | None = None,
+        *,
+        multi_label: bool = False,
+    ) -> None:
         super().__init__(shapes, num_classes)
         self.config = config or SSIAConfig()
+        self.multi_label = multi_label
+        if multi_label and self.config.supervisor != "now":
+            raise ConfigError(
+                f"`ssia.supervisor` is {self.config.supervisor}, which gives distributions over classes, but images "
+                "have several labels; set it to now"
+            )
         self.uses_labels = self.config.labels > 0
         deepest = len(self.shapes) - 1
         self.pairs = {
@@ -228,7 +246,7 @@ class SSIALoss(AuxiliaryLoss):
         features: Sequence[Tensor],
         logits: Tensor,
         label_loss: LabelLoss | None = None,
-        remembered: Tensor | None = None,
+        supervisor: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the loss; gradients reach the lower stages and the heads, never the supervising features.
 
@@ -236,8 +254,8 @@ class SSIALoss(AuxiliaryLoss):
             features: Feature maps [B, C, H, W], lowest first, with the channels given on construction.
             logits: Final logits [B, num_classes].
             label_loss: The task's criterion with this batch's targets; only for `labels` above 0.
-            remembered: Averages of the images' earlier predictions [B, num_classes], with rows of zeros for images
-                without one; only for supervisor memory. Current predictions are used in their place if missing.
+            supervisor: Class distributions [B, num_classes] that the semantic heads learn, for supervisor memory or
+                average; the current predictions are used if None, and in place of rows of zeros.
 
         Returns:
             Scalars in at least float32: the mean of each signal over its pairs, and "ssia", their weighted sum without
@@ -256,7 +274,10 @@ class SSIALoss(AuxiliaryLoss):
             terms: dict[str, Tensor] = {}
             if self.semantic:
                 predictions = self._predict_classes(features)
-                terms["semantic"] = self._semantic(predictions, self._target(logits.detach(), remembered))
+                if self.multi_label:
+                    terms["semantic"] = self._semantic_per_class(predictions, at_least_float32(logits.detach()))
+                else:
+                    terms["semantic"] = self._semantic(predictions, self._target(logits.detach(), supervisor))
                 if self.uses_labels:
                     if label_loss is None:
                         raise ConfigError("`ssia.labels` is above 0, but the loss was called without label_loss")
@@ -284,12 +305,12 @@ class SSIALoss(AuxiliaryLoss):
             predictions.append(head(features[low], grid, None if self.config.pooling == "none" else pool))
         return predictions
 
-    def _target(self, logits: Tensor, remembered: Tensor | None) -> Tensor:
+    def _target(self, logits: Tensor, supervisor: Tensor | None) -> Tensor:
         """Return the log-probabilities [B, num_classes] that the semantic heads learn, at the temperature."""
-        if remembered is None:
+        if supervisor is None:
             source = at_least_float32(logits)
         else:
-            source = or_present(remembered, logits).clamp_min(_EPS).log()
+            source = or_present(supervisor, logits).clamp_min(_EPS).log()
         return torch.log_softmax(source / self.config.temperature, dim=1)
 
     def _semantic(self, predictions: Sequence[Tensor], target: Tensor) -> Tensor:
@@ -299,6 +320,19 @@ class SSIALoss(AuxiliaryLoss):
             wanted = target if prediction.dim() == 2 else target[:, None].expand_as(prediction).flatten(0, 1)
             log_p = torch.log_softmax(prediction.flatten(0, -2) / temperature, dim=1)
             losses.append(F.kl_div(log_p, wanted, reduction="batchmean", log_target=True))
+        return temperature**2 * torch.stack(losses).mean()
+
+    def _semantic_per_class(self, predictions: Sequence[Tensor], logits: Tensor) -> Tensor:
+        temperature = self.config.temperature
+        wanted = logits / temperature
+        losses = []
+        for prediction in predictions:
+            own = prediction / temperature
+            target = wanted if prediction.dim() == 2 else wanted[:, None].expand_as(prediction)
+            losses.append(
+                F.binary_cross_entropy_with_logits(own, target.sigmoid())
+                - F.binary_cross_entropy_with_logits(wanted, wanted.sigmoid())  # the entropy of the target
+            )
         return temperature**2 * torch.stack(losses).mean()
 
     def _channel(self, features: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import get_pretrained_cfg, is_model
 
+from ssia_zoo.data.splits import names_test_split
 from ssia_zoo.models.comparison import compare
+from ssia_zoo.models.metric_names import METRICS, main_metric, table
 from ssia_zoo.models.origin import origin, saved_weights
 from ssia_zoo.models.weight import Metrics, PublishedWeight
 
@@ -135,7 +137,7 @@ def training_card(
         architecture: Vanilla timm architecture.
         method: Training objective.
         settings: `TrainConfig.decisive_settings()`.
-        metrics: "top1" and "top5" in percent and "loss", on the evaluation data.
+        metrics: Those of `ssia_zoo.evaluation.metrics.evaluate` on the evaluation data.
         eval_name: Name of the evaluation data.
         counts: "images", the number of evaluation images; "unreadable_train" and "unreadable_eval", images left out.
         environment: Versions and machine.
@@ -147,7 +149,7 @@ def training_card(
     Returns:
         Metadata and text, without a licence, which only the owner of the run can grant.
     """
-    dataset, ssia = str(settings["dataset"]), method == "ssia"
+    dataset, ssia, main = str(settings["dataset"]), method == "ssia", main_metric(metrics)
     by = f"{_objective(settings)}-trained" if ssia else "trained"
     name = f"{architecture}, {by} on {dataset}"
     data = _card_data(
@@ -158,9 +160,12 @@ def training_card(
         base_model=str(settings.get("model", base_model)) if base_model else None,
         license=None,
         evaluated_on=(dataset, dataset, eval_name),
-        top1=round(metrics["top1"], 2),
-        metric_name="top-1" if selection is None else "top-1 (chosen on these images)",
+        top1=round(metrics[main], 2),
+        metric=main,
+        chosen=selection is not None,
     )
+    headings, values = table(metrics)
+    notes = _several_labels(metrics, eval_name) + _unreadable(counts)
     how = (
         _what_it_is(architecture, settings)
         if ssia
@@ -178,11 +183,11 @@ def training_card(
 
 ## Results
 
-| evaluated on | images | top-1, % | top-5, % | loss |
-|---|---|---|---|---|
-| {evaluated_on} | {counts["images"]} | {metrics["top1"]:.2f} | {metrics["top5"]:.2f} | {metrics["loss"]:.4f} |
+| evaluated on | images | {" | ".join(headings)} |
+|---|---|{"---|" * len(headings)}
+| {evaluated_on} | {counts["images"]} | {" | ".join(values)} |
 
-{_unreadable(counts)}{one_run}. A single seed does not show a gain over another method.
+{notes}{one_run}. A single seed does not show a gain over another method.
 
 ## Use
 
@@ -224,7 +229,8 @@ def _card_data(
     license: str | None,
     evaluated_on: tuple[str, str, str],
     top1: float,
-    metric_name: str = "top-1",
+    metric: str = "top1",
+    chosen: bool = False,
 ) -> ModelCardData:
     """Make the Hub's metadata, which accepts only data sets that are on the Hub.
 
@@ -245,8 +251,8 @@ def _card_data(
                 dataset_type=evaluated_on[0],
                 dataset_name=evaluated_on[1],
                 dataset_split=evaluated_on[2],
-                metric_type="accuracy",
-                metric_name=metric_name,
+                metric_type="accuracy" if metric == "top1" else metric,
+                metric_name=METRICS[metric] + (" (chosen on these images)" if chosen else ""),
                 metric_value=top1,
             )
         ],
@@ -280,9 +286,13 @@ def _what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
     if _uses_labels(settings):
         when = "with a decreasing share" if choices.get("handover") else "as well"
         name = f"SSIA + DSN (labels train the lower layers {when}, arXiv 1409.5185; similar to BYOT, arXiv 1905.08094)"
-    if choices.get("supervisor") == "memory":
+    supervisors = {
+        "memory": "the average of the network's earlier predictions for each image",
+        "average": "the predictions of the moving average of the network's weights",
+    }
+    if supervisor := supervisors.get(choices.get("supervisor", "now")):
         learners = "the lower layers and the final one" if choices.get("top") else "the lower layers"
-        name += f"; {learners} learn from the average of the network's earlier predictions for each image"
+        name += f"; {learners} learn from {supervisor}"
     return (
         f"A timm `{architecture}` trained with {name}: during training, the network's higher layers guide its lower "
         f"layers. At inference it is identical to the timm model: same parameters, same speed. {RECONSTRUCTION}"
@@ -309,6 +319,17 @@ def _unreadable(counts: Mapping[str, int]) -> str:
     if not train + evaluated:
         return ""
     return f"Unreadable images that were skipped: {train} in training, {evaluated} in evaluation.\n\n"
+
+
+def _several_labels(metrics: Mapping[str, float], eval_name: str) -> str:
+    if "map" not in metrics:
+        return ""
+    chosen = "" if names_test_split(eval_name) else ", chosen on these images for the highest micro F1"
+    return (
+        "An image has any number of the classes: the model was trained with binary cross-entropy per class. A class "
+        f"counts as predicted from a probability (sigmoid) of {metrics['threshold']:g}{chosen}. mAP is the mean over "
+        "the classes that have an image.\n\n"
+    )
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -37,6 +37,30 @@ def read_label_names(cfg: Mapping[str, Any], num_classes: int) -> tuple[str, ...
     return tuple(map(str, names)) if len(names) == num_classes else None
 
 
+MULTI_LABEL = "multi_label_classification"
+"""Value of "problem_type" in config.json, as transformers names it, for models of several labels an image."""
+
+_THRESHOLD = "_multi_label_threshold"
+
+
+def set_problem_type(model: Any, config: Mapping[str, Any]) -> None:
+    """Record on a model what its config.json says about several labels an image.
+
+    Args:
+        model: A timm classifier.
+        config: Content of config.json: "problem_type", and "threshold", 0.5 if it is missing or no probability.
+    """
+    if config.get("problem_type") == MULTI_LABEL:
+        threshold = config.get("threshold")
+        setattr(model, _THRESHOLD, threshold if isinstance(threshold, float) and 0 < threshold < 1 else 0.5)
+
+
+def multi_label_threshold(model: Any) -> float | None:
+    """Return the probability from which a class counts as predicted; None for a model of one label an image."""
+    threshold: float | None = getattr(model, _THRESHOLD, None)
+    return threshold
+
+
 def describe_labels(cfg: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...] | None:
     """Return the descriptions of classes; None if `label_descriptions` lacks one."""
     descriptions = cfg.get("label_descriptions")

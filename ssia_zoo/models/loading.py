@@ -16,9 +16,10 @@ import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg, is_model
 
 from ssia_zoo.errors import ConfigError, HubError, SSIAZooError, WeightError, did_you_mean, one_line
-from ssia_zoo.hub.files import CONFIG, WEIGHTS
+from ssia_zoo.hub.files import CONFIG, WEIGHTS, read_model_config
 from ssia_zoo.hub.folder import check_loadable
 from ssia_zoo.models.features import TimmModel
+from ssia_zoo.models.label_names import set_problem_type
 from ssia_zoo.models.registry import register, vanilla_architecture, weights
 from ssia_zoo.timm_names import safe_alternatives
 
@@ -57,7 +58,10 @@ def create_checked(source: str, *, pretrained: bool = True, **kwargs: Any) -> Ti
     if pretrained and ":" not in source and not _is_ours(source):
         kwargs["pretrained_cfg_overlay"] = _safetensors_of(source)
     try:
-        return timm.create_model(source, pretrained=pretrained, **kwargs)
+        model = timm.create_model(source, pretrained=pretrained, **kwargs)
+        if source.startswith("local-dir:"):
+            set_problem_type(model, read_model_config(Path(source.removeprefix("local-dir:")) / CONFIG))
+        return model
     except SSIAZooError:
         raise
     except Exception as error:  # timm and the models raise any kind

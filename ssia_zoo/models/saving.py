@@ -16,6 +16,7 @@ from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import TrainingError, without_credentials
 from ssia_zoo.files import atomic_write
 from ssia_zoo.models.features import TimmModel
+from ssia_zoo.models.label_names import MULTI_LABEL
 from ssia_zoo.models.registry import architecture_cfg
 from ssia_zoo.timm_names import save_config_for_hf
 
@@ -47,6 +48,7 @@ def write_model_folder(
     preprocessing: Preprocessing,
     metadata: dict[str, Any],
     card: str,
+    threshold: float | None = None,
 ) -> None:
     """Write config.json, model.safetensors (float32) and README.md; existing files are replaced atomically.
 
@@ -60,6 +62,7 @@ def write_model_folder(
         preprocessing: How images become the model's input.
         metadata: Stored in config.json as "ssia", which timm and transformers ignore.
         card: Content of README.md.
+        threshold: For a model of several labels an image: the probability from which a class counts as predicted.
 
     Raises:
         TrainingError: If a weight is NaN or infinite.
@@ -80,7 +83,10 @@ def write_model_folder(
         atomic_write(folder / "model.safetensors") as weights,
         atomic_write(folder / "config.json") as config,
     ):
-        save_config_for_hf(model, str(config), model_config={"label_names": list(label_names), "ssia": metadata})
+        described: dict[str, Any] = {"label_names": list(label_names), "ssia": metadata}
+        if threshold is not None:
+            described |= {"problem_type": MULTI_LABEL, "threshold": threshold}
+        save_config_for_hf(model, str(config), model_config=described)
         _tidy_arguments(config)
         weights.write_bytes(save(tensors, metadata={"format": "pt"}))  # transformers requires the format
         readme.write_text(card, encoding="utf-8")

@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 _USED_BY_PROBE = (
     *("dataset", "dataset_config", "train_split", "eval_split", "image_column", "label_column", "num_classes"),
+    *("labels", "label_separator"),
     *("holdout", "max_train_images", "max_eval_images", "max_corrupt", "max_pixels", "check_duplicates"),
     *("image_size", "interpolation", "crop_pct", "crop_mode", "batch_size", "eval_batch_size", "workers"),
     *("model", "model_kwargs", "pretrained", "probe", "probe_flip", "seed", "method", "channels_last", "output_dir"),
@@ -157,8 +158,20 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError(
             "`class_weights` auto and `balanced_sampling` both make up for uneven classes; leave out one of them"
         )
-    if config.method == "ssia" and config.ssia.supervisor == "memory":
+    if config.method == "ssia":
+        _check_supervisor(config)
+
+
+def _check_supervisor(config: TrainConfig) -> None:
+    if config.ssia.supervisor == "memory":
         _check_memory(config)
+    if config.ssia.supervisor == "average" and config.ema is None:
+        raise ConfigError(
+            "`ssia.supervisor` average requires a moving average; set `ema`, such as 0.999, or set `ssia.supervisor` "
+            "now or memory"
+        )
+    if config.ssia.top and config.bce_loss:
+        raise ConfigError("`ssia.top` adds a softmax cross-entropy to the task loss; leave out it or `bce_loss`")
 
 
 def _check_fine_tuning(config: TrainConfig) -> None:
@@ -212,20 +225,18 @@ def _check_memory(config: TrainConfig) -> None:
     if config.streaming:
         raise ConfigError(
             "`ssia.supervisor` memory requires images with fixed rows; leave out `streaming`, or set `ssia.supervisor` "
-            "now"
+            "now or average"
         )
     if config.mixup or config.cutmix:
         raise ConfigError(
             "`ssia.supervisor` memory does not support mixed images; leave out `mixup` and `cutmix`, or set "
-            "`ssia.supervisor` now"
+            "`ssia.supervisor` now or average"
         )
     if config.aug_repeats > 1:
         raise ConfigError(
             f"`aug_repeats` is {config.aug_repeats}; `ssia.supervisor` memory supports one view per image: expected 1, "
-            "or `ssia.supervisor` now"
+            "or `ssia.supervisor` now or average"
         )
-    if config.ssia.top and config.bce_loss:
-        raise ConfigError("`ssia.top` adds a softmax cross-entropy to the task loss; leave out it or `bce_loss`")
 
 
 def _check_model_kwargs(kwargs: dict[str, Any]) -> None:

@@ -97,7 +97,7 @@ def _train_steps(config: TrainConfig, accelerator: Accelerator, data: ImageData)
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
     config = replace(preprocessing.applied_to(with_lambda(config, model)), workers=0)
     weights = class_weights(config, data)
-    task = build_task(config, model, preprocessing, len(data.train), accelerator, weights)
+    task = build_task(config, model, preprocessing, data, accelerator, weights)
     optimizer = build_optimizer(config, task.get_trainable_module())
     mean, std = preprocessing.mean, preprocessing.std
     batches = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)

@@ -69,8 +69,8 @@ def report_imbalance(config: TrainConfig, data: ImageData) -> None:
 
 
 def _count(data: ImageData) -> npt.NDArray[np.int64] | None:
-    """Count the training images of each class; None for a stream."""
-    if isinstance(data.train, ImageStream):
+    """Count the training images of each class; None for a stream, or several labels an image."""
+    if isinstance(data.train, ImageStream) or data.multi_label:
         return None
     return np.bincount(read_labels(data.train, data.label_column), minlength=len(data.label_names))
 

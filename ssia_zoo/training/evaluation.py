@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.files import atomic_write
+from ssia_zoo.models.metric_names import describe
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.model import create_model
 
@@ -20,7 +21,7 @@ def evaluate_only(config: TrainConfig, accelerator: Accelerator) -> dict[str, fl
     """Evaluate `config.model` on the evaluation split in float32 and write the result to metrics.json.
 
     Returns:
-        "top1" and "top5" in percent, and "loss".
+        The metrics of `ssia_zoo.evaluation.metrics.evaluate`.
 
     Raises:
         SSIAZooError: If the model, its weights or the data cannot be used.
@@ -33,7 +34,7 @@ def evaluate_only(config: TrainConfig, accelerator: Accelerator) -> dict[str, fl
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps({**metrics, "images": images}, indent=2) + "\n", encoding="utf-8")
         _log.info(
-            "%s on %s, %d images: top-1 %.2f %%, top-5 %.2f %%, loss %.4f; %s",
-            *(config.model, config.dataset, images, metrics["top1"], metrics["top5"], metrics["loss"], path),
+            "%s on %s, %d images: %s; %s",
+            *(config.model, config.dataset, images, describe(metrics), path),
         )
     return metrics

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ssia_zoo.data import DataConfig, split_names
+from ssia_zoo.data import DataConfig, load_image_data, split_names
 from ssia_zoo.data.splits import names_test_split, split_of_name
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.evaluation.scores import Scores
@@ -28,7 +28,7 @@ from ssia_zoo.training.metrics import read_records
 _log = logging.getLogger(__name__)
 
 RECIPE: dict[str, Any] = {
-    **{"pretrained": True, "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 1e-3, "layer_decay": 0.75},
+    **{"pretrained": True, "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 1e-3},
     **{"ema": 0.99, "smoothing": 0.1, "scale": (0.35, 1.0), "color_jitter": 0.2, "class_weights": "auto"},
     **{"keep_best": True, "patience": 5, "workers": 2, "channels_last": True, "output_dir": "runs/finetuned"},
 }
@@ -115,6 +115,10 @@ def finetune(config: TrainConfig, budget: float | None = None) -> Scores:
     folder = Path(config.output_dir)
     check_report(folder / "report")
     config = _with_holdout(config)
+    with _quiet():
+        several = load_image_data(config).multi_label
+    if several:
+        raise ConfigError("finetune and its report take one label an image, but the images have several; use train")
     if budget is not None:
         config = _within(config, budget, start)
     train(config)

@@ -182,6 +182,7 @@ class RunFolder:
         unused = {"ssia", "rival"} - {"rival" if rival else config.method}
         settings = {name: value for name, value in config.decisive_settings().items() if name not in unused}
         settings |= {"dataset": public_name(config.dataset), "model": public_model(config.model)}
+        settings |= {"labels": Path(config.labels).name} if config.labels is not None else {}
         chosen = None if selection is None else selection.describe()
         metadata: dict[str, Any] = {} if chosen is None else {"selection": chosen}
         if config.class_weights is not None and self._class_weights is not None:
@@ -219,6 +220,7 @@ class RunFolder:
                 repo_id=config.hub_model_id,
                 selection=chosen,
             ),
+            threshold=metrics.get("threshold"),
         )
 
     def push(self, message: str) -> None:

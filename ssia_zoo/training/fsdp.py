@@ -45,6 +45,7 @@ def sharding_plugin(config: TrainConfig) -> FullyShardedDataParallelPlugin | Non
         )
     refused = {
         "`ema`": config.ema is not None,
+        "`ssia.supervisor` average": config.method == "ssia" and config.ssia.supervisor == "average",
         "`compile` (or the launcher's dynamo backend)": bool(config.compile),
         "`sync_bn`": config.sync_bn,
         "`lora`": config.lora is not None,

@@ -16,6 +16,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ssia_zoo.data.preprocessing import with_default_preprocessing
 from ssia_zoo.evaluation.metrics import evaluate, share_buffers
+from ssia_zoo.evaluation.multi_label import build_evaluator
+from ssia_zoo.models.metric_names import describe, main_metric
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.arguments import check_config
 from ssia_zoo.training.batch_size import resolve_batch_size
@@ -43,7 +45,8 @@ class TrainResult:
     folder: Path
     """config.json, model.safetensors, README.md, train_config.yaml, metrics.jsonl, curves.png, checkpoints/"""
     metrics: dict[str, float]
-    """"top1" and "top5" in percent and "loss" of the saved weights on the evaluation split, in float32"""
+    """"top1" and "top5" in percent and "loss" of the saved weights on the evaluation split, in float32; for several
+    labels an image, the metrics of `MultiLabelEvaluator`"""
     seconds: float
 
 
@@ -100,7 +103,7 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
             metrics = _evaluate(run, due)
         if pushed:
             run.folder.save_model(run.unsharded_student(), metrics, run.selection)
-            run.folder.push(f"epoch {state.epoch}, step {state.step}: top-1 {metrics['top1']:.2f} %")
+            run.folder.push(f"epoch {state.epoch}, step {state.step}: {describe(metrics, main_metric(metrics))}")
         state.epoch_ended = False
     _stop_if_asked(run)
     run.stop.deferred = False
@@ -112,7 +115,10 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
         student.load_state_dict(selection.best_weights)
         metrics = selection.best_metrics
     if not metrics or config.mixed_precision != "no":
-        metrics = evaluate(student, run.eval_batches, accelerator, config.channels_last, autocast=False)
+        evaluator = build_evaluator(run.data, accelerator.device)
+        metrics = evaluate(
+            student, run.eval_batches, accelerator, config.channels_last, autocast=False, evaluator=evaluator
+        )
     run.folder.save_model(student, metrics, selection)
     run.folder.finish()
     accelerator.end_training()
@@ -129,6 +135,7 @@ def _evaluate(run: Run, selects: bool) -> dict[str, float]:
             run.accelerator,
             run.config.channels_last,
             after_batch=lambda: _stop_if_asked(run),
+            evaluator=build_evaluator(run.data, run.accelerator.device),
         )
     ]
     if run.selection is not None and selects:

@@ -12,6 +12,7 @@ from accelerate.tracking import GeneralTracker
 
 from ssia_zoo.figures import can_draw, new_figure
 from ssia_zoo.files import atomic_write
+from ssia_zoo.models.metric_names import METRICS, main_metric
 
 Record = dict[str, Any]
 
@@ -86,7 +87,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def draw_curves(runs: dict[str, list[Record]], path: Path) -> None:
-    """Draw training loss and evaluation top-1 of one or more runs.
+    """Draw training loss and evaluation top-1 (mAP for several labels an image) of one or more runs.
 
     Args:
         runs: Records of each run, by its name in the legend.
@@ -100,9 +101,10 @@ def draw_curves(runs: dict[str, list[Record]], path: Path) -> None:
         loss.plot([r["epoch"] for r in train], [r["task_loss"] for r in train], label=f"{name}: task loss")
         if train and "ssia" in train[0]:
             loss.plot([r["epoch"] for r in train], [r["ssia"] for r in train], "--", label=f"{name}: SSIA loss (× 1/λ)")
-        top1.plot([r["epoch"] for r in evaluated], [r["top1"] for r in evaluated], marker=".", label=name)
+        top1.plot([r["epoch"] for r in evaluated], [r[main_metric(r)] for r in evaluated], marker=".", label=name)
     loss.set(xlabel="epoch", ylabel="training loss", title="training loss")
-    top1.set(xlabel="epoch", ylabel="top-1, %", title="evaluation top-1")
+    metric = METRICS[main_metric(next((r for rs in runs.values() for r in rs if r["kind"] == "eval"), {}))]
+    top1.set(xlabel="epoch", ylabel=f"{metric}, %", title=f"evaluation {metric}")
     for axes in (loss, top1):
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:

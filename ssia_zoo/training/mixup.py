@@ -16,13 +16,14 @@ Mixing = Callable[[Batch, int, int], Batch]
 """A function of a batch, the epoch, and the number of batches before this one in the run."""
 
 
-def build_mixing(config: TrainConfig, num_classes: int, process: int) -> Mixing | None:
+def build_mixing(config: TrainConfig, num_classes: int, process: int, *, multi_label: bool = False) -> Mixing | None:
     """Create timm's mixup and cutmix with randomness from seed, step and process alone, so that a resume repeats it.
 
     Args:
         config: Settings.
         num_classes: Classes of the data.
         process: Rank of this process.
+        multi_label: Whether labels are vectors of 0 and 1.
 
     Returns:
         A function that mixes a batch, or None if mixup and cutmix are off.
@@ -37,6 +38,7 @@ def build_mixing(config: TrainConfig, num_classes: int, process: int) -> Mixing 
         mode=config.mixup_mode,
         label_smoothing=config.smoothing,
         num_classes=num_classes,
+        multi_label=multi_label,
     )
 
     def apply(batch: Batch, epoch: int, index: int) -> Batch:

@@ -21,6 +21,7 @@ from ssia_zoo.evaluation.metrics import evaluate
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.folder import RunFolder
+from ssia_zoo.training.methods import check_multi_label
 from ssia_zoo.training.model import build_model
 from ssia_zoo.training.progress import log_commands
 
@@ -56,6 +57,8 @@ def train_probe(config: TrainConfig, accelerator: Accelerator) -> dict[str, floa
     folder = RunFolder(config, accelerator)
     try:
         data = load_image_data(config)
+        if data.multi_label:
+            check_multi_label(config)
         set_seed(config.seed)
         model, preprocessing = build_model(config, len(data.label_names), data.label_names)
         classifier = _classifier(model, config.model)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ssia_zoo.commands import folder_argument
+from ssia_zoo.models.metric_names import describe, main_metric
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.run import Run
@@ -20,7 +21,8 @@ from ssia_zoo.training.run import Run
 _RECORDS_PER_EPOCH = 10
 _EVALUATION_SETTINGS = (
     *("dataset", "dataset_config", "train_split", "eval_split", "holdout"),
-    *("image_column", "label_column", "num_classes", "image_size", "max_eval_images", "max_corrupt", "max_pixels"),
+    *("labels", "image_column", "label_column", "label_separator"),
+    *("num_classes", "image_size", "max_eval_images", "max_corrupt", "max_pixels"),
 )
 _SECONDS_BETWEEN_LINES = 30.0
 _log = logging.getLogger(__name__)
@@ -120,8 +122,8 @@ def report_evaluation(run: Run, metrics: dict[str, float]) -> None:
     state = run.state
     _record(run, "eval", {"epoch": state.step / run.steps_per_epoch, **metrics, **run.folder.image_counts()})
     skipped = f", {state.skipped} steps skipped as not finite" if state.skipped else ""
-    values = (epochs_begun(run), run.config.epochs, metrics["top1"], metrics["loss"], skipped, _compare_with_best(run))
-    _log.info("epoch %d/%d: top-1 %.2f %%, loss %.4f%s%s", *values)
+    values = describe(metrics, main_metric(metrics), "loss")
+    _log.info("epoch %d/%d: %s%s%s", epochs_begun(run), run.config.epochs, values, skipped, _compare_with_best(run))
 
 
 def epochs_begun(run: Run) -> int:
@@ -135,16 +137,18 @@ def _compare_with_best(run: Run) -> str:
         return ""
     if not selection.since_best:
         return ", the best so far"
-    best = f"; the best is {selection.best_metrics['top1']:.2f} % in epoch {selection.best_epoch}"
+    score = selection.best_metrics[main_metric(selection.best_metrics)]
+    best = f"; the best is {score:.2f} % in epoch {selection.best_epoch}"
     return f"{best}: stopping, as {selection.since_best} in a row were not better" if selection.ended else best
 
 
 def summarize(run: Run, metrics: dict[str, float], progress: Progress, seconds: float) -> None:
     """Log the result of a run, and the commands to evaluate and publish it."""
-    config, folder = run.config, run.folder.path
+    config, folder, main = run.config, run.folder.path, main_metric(metrics)
     _log.info(
-        "done: top-1 %.2f %% (top-5 %.2f %%, loss %.4f) on %s, %d images",
-        *(metrics["top1"], metrics["top5"], metrics["loss"], run.data.eval_name, len(run.data.eval)),
+        "done: %s (%s) on %s, %d images",
+        *(describe(metrics, main), describe({name: value for name, value in metrics.items() if name != main})),
+        *(run.data.eval_name, len(run.data.eval)),
     )
     speed = f", training at {progress.images / progress.seconds:.0f} images/s" if progress.seconds else ""
     skipped = f", {run.state.skipped} skipped as not finite" if run.state.skipped else ""

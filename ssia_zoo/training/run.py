@@ -24,7 +24,7 @@ from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
 from ssia_zoo.training.lora import merged
-from ssia_zoo.training.methods import create_task, with_lambda
+from ssia_zoo.training.methods import check_multi_label, create_task, with_lambda
 from ssia_zoo.training.mixup import Mixing, build_mixing
 from ssia_zoo.training.model import build_model
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
@@ -79,13 +79,15 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         SSIAZooError: If a setting, the data, the model or a checkpoint cannot be used.
     """
     data = load_image_data(config)
+    if data.multi_label:
+        check_multi_label(config)
     selection, weights = build_selection(config, data), class_weights(config, data)
     set_seed(config.seed)
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
     report_conversions(data.eval, data.image_column, preprocessing.input_size[0])
     config = preprocessing.applied_to(with_lambda(config, model))
     folder.describe(data, preprocessing, config.ssia, weights)
-    task = build_task(config, model, preprocessing, len(data.train), accelerator, weights)
+    task = build_task(config, model, preprocessing, data, accelerator, weights)
     unsharded = unsharded_copy(accelerator, model)
     optimizer: Any = build_optimizer(config, task.get_trainable_module())
     mean, std = preprocessing.mean, preprocessing.std
@@ -127,7 +129,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         eval_batches=eval_batches,
         optimizer=optimizer,
         scheduler=scheduler,
-        mixing=build_mixing(config, len(data.label_names), accelerator.process_index),
+        mixing=build_mixing(config, len(data.label_names), accelerator.process_index, multi_label=data.multi_label),
         folder=folder,
         state=state,
         selection=selection,
@@ -142,12 +144,13 @@ def build_task(
     config: TrainConfig,
     model: TimmModel,
     preprocessing: Preprocessing,
-    images: int,
+    data: ImageData,
     accelerator: Accelerator,
     weights: torch.Tensor | None,
 ) -> TrainingTask:
-    """Build the training task for this number of images on the run's device, with its moving average."""
-    task = create_task(model, config, preprocessing.input_size, images, weights).to(accelerator.device)
+    """Build the training task for these images on the run's device, with its moving average."""
+    size, images = preprocessing.input_size, len(data.train)
+    task = create_task(model, config, size, images, weights, multi_label=data.multi_label).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
     if (memory := getattr(task, "memory", None)) is not None:

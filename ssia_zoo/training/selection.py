@@ -11,6 +11,7 @@ from ssia_zoo.data import ImageData
 from ssia_zoo.data.splits import names_test_split
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.models.features import TimmModel
+from ssia_zoo.models.metric_names import main_metric
 from ssia_zoo.training.config import TrainConfig
 
 _log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ _log = logging.getLogger(__name__)
 class Selection:
     """The best evaluation so far and the number of evaluations since; a part of each checkpoint.
 
-    The best is the first with the highest top-1. Every process holds the same.
+    The best is the first with the highest top-1, or mAP for several labels an image. Every process holds the same.
 
     Args:
         config: `keep_best` and `patience`.
@@ -40,7 +41,8 @@ class Selection:
         """Add an evaluation, and copy the weights if it is the best so far."""
         self.evaluations += 1
         self.since_best += 1
-        if self.best_metrics and metrics["top1"] <= self.best_metrics["top1"]:
+        main = main_metric(metrics)
+        if self.best_metrics and metrics[main] <= self.best_metrics[main]:
             return
         self.since_best, self.best_epoch, self.best_metrics = 0, epoch, dict(metrics)
         if self._config.keep_best:
@@ -54,7 +56,7 @@ class Selection:
     def describe(self) -> dict[str, Any]:
         """Return how the saved weights were chosen, for config.json and the model card."""
         return {
-            "metric": "top1",
+            "metric": main_metric(self.best_metrics),
             "on": self._eval_name,
             "evaluations": self.evaluations,
             "best_epoch": self.best_epoch,
@@ -87,8 +89,8 @@ def build_selection(config: TrainConfig, data: ImageData) -> Selection | None:
             "or `eval_split` to a validation split"
         )
     _log.info(
-        "`%s` chooses by the top-1 on %s, which is biased upwards by that; %s",
-        *(setting, data.eval_name),
+        "`%s` chooses by the %s on %s, which is biased upwards by that; %s",
+        *(setting, "mAP" if data.multi_label else "top-1", data.eval_name),
         f"{', '.join(tests)} is left for ssia-zoo validate --eval-split {tests[0]}"
         if tests
         else "to report an accuracy, evaluate on images used for neither",

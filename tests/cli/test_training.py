@@ -10,18 +10,23 @@ from PIL import Image
 from ssia_zoo.cli.main import main
 from tests.helpers.commands import Captured
 
+FOLDERS = ("digits-wrong-labels", "vanilla", "ssia", "hub")
+
 
 def test_demo_runs_twice_into_new_numbered_folders(tmp_path: Path, capsys: Captured) -> None:
     for number in (1, 2):
         assert main(["demo", "--output-dir", str(tmp_path), "--epochs", "1"]) == 0
         root = tmp_path / f"demo-{number:03d}"
-        assert {p.name for p in root.iterdir()} == {"vanilla", "ssia", "hub", "curves.png", "attention.png"}
+        assert {p.name for p in root.iterdir()} == {*FOLDERS, "curves.png", "attention.png"}
         assert {p.name for p in (root / "hub").iterdir()} == {"config.json", "model.safetensors", "README.md"}
         assert Image.open(root / "attention.png").width > 500
     printed = capsys.readouterr().out
     assert "vanilla" in printed
     assert "parameters" in printed
-    assert "too easy to show a gain" in printed
+    assert "479 of 1437 training images have a wrong label" in printed
+    assert "this run: SSIA is " in printed
+    assert "on 360 test images" in printed
+    assert "recorded seeds with 16 epochs" in printed
 
 
 def test_demo_into_a_file_fails(tmp_path: Path, capsys: Captured) -> None:

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssia_zoo.data.splits import keep_one_of_each, names_test_split, split_in_name, split_of_name, stratified
+from ssia_zoo.data.splits import (
+    Mask,
+    keep_one_of_each,
+    names_test_split,
+    split_in_name,
+    split_of_name,
+    stratified,
+)
 
 
 @given(st.lists(st.integers(0, 8), min_size=2, max_size=60), st.floats(0.05, 0.95))
@@ -18,6 +25,31 @@ def test_each_class_keeps_a_row_and_the_number_of_rows_stays_if_possible(labels:
     assert kept.sum() == max((~held).sum(), len(set(labels)))
     if {labels[row] for row in np.flatnonzero(~held)} == set(labels):
         assert (kept == ~held).all()
+
+
+ROWS = st.lists(st.lists(st.integers(0, 5), max_size=3, unique=True).map(sorted), min_size=2, max_size=40)
+
+
+@given(ROWS, st.floats(0.05, 0.95))
+def test_each_class_of_lists_keeps_a_row_and_rows_are_exchanged(labels: list[list[int]], fraction: float) -> None:
+    held = stratified(labels, round(len(labels) * fraction))
+    assert held.sum() == round(len(labels) * fraction)
+    kept = keep_one_of_each(labels, ~held)
+
+    def classes(chosen: Mask) -> set[int]:
+        return {number for row in np.flatnonzero(chosen).tolist() for number in labels[row]}
+
+    everything = classes(np.ones(len(labels), dtype=np.bool_))
+    assert classes(kept) == everything
+    assert (~held).sum() <= kept.sum() <= max((~held).sum(), len(everything))
+    if classes(~held) == everything:
+        assert (kept == ~held).all()
+
+
+def test_lists_are_divided_by_their_combinations() -> None:
+    labels = [[0], [0, 1]] * 20
+    held = stratified(labels, 10)
+    assert [labels[row] for row in np.flatnonzero(held).tolist()].count([0, 1]) == 5
 
 
 @pytest.mark.parametrize("name", ["train", "TRAINING", "Val", "dev", "test", "Testing"])

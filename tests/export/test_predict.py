@@ -20,6 +20,8 @@ from PIL import Image
 from ssia_zoo.data import digits
 from ssia_zoo.export.exporter import export
 from ssia_zoo.export.images import data_config, parity_images
+from ssia_zoo.inference.classifier import Classifier
+from ssia_zoo.models.loading import load_model
 from tests.helpers.publishable_folder import edit_config, make_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,6 +114,26 @@ def test_a_script_needs_neither_torch_nor_this_package(
 ) -> None:
     printed = run(sys.executable, "-c", ALONE, SCRIPT, artefacts[target], *images, cwd=tmp_path)
     check(printed, source, images)
+
+
+def test_a_model_of_several_labels_gives_each_class_from_its_threshold_on(
+    source: Path, images: list[Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    several = Path(shutil.copytree(source, tmp_path / "several"))
+    edit_config(several, lambda config: config.update(problem_type="multi_label_classification", threshold=0.48))
+    file = export("onnx", f"local-dir:{several}", tmp_path / "m.onnx").path
+    printed = run(sys.executable, "-c", ALONE, SCRIPT, file, *images, cwd=tmp_path)
+    classifier = Classifier(load_model(str(several)))
+    expected = [
+        [str(done.path), *(word for guess in done.guesses for word in (guess.label, f"{guess.probability:.4f}"))]
+        for done in classifier.predict(images, lambda *_: None)
+    ]
+    lines = [line.split("\t") for line in printed.splitlines()]
+    assert [line[::2][:1] + line[1::2] for line in lines] == [line[::2][:1] + line[1::2] for line in expected]
+    assert len({len(line) for line in lines}) > 1 or 1 < len(lines[0]) < 15, "some classes, not all"
+    for line, wanted in zip(lines, expected, strict=True):
+        np.testing.assert_allclose([float(x) for x in line[2::2]], [float(x) for x in wanted[2::2]], atol=2e-4)
 
 
 def test_more_than_8_bits_per_channel_is_an_error(target: str, artefacts: dict[str, Path], tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_the_heads_learn_the_memory_instead_of_the_current_prediction(temperatur
     loss = SSIALoss(SHAPES, CLASSES, SSIAConfig(hidden=6, labels=0, supervisor="memory", temperature=temperature))
     features = [torch.randn(4, *shape) for shape in SHAPES]
     remembered = torch.softmax(random_logits(4, 1), 1)
-    terms = loss(features, random_logits(4, 2), remembered=remembered)
+    terms = loss(features, random_logits(4, 2), supervisor=remembered)
     (prediction,) = loss._predict_classes(features)
     target = torch.softmax(remembered.log() / temperature, 1)
     wanted = F.kl_div(torch.log_softmax(prediction / temperature, 1), target, reduction="batchmean")
@@ -161,6 +161,19 @@ def test_lambda_0_trains_bit_for_bit_as_without_the_loss() -> None:
     expected, actual = trained(vanilla, False), trained(make_task(weight=0.0), True)
     assert expected.keys() == actual.keys()
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_a_compiled_task_learns_from_the_memory_too() -> None:
+    def losses(task: SSIATask) -> list[float]:
+        task.eval().progress = 0.5
+        with torch.no_grad():
+            return [float(task(*make_batch(seed))["loss"]) for seed in range(3)]
+
+    torch.compiler.reset()
+    compiled = make_task(top=True)
+    compiled.compile(backend="eager", fullgraph=True)
+    assert losses(compiled) == pytest.approx(losses(make_task(top=True)))
+    torch.compiler.reset()
 
 
 def test_missing_arguments_of_a_memory_are_named() -> None:

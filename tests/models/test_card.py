@@ -196,6 +196,9 @@ def test_a_run_with_labels_at_its_heads_is_called_ssia_and_dsn() -> None:
     settings["ssia"] |= {"supervisor": "memory", "top": True}
     learners = "the lower layers and the final one learn from the average of the network's earlier predictions"
     assert learners in run_card(settings=settings)
+    settings["ssia"] |= {"supervisor": "average", "top": False}
+    learners = "the lower layers learn from the predictions of the moving average of the network's weights"
+    assert learners in run_card(settings=settings)
 
 
 @pytest.mark.parametrize(

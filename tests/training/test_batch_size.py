@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.training import batch_size
 from ssia_zoo.training.config import AutoBatchSize, TrainConfig
+from tests.helpers.forked import Run, end_all
 from tests.helpers.runs import same_weights, small_run
 
 
@@ -47,6 +49,17 @@ def test_the_size_is_halved_until_it_fits_and_a_resumed_run_uses_it(
     assert not tried
     assert "`batch_size` auto: 8, as in the run that is resumed" in caplog.text
     assert same_weights(tmp_path / "run", again)
+
+
+def test_a_process_that_runs_out_of_memory_trains_with_half_the_batch(tmp_path: Path) -> None:
+    settings = {"model": "test_vit", "method": "vanilla", "image_size": 256, "max_steps": 1, "val_interval": 0}
+    limits = {resource.RLIMIT_DATA: 500 << 20}
+    run = Run(tmp_path / "log", limits=limits, output_dir=tmp_path / "run", batch_size="auto", **settings)
+    try:
+        assert run.wait() == [0], run.output()
+    finally:
+        end_all()
+    assert yaml.safe_load((tmp_path / "run" / "train_config.yaml").read_text())["batch_size"] < 64
 
 
 def test_without_a_size_that_fits_one_line_says_so(tmp_path: Path, tried: list[int]) -> None:

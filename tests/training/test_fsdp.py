@@ -20,11 +20,15 @@ from ssia_zoo.training import parse_config
 from ssia_zoo.training.fsdp import sharding_plugin, unsharded_copy
 from tests.helpers.runs import ROOT, flags, run, same_weights, small_run
 from tests.helpers.sharded_runs import ShardingAccelerator
-from tests.training.test_distributed import BEST, SGD, assert_as_in_one_process, described, layouts
+from tests.training.test_distributed import BEST, RUNS, SGD, assert_as_in_one_process, described, layouts
+from tests.training.test_memory_runs import FORM
 
 SHARDED = ROOT / "tests" / "helpers" / "sharded_runs.py"
 RUN = {"model": "test_vit", "ssia.channel": 0.5, "ssia.spatial": 0.5, "clip_grad": 1.0, **SGD}
-NORMS = {"batch_size": 8, "max_eval_images": 41, "epochs": 1, "max_steps": 4, "checkpoint_every": 2}  # for test_resnet
+NORMS = {"batch_size": 8, "max_train_images": 48, "max_eval_images": 41, "checkpoint_every": 4}  # for test_resnet
+MEMORY = RUNS["memory"]
+
+Runs = list[tuple[dict[str, str], dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -38,33 +42,46 @@ def launched() -> dict[str, str]:
     return {name: value for name, value in variables.items() if before.get(name) != value and "FSDP" in name}
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory, launched: dict[str, str]) -> Path:
-    folder = tmp_path_factory.mktemp("sharded")
-    whole = {**launched, "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
-    checkpoint = folder / "norms" / "checkpoints" / "step_00000002"
-    best = folder / "best" / "checkpoints" / "step_00000006"
-    runs: list[tuple[dict[str, str], dict[str, Any]]] = [
-        *((launched, {"output_dir": folder / f"ssia_{name}", **RUN, **sizes}) for name, sizes in layouts(2).items()),
-        (whole, {"output_dir": folder / "norms", **NORMS}),
-        (whole, {"output_dir": folder / "resumed", "resume": checkpoint, **NORMS}),
-        (whole, {"output_dir": folder / "best", "balanced_sampling": True, **BEST}),
-        (whole, {"output_dir": folder / "again", "balanced_sampling": True, "resume": best, **BEST}),
-    ]
+def in_processes(processes: int, folder: Path, runs: Runs) -> None:
+    """Train all runs, each with its variables, in the same processes; how they are sharded goes to shards.json."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("SHARDS", str(folder / "shards.json"))
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         words = [json.dumps([variables, flags(**settings)]) for variables, settings in runs]
         done = run(*launcher, SHARDED, *words, timeout=580)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def in_layouts(folder: Path, processes: int, name: str, variables: dict[str, str], settings: dict[str, Any]) -> Runs:
+    return [
+        (variables, {"output_dir": folder / f"{name}_{layout}", **settings, **sizes})
+        for layout, sizes in layouts(processes).items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory, launched: dict[str, str]) -> Path:
+    folder = tmp_path_factory.mktemp("sharded")
+    whole = {**launched, "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
+    checkpoint = folder / "norms" / "checkpoints" / "step_00000004"  # in the second epoch, which reads the memory
+    best = folder / "best" / "checkpoints" / "step_00000006"
+    runs: Runs = [
+        *in_layouts(folder, 2, "ssia", launched, RUN),
+        *in_layouts(folder, 2, "memory", launched, MEMORY),
+        (whole, {"output_dir": folder / "norms", **NORMS, **FORM}),
+        (whole, {"output_dir": folder / "resumed", "resume": checkpoint, **NORMS, **FORM}),
+        (whole, {"output_dir": folder / "best", "balanced_sampling": True, **BEST}),
+        (whole, {"output_dir": folder / "again", "balanced_sampling": True, "resume": best, **BEST}),
+    ]
+    in_processes(2, folder, runs)
     return folder
 
 
 @pytest.mark.slow
 def test_each_process_holds_half_of_the_model(two_processes: Path) -> None:
-    vit, _, resnet, *_ = json.loads((two_processes / "shards.json").read_text())
+    vit, *_, resnet, _, _, _ = json.loads((two_processes / "shards.json").read_text())
     for spread in (vit, resnet):
         assert spread["processes"] == 2
         assert spread["all_sharded"]
@@ -74,8 +91,17 @@ def test_each_process_holds_half_of_the_model(two_processes: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_weights_of_one(two_processes: Path) -> None:
-    assert_as_in_one_process(two_processes, 2, "ssia", RUN)
+@pytest.mark.parametrize(("name", "settings"), [("ssia", RUN), ("memory", MEMORY)], ids=["ssia", "memory"])
+def test_two_processes_train_the_weights_of_one(two_processes: Path, name: str, settings: dict[str, Any]) -> None:
+    assert_as_in_one_process(two_processes, 2, name, settings)
+
+
+@pytest.mark.slow
+def test_one_process_with_a_memory_trains_the_weights_that_it_trains_unsharded(
+    tmp_path: Path, launched: dict[str, str]
+) -> None:
+    in_processes(1, tmp_path, in_layouts(tmp_path, 1, "memory", launched, MEMORY))
+    assert_as_in_one_process(tmp_path, 1, "memory", MEMORY)
 
 
 @pytest.mark.slow
@@ -89,7 +115,7 @@ def test_the_metrics_are_of_the_weights_that_are_saved_and_timm_loads(two_proces
 @pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(two_processes: Path) -> None:
     records = [json.loads(line) for line in (two_processes / "resumed" / "metrics.jsonl").read_text().splitlines()]
-    assert min(record["step"] for record in records) > 2, "it must have resumed"
+    assert min(record["step"] for record in records) > 4, "it must have resumed"
     assert same_weights(two_processes / "norms", two_processes / "resumed")
 
 
@@ -117,6 +143,7 @@ REFUSED: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "FSDP_OFFLOAD_PARAMS": ({"FSDP_OFFLOAD_PARAMS": "true"}, {}),
     "`grad_checkpointing`": ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}),
     "`ema`, `channels_last`": ({}, {"ema": 0.9, "channels_last": True}),
+    "`ema`, `ssia.supervisor` average": ({}, {"ema": 0.9, "ssia.supervisor": "average"}),
     "`compile`": ({}, {"compile": True}),
     "`clip_mode` agc": ({}, {"clip_mode": "agc", "clip_grad": 1.0}),
     "needs GPUs": ({}, {}),

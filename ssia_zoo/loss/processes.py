@@ -1,0 +1,36 @@
+"""Exchange tensors between the processes of a distributed run; without one, change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def several_processes() -> bool:
+    """Return whether this is a distributed run of more than one process."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """Concatenate the rows of all processes, in the order of their ranks; each has the same number of rows."""
+    if not several_processes():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def broadcast_together(tensors: Sequence[Tensor]) -> None:
+    """Copy the first process's values of tensors of one dtype into those of all processes, in one operation."""
+    if not several_processes() or not tensors:
+        return
+    together = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.broadcast(together, src=0)
+    start = 0
+    for tensor in tensors:
+        tensor.copy_(together[start : start + tensor.numel()].view_as(tensor))
+        start += tensor.numel()
