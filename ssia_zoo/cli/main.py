@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from ssia_zoo.cli.answers import embed
 from ssia_zoo.cli.comparison import compare
 from ssia_zoo.cli.console import DONE, UsageError, run
 from ssia_zoo.cli.export import export
@@ -55,6 +56,7 @@ _COMMANDS: dict[str, Callable[..., int | None]] = {
     "list": list_weights,
     "info": info,
     "predict": predict,
+    "embed": embed,
     "explain": explain,
     "validate": validate,
     "compare": compare,

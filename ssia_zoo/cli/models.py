@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from ssia_zoo.cli.answers import Answer, summary, write_answers
 from ssia_zoo.cli.console import DONE, FAILED, UsageError, complain, print_json
 from ssia_zoo.errors import DataError
+
+if TYPE_CHECKING:
+    from ssia_zoo.inference.classifier import Prediction
 
 _Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 
@@ -20,6 +26,8 @@ def predict(
     top: int | None = None,
     threshold: float | None = None,
     batch_size: int = 32,
+    workers: int | None = None,
+    out: Path | None = None,
     json: bool = False,
 ) -> int:
     """Classify images.
@@ -31,6 +39,7 @@ def predict(
       ssia-zoo predict cat.jpg --model resnet18
       ssia-zoo predict photos/ more.png --model hf-hub:org/name --top 1
       ssia-zoo predict photos/ --model runs/mine --json
+      ssia-zoo predict photos/ --model runs/mine --out answers.csv
 
     Args:
         images: Image files, and folders, which are searched recursively.
@@ -38,13 +47,23 @@ def predict(
         top: Maximum number of classes per image; 5 if not given, or all for a model of several labels an image.
         threshold: Leave out classes of a lower probability; if not given, that of a model of several labels an image.
         batch_size: Images per batch.
+        workers: Number of processes that read images; the machine's cores, at most 8, if not given.
+        out: Write to this .csv, .jsonl or .parquet file instead of stdout; the same command continues an interrupted
+            run.
         json: Print one JSON document.
     """
     if not images:
         raise UsageError("predict: no images given; expected files or folders: ssia-zoo predict cat.jpg --model NAME")
+    if json and out is not None:
+        raise UsageError(
+            "predict: --json prints on stdout, --out writes a file; leave one out (JSON lines: --out x.jsonl)"
+        )
     from tqdm import tqdm
 
-    from ssia_zoo.inference.classifier import Classifier, find_images
+    from ssia_zoo.inference.classifier import Classifier
+    from ssia_zoo.inference.images import default_workers, find_images
+    from ssia_zoo.inference.output import check_output
+    from ssia_zoo.inference.tables import PREDICTIONS
     from ssia_zoo.models.loading import load_model
 
     skipped: list[dict[str, str]] = []
@@ -53,11 +72,21 @@ def predict(
         skipped.append({"path": str(path), "reason": reason})
         complain(f"skipped {path}: {reason}")
 
+    if out is not None:
+        check_output(out, (".csv", ".jsonl", ".parquet"))
     files = find_images(images, skip)
     predicted = []
     if files:
         classifier = Classifier(load_model(model))
-        predictions = classifier.predict(files, skip, top=top, batch_size=batch_size, threshold=threshold)
+        workers = default_workers() if workers is None else workers
+        limits = classifier.limits(top, threshold)
+        predict_files = partial(classifier.predict, skip=skip, batch_size=batch_size, workers=workers, **limits)
+        if out is not None:
+            about = {"command": "predict", "model": model, **classifier.describe(), **limits}
+            written = write_answers(out, files, PREDICTIONS, about, lambda paths: _rows(predict_files(paths)))
+            print(summary(out, written, len(skipped)))
+            return FAILED if skipped else DONE
+        predictions = predict_files(files)
         # disable=None: a progress bar only if stderr is a terminal
         for done in tqdm(predictions, "predict", len(files), unit=" images", disable=None, leave=False):
             if json:
@@ -71,6 +100,10 @@ def predict(
     if json:
         print_json({"model": model, "images": predicted, "skipped": skipped})
     return FAILED if skipped else DONE
+
+
+def _rows(predictions: Iterator[Prediction]) -> Iterator[Answer]:
+    return ((done.path, {"predictions": [asdict(guess) for guess in done.guesses]}) for done in predictions)
 
 
 def explain(
@@ -92,9 +125,10 @@ def explain(
         vs: Second model, drawn below the first.
     """
     from ssia_zoo.figures import require_matplotlib
-    from ssia_zoo.inference.classifier import Classifier, read_image
+    from ssia_zoo.inference.classifier import Classifier
     from ssia_zoo.inference.explain import check_writable, draw
     from ssia_zoo.inference.explain import explain as explain_image
+    from ssia_zoo.inference.images import read_image
     from ssia_zoo.models.loading import load_model
 
     require_matplotlib()

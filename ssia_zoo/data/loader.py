@@ -119,7 +119,7 @@ def _loader(samples: SampleDataset, batch_size: int, workers: int, training: boo
         drop_last=training,
         num_workers=workers,
         collate_fn=default_collate if training else _collate_without_indices,
-        worker_init_fn=_outlive_stop_signals,
+        worker_init_fn=outlive_stop_signals,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # else iter(loader) draws from the global generator
@@ -131,7 +131,7 @@ def _collate_without_indices(samples: list[tuple[torch.Tensor, int, int]]) -> tu
     return images, labels
 
 
-def _outlive_stop_signals(worker: int) -> None:
+def outlive_stop_signals(worker: int) -> None:
     """Keep a worker alive when a stop signal goes to the whole process group or job.
 
     The main process needs it to finish its step, and ends it afterwards. If the main process fails to, the worker ends

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from ssia_zoo.data import DataConfig, EvalData, ImageData, load_eval_data, load_image_data, train_loader
-from ssia_zoo.inference.classifier import find_images
+from ssia_zoo.inference.images import find_images
 from tests.helpers.data_folders import MEAN, STD, error_text
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")

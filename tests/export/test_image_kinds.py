@@ -15,7 +15,8 @@ from ssia_zoo.errors import ConfigError
 from ssia_zoo.export.exporter import export
 from ssia_zoo.export.images import calibration_data, data_config
 from ssia_zoo.export.onnx import _preprocessor
-from ssia_zoo.inference.classifier import Classifier, read_image
+from ssia_zoo.inference.classifier import Classifier
+from ssia_zoo.inference.images import read_image
 from ssia_zoo.models.loading import load_model
 from tests.helpers.publishable_folder import edit_config, make_folder
 from tests.helpers.runs import ROOT, run

@@ -10,8 +10,8 @@ import timm
 import torch
 from PIL import Image
 
-from ssia_zoo.errors import ConfigError, DataError
-from ssia_zoo.inference.classifier import Classifier, find_images, label_names, read_image
+from ssia_zoo.errors import ConfigError, WeightError
+from ssia_zoo.inference.classifier import Classifier, label_names
 from ssia_zoo.inference.explain import explain
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
@@ -32,60 +32,6 @@ def image(path: Path, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(path)
     return path
-
-
-def test_a_folder_is_searched_recursively_in_order(tmp_path: Path, skipped: list) -> None:
-    files = [image(tmp_path / name) for name in ("a/2.png", "a/b/1.JPG", "c.webp")]
-    for other in (".hidden.png", ".cache/x.png"):
-        image(tmp_path / other)
-    (tmp_path / "note.txt").write_text("no image")
-    (tmp_path / "folder.png").mkdir()
-    assert find_images([tmp_path], lambda *what: skipped.append(what)) == files
-    assert skipped == []
-
-
-def test_a_file_of_any_name_is_listed_once(tmp_path: Path, skipped: list) -> None:
-    file = tmp_path / "no-suffix"
-    image(tmp_path / "x.png").rename(file)
-    found = find_images([file, tmp_path, file], lambda *what: skipped.append(what))
-    assert found == [file]
-    assert [path for path, _ in skipped] == [tmp_path]
-
-
-def test_a_missing_path_and_an_empty_folder_are_skipped(tmp_path: Path, skipped: list) -> None:
-    assert find_images([tmp_path / "nowhere", tmp_path], lambda *what: skipped.append(what)) == []
-    assert "no such file" in skipped[0][1]
-    assert "contains no images" in skipped[1][1]
-
-
-@pytest.mark.parametrize(
-    ("mode", "read"), [("L", "L"), ("P", "RGB"), ("CMYK", "RGB"), ("RGBA", "RGBA"), ("1", "L"), ("LA", "RGBA")]
-)
-def test_any_mode_is_read_with_the_channels_it_has(
-    mode: str, read: str, tmp_path: Path, classifier: Classifier
-) -> None:
-    path = tmp_path / "x.tif"
-    Image.fromarray(PIXELS).convert(mode).save(path)
-    assert read_image(path).mode == read
-    assert classifier.prepare(read_image(path)).shape == classifier.input_size
-
-
-def test_sixteen_bits_are_scaled_and_exif_rotation_applied(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 6), 65535, dtype=np.uint16)).save(tmp_path / "deep.png")
-    assert read_image(tmp_path / "deep.png").getpixel((0, 0)) == 255
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(PIXELS).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").size == (40, 30)
-
-
-@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n broken"])
-def test_a_damaged_file_is_an_error_of_one_line(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "x.png"
-    path.write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        read_image(path)
-    assert "\n" not in str(caught.value)
 
 
 def test_predictions_are_those_of_timm_with_the_models_own_transform(classifier: Classifier, tmp_path: Path) -> None:
@@ -118,9 +64,11 @@ def test_top_beyond_the_classes_gives_all_classes(classifier: Classifier, tmp_pa
     assert len(done.guesses) == 7
 
 
-@pytest.mark.parametrize("numbers", [{"top": 0}, {"batch_size": 0}, {"batch_size": -1}])
-def test_numbers_below_one_are_errors_before_any_image_is_read(classifier: Classifier, numbers: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=r"`(top|batch_size)` is .*at least 1"):
+@pytest.mark.parametrize("numbers", [{"top": 0}, {"batch_size": 0}, {"batch_size": -1}, {"workers": -1}])
+def test_numbers_that_are_too_low_are_errors_before_any_image_is_read(
+    classifier: Classifier, numbers: dict[str, int]
+) -> None:
+    with pytest.raises(ConfigError, match=r"`(top|batch_size|workers)` is .*at least"):
         classifier.predict([], pytest.fail, **numbers)
 
 
@@ -151,3 +99,24 @@ def test_class_names_are_the_models_or_imagenets_or_numbers() -> None:
         assert label_names(named) == ("cat", "dog")
     assert label_names(timm.create_model("test_resnet"))[1].startswith("goldfish")
     assert label_names(timm.create_model("test_resnet", num_classes=3)) == ("class 0", "class 1", "class 2")
+
+
+def test_outputs_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=2)
+    with torch.no_grad():
+        model.get_classifier().bias[1] = torch.nan
+    path = image(tmp_path / "x.png")
+    with pytest.raises(WeightError, match=r"NaN or infinite, first for .*x\.png"):
+        list(Classifier(model).predict([path], pytest.fail))
+
+
+def test_the_description_changes_with_weights_and_preprocessing(classifier: Classifier) -> None:
+    def description(seed: int = 0, **overlay: object) -> dict[str, str]:
+        torch.manual_seed(seed)
+        return Classifier(timm.create_model("test_resnet", num_classes=7, pretrained_cfg_overlay=overlay)).describe()
+
+    assert description() == classifier.describe()
+    assert description(seed=1)["sha256"] != description()["sha256"]
+    other = description(crop_pct=0.5)
+    assert other["sha256"] == description()["sha256"]
+    assert other["preprocessing"] != description()["preprocessing"]

@@ -22,8 +22,9 @@ from ssia_zoo.data.preprocessing import model_preprocessing
 from ssia_zoo.errors import ConfigError, TrainingError
 from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.evaluation.verify import verify
-from ssia_zoo.inference.classifier import Classifier, read_image
+from ssia_zoo.inference.classifier import Classifier
 from ssia_zoo.inference.explain import explain
+from ssia_zoo.inference.images import read_image
 from ssia_zoo.models.saving import write_model_folder
 from ssia_zoo.training.arguments import parse_config
 from ssia_zoo.training.model import build_model
