@@ -107,6 +107,8 @@ def write_when(plans: dict[str, list[Record]]) -> None:
         if not group.get("vanilla"):
             continue
         found = {name: paired(group, name) for name in FORMS if name in group}
+        if not any(found.values()):
+            continue
         compared[situation] = {name: comparison for name, comparison in found.items() if comparison}
         scores = [run["top1"] for run in group["vanilla"].values()]
         columns = [f"{sum(scores) / len(scores):.2f}", *(cell(compared[situation].get(name)) for name in FORMS)]
