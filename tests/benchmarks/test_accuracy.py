@@ -158,7 +158,7 @@ def test_a_run_counts_in_every_plan_that_holds_it(
 def test_the_weights_runs_are_those_that_their_entries_state(accuracy: ModuleType) -> None:
     runs = accuracy.results_of_weights()
     weights = {name: w for name, w in ssia_zoo.weights().items() if (accuracy.WEIGHTS / f"{name}.jsonl").exists()}
-    assert len(weights) > 3
+    assert len(weights) >= 3
     for weight in weights.values():
         own = [r for r in runs if (r["arch"], r["data"]) == (weight.architecture, weight.tag)]
         for method, objective in (("ssia", "SSIA + DSN"), ("vanilla", "vanilla")):
