@@ -214,8 +214,8 @@ def test_a_checkpoint_from_before_there_was_a_setting_goes_on_with_its_default(r
     older = {name: value for name, value in here.items() if name != "crop_pct"}
     older["ssia"] = {name: value for name, value in here["ssia"].items() if name != "labels"}
     check_settings({**manifest, "experiment": older}, here, 1, manifest["environment"])
-    changed = {**here, "ssia": {**here["ssia"], "labels": 1.0}}
-    with pytest.raises(TrainingError, match="changed here: ssia"):
+    changed = {**here, "ssia": {**here["ssia"], "labels": 0.5}}
+    with pytest.raises(TrainingError, match=r"changed here: ssia\.labels \(1\.0 -> 0\.5\)"):
         check_settings({**manifest, "experiment": older}, changed, 1, manifest["environment"])
 
 

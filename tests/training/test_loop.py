@@ -314,7 +314,7 @@ def test_divergence_is_counted_stopped_and_never_saved(tmp_path: Path) -> None:
 def test_a_bad_batch_that_spoils_running_statistics_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoiling(config: object, num_classes: int, process: int) -> Callable[..., object]:
+    def spoiling(config: object, num_classes: int, process: int, **kind: bool) -> Callable[..., object]:
         def spoil(
             batch: tuple[torch.Tensor, torch.Tensor], epoch: int, index: int
         ) -> tuple[torch.Tensor, torch.Tensor]:

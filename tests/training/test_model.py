@@ -204,12 +204,12 @@ def test_channels_last_is_the_layout_of_weights_and_of_all_images(
 ) -> None:
     seen: set[tuple[str, bool, bool]] = set()
 
-    def watch(model: TimmModel, *arguments: Any) -> TrainingTask:
+    def watch(model: TimmModel, *arguments: Any, **kind: bool) -> TrainingTask:
         def note(layer: torch.nn.Conv2d, inputs: tuple[torch.Tensor]) -> None:
             for name, tensor in (("images", inputs[0]), ("weight", layer.weight)):
                 seen.add((name, layer.training, tensor.is_contiguous(memory_format=torch.channels_last)))
 
-        task = create_task(model, *arguments)
+        task = create_task(model, *arguments, **kind)
         next(layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)).register_forward_pre_hook(note)
         return task
 
