@@ -213,6 +213,4 @@ def read_answers(path: Path) -> Answers:
         )
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         reason = f" ({one_line(error, 150)})" if isinstance(error, OSError | pa.ArrowException) else ""
-        raise DataError(
-            f"{path} is no {FILE} of a report{reason}; write one with ssia-zoo validate"
-        ) from error
+        raise DataError(f"{path} is no {FILE} of a report{reason}; write one with ssia-zoo validate") from error
