@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ssia_zoo.errors import with_flags, without_credentials
 
@@ -15,6 +17,18 @@ def show_log(level: int = logging.WARNING) -> None:
     logging.setLogRecordFactory(_Record)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("ssia_zoo").setLevel(level)
+
+
+@contextmanager
+def quiet(level: int = logging.WARNING) -> Iterator[None]:
+    """Log this package's messages from this level on only."""
+    package = logging.getLogger("ssia_zoo")
+    before = package.level
+    package.setLevel(level)
+    try:
+        yield
+    finally:
+        package.setLevel(before)
 
 
 class _Record(logging.LogRecord):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from accelerate.utils import find_executable_batch_size, send_to_device
 
 from ssia_zoo.data import ImageData, load_image_data, train_loader
 from ssia_zoo.errors import TrainingError
+from ssia_zoo.log import quiet
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.checkpoint import find_checkpoint
 from ssia_zoo.training.class_balance import class_weights
@@ -46,7 +45,7 @@ def resolve_batch_size(config: TrainConfig, accelerator: Accelerator) -> TrainCo
         size = int(found[1]["experiment"]["batch_size"])
         _log.info("`batch_size` auto: %d, as in the run that is resumed", size)
         return replace(config, batch_size=size)
-    with _quiet():  # the run itself logs the same again
+    with quiet(logging.ERROR):  # the run itself logs the same again
         fitting = _search(config, accelerator)
     (negative,) = all_reduce_max(accelerator, -fitting)
     if not negative:
@@ -111,15 +110,3 @@ def _train_steps(config: TrainConfig, accelerator: Accelerator, data: ImageData)
         result["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Log only errors."""
-    package = logging.getLogger("ssia_zoo")
-    level = package.level
-    package.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        package.setLevel(level)

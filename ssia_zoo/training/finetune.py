@@ -7,8 +7,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ssia_zoo.data import DataConfig, load_image_data, split_names
 from ssia_zoo.data.splits import names_test_split, split_of_name
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.evaluation.scores import Scores
+from ssia_zoo.log import quiet
 from ssia_zoo.models.loading import load_model
 from ssia_zoo.report import check_report, report_model
 from ssia_zoo.training.arguments import check_config, parse_config, read_config
@@ -115,7 +115,7 @@ def finetune(config: TrainConfig, budget: float | None = None) -> Scores:
     folder = Path(config.output_dir)
     check_report(folder / "report")
     config = _with_holdout(config)
-    with _quiet():
+    with quiet():
         several = load_image_data(config).multi_label
     if several:
         raise ConfigError("finetune and its report take one label an image, but the images have several; use train")
@@ -183,22 +183,10 @@ def _seconds_per_epoch(config: TrainConfig, folder: Path) -> float:
         **{"push_every": None, "hub_private": False, "resume": None},
     }
     try:
-        with _quiet():
+        with quiet():
             train(replace(config, **changes))
         last = [record for record in read_records(folder / "metrics.jsonl") if record["kind"] == "train"][-1]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     images_per_epoch = last["step"] / last["epoch"] * config.batch_size * config.batches_per_step
     return float(images_per_epoch / last["images_per_second"])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Log only warnings of this package."""
-    package = logging.getLogger("ssia_zoo")
-    level = package.level
-    package.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        package.setLevel(level)
