@@ -80,7 +80,12 @@ def _search(config: TrainConfig, accelerator: Accelerator) -> int:
             return smallest  # the run reports that there are too few images
 
     def fits(batch_size: int) -> int:
-        _train_steps(replace(config, batch_size=batch_size), accelerator, data)
+        try:
+            _train_steps(replace(config, batch_size=batch_size), accelerator, data)
+        except RuntimeError as error:
+            if "could not create a primitive" in str(error):  # of oneDNN, without memory; Accelerate knows this one:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory") from error
+            raise
         return batch_size
 
     try:

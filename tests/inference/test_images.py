@@ -139,6 +139,7 @@ def test_a_worker_that_ends_is_an_error_of_one_line() -> None:
 def test_a_worker_is_silent_if_the_main_process_stops_while_it_takes_a_batch(capfd: pytest.CaptureFixture[str]) -> None:
     child = os.fork()
     if child == 0:
+        sys.excepthook = sys.__excepthook__  # torch.distributed's, of another test, adds the rank
         _start_worker(0)
         for error in (ConnectionResetError("closed"), EOFError(), ValueError("shown")):
             sys.excepthook(type(error), error, None)
