@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -38,6 +39,7 @@ def run_training(action: Callable[[], object]) -> int:
     show_log(logging.INFO if _is_main_process() else logging.WARNING)
     try:
         action()
+        gc.collect()  # ends the loading processes that reference cycles keep, before the exit terminates them
     except SSIAZooError as error:
         # All processes find the same error in the settings, so one prints it; other errors may be one process's own.
         if _is_main_process() or not isinstance(error, ConfigError):
