@@ -166,6 +166,6 @@ def draw(plan: str, runs: list[Record]) -> Path | None:
     for panel in list(axes)[len(found) :]:
         panel.set_axis_off()
     figure.supxlabel("top-1 minus vanilla's, points; paired by seed, 95 % interval", fontsize=9)
-    path = IMAGES / f"accuracy_{plan}.png"
+    path = IMAGES / f"accuracy_{plan.replace(', ', '_').replace(' ', '_')}.png"
     figure.savefig(path, dpi=110)
     return path
