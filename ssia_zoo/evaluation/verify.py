@@ -42,7 +42,12 @@ class VerificationReport:
     @property
     def ok(self) -> bool:
         """Whether no check failed; skipped checks do not count."""
-        return not any(check.status == "failed" for check in self.checks)
+        return not self.failed
+
+    @property
+    def failed(self) -> str:
+        """Names of the checks that failed, separated by commas."""
+        return ", ".join(check.name for check in self.checks if check.status == "failed")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: "target", "ok", and "checks" with "name", "status", "detail" and "value"."""
@@ -50,8 +55,7 @@ class VerificationReport:
 
     def __str__(self) -> str:
         rows = [f"{check.status:7}  {check.name:10}  {check.detail}" for check in self.checks]
-        failed = [check.name for check in self.checks if check.status == "failed"]
-        end = f"FAILED: {', '.join(failed)}" if failed else "nothing failed"
+        end = f"FAILED: {self.failed}" if self.failed else "nothing failed"
         return "\n".join([self.target, *rows, end])
 
 

@@ -29,6 +29,9 @@ ONNX_FILES = (
 )
 """The files that `ssia_zoo.export.onnx.add_onnx` adds; uploaded on request."""
 
+STATEMENT = "ssia-zoo.intoto.jsonl"
+"""The signed statement about the other files, written by `ssia_zoo.evaluation.attestation.sign_model`."""
+
 _SOURCES = ("file", "url", "state_dict", "hf_hub_id", "hf_hub_filename", "custom_load")
 
 
