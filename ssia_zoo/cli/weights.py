@@ -108,7 +108,7 @@ def publish(
         folder: Folder with config.json, model.safetensors and README.md; no other files are uploaded.
         repo_id: Repository, org/name; created if it does not exist.
         private: Create the repository as private.
-        all: Publish every weight of `ssia-zoo list`, each to its own repository; needs --org.
+        all: Publish every weight of `ssia-zoo list`, each to its own repository, and a collection of them; needs --org.
         org: User or organisation that --all publishes to.
         with_: Export the model to FOLDER/onnx and publish that too, for transformers.js and Optimum.
         calibration_dataset: With --with onnx, add an int8 file calibrated on this data set.
@@ -136,8 +136,9 @@ def publish(
             repeat += f" --calibration-dataset {shlex.quote(calibration_dataset)}" if calibration_dataset else ""
         print(publish_folder(path, repo_id, private=private, extra=extra, repeat=repeat))
     elif org is not None:
-        from ssia_zoo.models.release import publish_all
+        from ssia_zoo.models.release import collect, publish_all
 
         repeat = shlex.join(["ssia-zoo", "publish", "--all", "--org", org, *(["--private"] if private else [])])
         for done in publish_all(org, private=private, repeat=repeat):
             print(done)
+        print(f"collection: {collect(org, private=private, repeat=repeat)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssia_zoo.hub.collection import update_collection
 from ssia_zoo.hub.download import fetch, fetch_files, fetch_repository
 from ssia_zoo.hub.folder import PUBLISHED_FILES, check_folder
 from ssia_zoo.hub.hashes import file_sha256
@@ -18,4 +19,5 @@ __all__ = [
     "file_sha256",
     "publish",
     "publish_to_folder",
+    "update_collection",
 ]

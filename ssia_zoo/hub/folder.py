@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssia_zoo.errors import WeightError
+import yaml
+from huggingface_hub import parse_eval_result_entries
+
+from ssia_zoo.errors import WeightError, one_line
 from ssia_zoo.hub.files import (
     CONFIG,
     WEIGHTS,
@@ -29,6 +32,9 @@ ONNX_FILES = (
 )
 """The files that `ssia_zoo.export.onnx.add_onnx` adds; uploaded on request."""
 
+EVAL_RESULTS = ".eval_results/ssia-zoo.yaml"
+"""A result in the Hub's newer format, which leaderboards read; uploaded on request."""
+
 STATEMENT = "ssia-zoo.intoto.jsonl"
 """The signed statement about the other files, written by `ssia_zoo.evaluation.attestation.sign_model`."""
 
@@ -36,17 +42,29 @@ _SOURCES = ("file", "url", "state_dict", "hf_hub_id", "hf_hub_filename", "custom
 
 
 def check_extra(folder: Path, extra: Sequence[str]) -> None:
-    """Check that further files to publish are among ONNX_FILES and exist.
+    """Check that further files to publish are among ONNX_FILES and EVAL_RESULTS, exist and are valid.
 
     Raises:
         WeightError: If not.
     """
     for name in extra:
         path = folder / name
-        if name not in ONNX_FILES:
-            raise WeightError(f"{name} cannot be published; expected one of {', '.join(ONNX_FILES)}")
+        if name not in (*ONNX_FILES, EVAL_RESULTS):
+            raise WeightError(f"{name} cannot be published; expected one of {', '.join((*ONNX_FILES, EVAL_RESULTS))}")
         if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-            raise WeightError(f"{path} is missing, or a link out of the folder; create it with add_onnx")
+            raise WeightError(f"{path} is missing, or a link out of the folder; write it again")
+        if name == EVAL_RESULTS:
+            _check_eval_results(path)
+
+
+def _check_eval_results(path: Path) -> None:
+    try:
+        parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise WeightError(
+            f"{path} holds no evaluation results in the Hub's format ({reason}); write it again"
+        ) from error
 
 
 def check_folder(folder: Path) -> None:

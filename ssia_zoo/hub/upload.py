@@ -56,7 +56,7 @@ def publish(
         endpoint: Address of the Hub; by default ``HF_ENDPOINT`` or huggingface.co.
         message: The commit's title.
         repeat: How to repeat the upload, such as a command; errors end with it.
-        extra: Further files to upload, out of `ssia_zoo.hub.folder.ONNX_FILES`.
+        extra: Further files to upload, out of ONNX_FILES and EVAL_RESULTS of `ssia_zoo.hub.folder`.
 
     Returns:
         The commit's address.

@@ -75,10 +75,15 @@ def test_publish_all_prints_the_address_of_each_weight(monkeypatch: pytest.Monke
         asked.append((org, private))
         return ["x: https://hub/org/x"]
 
+    def collect(org: str, *, private: bool, repeat: str) -> str:
+        assert (org, private) == ("org", True)
+        return "https://hub/collections/org/zoo"
+
     monkeypatch.setattr("ssia_zoo.models.release.publish_all", publish_all)
+    monkeypatch.setattr("ssia_zoo.models.release.collect", collect)
     assert main(["publish", "--all", "--org", "org", "--private"]) == 0
     assert asked == [("org", True)]
-    assert capsys.readouterr().out == "x: https://hub/org/x\n"
+    assert capsys.readouterr().out == "x: https://hub/org/x\ncollection: https://hub/collections/org/zoo\n"
 
 
 def test_publish_prints_the_address(
