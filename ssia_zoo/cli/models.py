@@ -152,7 +152,7 @@ def verify(
     statement: Path | None = None,
     json: bool = False,
 ) -> int:
-    """Check a model's files, hashes and tensors, and its published top-1 on a data set; sign what was found.
+    """Check a model's files, hashes, tensors and top-1; sign the result, or check a signed one.
 
     For example:
       ssia-zoo verify mobilenetv3_small_050_ssia --dataset digits

@@ -73,6 +73,18 @@ def sign_model(
     return report, path
 
 
+def sign_folder(folder: Path, key: Path) -> None:
+    """Write `STATEMENT` into a folder that is to be published; arguments and errors are those of `sign_model`.
+
+    Raises:
+        WeightError: If a check of `verify` fails, too.
+    """
+    report, path = sign_model(f"local-dir:{folder}", key)
+    if path is None:
+        reasons = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if check.status == "failed")
+        raise WeightError(f"the model is not signed, since it fails verification ({reasons}); nothing is published")
+
+
 def check_model(
     target: str, key: Path, *, data: DataConfig | None = None, statement: Path | None = None
 ) -> VerificationReport:

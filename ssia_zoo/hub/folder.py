@@ -20,7 +20,7 @@ from ssia_zoo.hub.files import (
 )
 
 PUBLISHED_FILES = (CONFIG, WEIGHTS, "README.md")
-"""The files of a publishable folder: the only ones that are uploaded, unless ONNX_FILES are requested."""
+"""The files of a publishable folder: the only ones that are uploaded, unless EXTRA_FILES are requested."""
 
 ONNX_FILES = (
     "onnx/model.onnx",
@@ -30,27 +30,30 @@ ONNX_FILES = (
     "onnx/config.json",
     "preprocessor_config.json",
 )
-"""The files that `ssia_zoo.export.onnx.add_onnx` adds; uploaded on request."""
+"""The files that `ssia_zoo.export.onnx.add_onnx` adds."""
 
 EVAL_RESULTS = ".eval_results/ssia-zoo.yaml"
-"""A result in the Hub's newer format, which leaderboards read; uploaded on request."""
+"""A result in the Hub's newer format, which leaderboards read."""
 
 STATEMENT = "ssia-zoo.intoto.jsonl"
 """The signed statement about the other files, written by `ssia_zoo.evaluation.attestation.sign_model`."""
+
+EXTRA_FILES = (*ONNX_FILES, EVAL_RESULTS, STATEMENT)
+"""The files that are uploaded on request."""
 
 _SOURCES = ("file", "url", "state_dict", "hf_hub_id", "hf_hub_filename", "custom_load")
 
 
 def check_extra(folder: Path, extra: Sequence[str]) -> None:
-    """Check that further files to publish are among ONNX_FILES and EVAL_RESULTS, exist and are valid.
+    """Check that further files to publish are among EXTRA_FILES, exist and are valid.
 
     Raises:
         WeightError: If not.
     """
     for name in extra:
         path = folder / name
-        if name not in (*ONNX_FILES, EVAL_RESULTS):
-            raise WeightError(f"{name} cannot be published; expected one of {', '.join((*ONNX_FILES, EVAL_RESULTS))}")
+        if name not in EXTRA_FILES:
+            raise WeightError(f"{name} cannot be published; expected one of {', '.join(EXTRA_FILES)}")
         if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
             raise WeightError(f"{path} is missing, or a link out of the folder; write it again")
         if name == EVAL_RESULTS:

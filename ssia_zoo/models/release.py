@@ -7,7 +7,7 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ssia_zoo.errors import ConfigError, HubError, WeightError, one_line
 from ssia_zoo.files import atomic_write
 from ssia_zoo.hub import file_sha256, publish, update_collection
 from ssia_zoo.hub.files import WEIGHTS
-from ssia_zoo.hub.folder import EVAL_RESULTS
+from ssia_zoo.hub.folder import EVAL_RESULTS, STATEMENT
 from ssia_zoo.models.card import weight_card
 from ssia_zoo.models.card_metadata import eval_results
 from ssia_zoo.models.registry import architecture_cfg, weight_path
@@ -140,6 +140,7 @@ def publish_all(
     endpoint: str | None = None,
     names: Sequence[str] | None = None,
     hub_configs: Path | None = None,
+    sign: Callable[[Path], object] | None = None,
     repeat: str = "the same call of publish_all",
 ) -> list[Published]:
     """Publish weights as ``org/<arch>_ssia.<tag>``, and record repository, commit and sha256 in their JSON files.
@@ -154,6 +155,7 @@ def publish_all(
         endpoint: As in `hub.publish`.
         names: Full names of the weights, such as "resnet50_ssia.c10_r32"; all if None.
         hub_configs: Folder with the JSON and weight files; this checkout's hub_configs/ if None.
+        sign: Writes STATEMENT into each folder before it is uploaded; without, none is.
         repeat: How to repeat the call, such as a command; errors end with it.
 
     Returns:
@@ -173,7 +175,9 @@ def publish_all(
         repo_id = f"{org}/{name}"
         with tempfile.TemporaryDirectory(prefix="ssia-zoo-") as temporary:
             written = write_weight_folder(_with_path(folder, weights[name]), Path(temporary), repo_id=repo_id)
-            extra = [EVAL_RESULTS] if (written / EVAL_RESULTS).is_file() else []
+            if sign is not None:
+                sign(written)
+            extra = [file for file in (EVAL_RESULTS, STATEMENT) if (written / file).is_file()]
             url = publish(written, repo_id, private=private, token=token, endpoint=endpoint, repeat=repeat, extra=extra)
             sha256 = file_sha256(written / WEIGHTS)
         commit = _COMMIT_URL.fullmatch(url)

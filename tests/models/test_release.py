@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from ssia_zoo.cli import main
 from ssia_zoo.errors import ConfigError, HubError, WeightError
+from ssia_zoo.evaluation.attestation import check_model, sign_folder
 from ssia_zoo.evaluation.verify import verify
 from ssia_zoo.hub import PUBLISHED_FILES, check_folder, fetch
 from ssia_zoo.hub.folder import EVAL_RESULTS
@@ -22,6 +24,7 @@ from ssia_zoo.models.release import COLLECTION, collect, publish_all, write_weig
 from ssia_zoo.models.weight import read_published_weight, read_published_weights
 from ssia_zoo.resources import resource_dir
 from tests.helpers.hub_server import HubServer
+from tests.helpers.keys import write_key_pair
 from tests.helpers.publishable_folder import contents
 from tests.helpers.toy_weight import CLASSES, write_toy_weight
 
@@ -150,6 +153,17 @@ def test_the_hub_reads_card_and_results(hub: HubServer, hub_configs: Path) -> No
     assert (result.dataset_id, result.value) == ("makers/toys", 71.0)
     assert info.card_data is not None
     assert info.card_data.eval_results[0].metric_value == 71.0
+
+
+def test_every_weight_is_signed_on_request_and_publishing_again_changes_nothing(
+    hub: HubServer, hub_configs: Path, tmp_path: Path
+) -> None:
+    private, public = write_key_pair(tmp_path / "keys")
+    sign = partial(sign_folder, key=private)
+    (item,) = publish_all("org", token=SECRET, names=[SMALL], hub_configs=hub_configs, sign=sign)
+    report = check_model(f"hf-hub:{item.repo_id}", public)
+    assert report.ok, report
+    assert publish_all("org", token=SECRET, names=[SMALL], hub_configs=hub_configs, sign=sign) == [item]
 
 
 def test_a_weight_whose_data_is_not_on_the_hub_has_no_results_there(hub: HubServer, tmp_path: Path) -> None:
