@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.evaluation.signature import (
@@ -41,6 +43,17 @@ def test_the_public_key_opens_what_the_private_key_signed(kind: str, tmp_path: P
     assert open_envelope(tmp_path / "statement", read_public_key(public)) == PAYLOAD
     assert (tmp_path / "statement").read_text().count("\n") == 1  # a line of an in-toto bundle
     assert "PRIVATE" not in (tmp_path / "statement").read_text()
+
+
+def test_the_signature_is_that_of_the_dsse_protocol(signed: tuple[Path, Path]) -> None:
+    path, public = signed
+    envelope = json.loads(path.read_text())
+    kind = envelope["payloadType"].encode()
+    message = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(PAYLOAD), PAYLOAD)
+    key = load_pem_public_key(public.read_bytes())
+    assert isinstance(key, Ed25519PublicKey)
+    key.verify(base64.b64decode(envelope["signatures"][0]["sig"]), message)
+    assert base64.b64decode(envelope["payload"]) == PAYLOAD
 
 
 def test_another_key_does_not_open_it(signed: tuple[Path, Path], tmp_path: Path) -> None:
