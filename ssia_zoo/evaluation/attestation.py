@@ -11,6 +11,7 @@ from ssia_zoo.errors import ConfigError, WeightError
 from ssia_zoo.evaluation.identity import Check
 from ssia_zoo.evaluation.signature import (
     SignatureError,
+    is_envelope,
     is_private_key,
     open_envelope,
     read_private_key,
@@ -61,6 +62,8 @@ def sign_model(
         raise ConfigError(f"`statement` {statement}: there is no folder {statement.parent}")
     folder = _folder(target)
     path = statement or folder / STATEMENT
+    if path.exists() and not is_envelope(path):
+        raise ConfigError(f"{path} exists and is no signed statement; choose another `statement`")
     leave_out = _inside(folder, path)
     _refuse_private_keys(folder, key)
     files = hash_files(folder, leave_out)

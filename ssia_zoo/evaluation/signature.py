@@ -139,6 +139,14 @@ def open_envelope(path: Path, key: SSlibKey) -> bytes:
     return bytes(envelope.payload)
 
 
+def is_envelope(path: Path) -> bool:
+    """Whether a file looks like an envelope, whoever signed it."""
+    try:
+        return isinstance(content := _read_json(path), dict) and "payloadType" in content
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
 def _read_json(path: Path) -> Any:
     if path.stat().st_size > _MAX_ENVELOPE_BYTES:
         raise ValueError(f"{path.stat().st_size:,} bytes")

@@ -238,6 +238,15 @@ def test_a_private_key_in_the_folder_is_refused_whichever_key_signs(folder: Path
     assert not (folder / STATEMENT).exists()
 
 
+def test_only_a_statement_is_overwritten(folder: Path, keys: Keys) -> None:
+    before = contents(folder)
+    for path in (folder / "config.json", folder / "model.safetensors", folder, keys[0]):
+        with pytest.raises(ConfigError, match="exists and is no signed statement"):
+            sign_model(str(folder), keys[0], statement=path)
+    assert contents(folder) == before
+    assert keys[0].is_file()
+
+
 def test_no_output_holds_the_private_key(signed: Path, keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
     secret = "".join(keys[0].read_text().splitlines()[1:-1])
     report, path = sign_model(str(signed), keys[0])
