@@ -66,10 +66,10 @@ class Settings:
     """only write the table"""
     rounds: int = 4
     """turns of each"""
-    kept: tyro.conf.Suppress[bool | None] = None
-    """measure here, with or without"""
-    case: tyro.conf.Suppress[int] = 0
-    """which case to measure here"""
+    kept: bool | None = None
+    """measure one case in this process and print it; for the processes that the benchmark starts"""
+    case: int = 0
+    """which case that is"""
 
 
 def measure_here(case: Case, kept: bool) -> None:

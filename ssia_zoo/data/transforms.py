@@ -30,7 +30,7 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
         ConfigError: timm does not know the augmentation policy or does not support it for four channels, or the image
             size is not set.
     """
-    height, width = input_height_width(config)
+    height, width = train_height_width(config)
     config = with_default_preprocessing(config)
     convert = ConvertMode(len(mean))
     if config.auto_augment and convert.mode == "RGBA":
@@ -94,9 +94,9 @@ def eval_transform(
 
 
 def resize_transform(config: DataConfig) -> Callable[[PIL.Image.Image], PIL.Image.Image]:
-    """Build the resize to the smallest size that covers the input; an image of that size is left unchanged."""
+    """Build the resize to the smallest size that covers the training size; an image of that is left unchanged."""
     interpolation = with_default_preprocessing(config).interpolation
-    height, width = input_height_width(config)
+    height, width = train_height_width(config)
     if height != width:
         return ResizeKeepRatio((height, width), interpolation=interpolation)  # type: ignore[no-any-return]
     return transforms.Resize(height, interpolation=str_to_interp_mode(interpolation))  # type: ignore[no-any-return]
@@ -111,6 +111,15 @@ def input_height_width(config: DataConfig) -> tuple[int, int]:
     if config.image_size is None:
         raise ConfigError("`image_size` is not set; expected the model's input size in pixels")
     return height_width(config.image_size)
+
+
+def train_height_width(config: DataConfig) -> tuple[int, int]:
+    """Return the height and width of the training images, pixels.
+
+    Raises:
+        ConfigError: Neither they nor those of the model's input are set.
+    """
+    return input_height_width(config) if config.train_image_size is None else height_width(config.train_image_size)
 
 
 class ReflectCrop:
