@@ -14,6 +14,7 @@ from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
 from torchvision import transforms
 
 from ssia_zoo.data.config import DataConfig, Size, height_width
+from ssia_zoo.data.policies import allow_zero_bits
 from ssia_zoo.data.preprocessing import ConvertMode, Preprocessing, Transform, with_default_preprocessing
 from ssia_zoo.errors import ConfigError
 
@@ -59,6 +60,7 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
             f"`auto_augment` is {config.auto_augment!r}, which timm does not know; expected a policy such as "
             "'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'original'"
         ) from error
+    allow_zero_bits(transform.transforms)
     if config.crop_padding:
         crop = ReflectCrop((height, width), config.crop_padding)
         return transforms.Compose([convert, resize_transform(config), crop, *transform.transforms[1:]])  # type: ignore[no-any-return]
