@@ -58,6 +58,7 @@ quality: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pylint --recursive=y ssia_zoo benchmarks export train_hf.py tests
+	$(BIN)/hadolint Dockerfile
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 site: $(VENV)/installed-test
