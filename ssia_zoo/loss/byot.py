@@ -42,6 +42,7 @@ class BYOTLoss(RivalLoss):
 
     name = "byot"
     uses_labels = True
+    one_label = True
     source = "Be Your Own Teacher (arXiv 1905.08094)"
     default_weight = 1.0
 

@@ -35,6 +35,8 @@ class DKSLoss(RivalLoss):
 
     name = "dks"
     uses_labels = True
+    one_label = True
+    gradient_to = ("lower", "logits")
     source = "Deeply-Supervised Knowledge Synergy (arXiv 1906.00675)"
     default_weight = 1.0
 
