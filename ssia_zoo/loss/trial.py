@@ -50,8 +50,8 @@ def terms_of(loss: AuxiliaryLoss, features: Sequence[Tensor], logits: Tensor, la
 
 def random_states() -> tuple[bytes, object, bytes]:
     """Return the global random states of torch, Python and numpy."""
-    numpy: Any = np.random.get_state()[1]
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy.tobytes()
+    numpy: Any = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy[1].tobytes()
 
 
 class Network(nn.Module):
