@@ -202,7 +202,7 @@ def _images(make: Make) -> None:
     ]
     for name, term in terms_of(loss, features, logits, labels).items():
         mean = torch.stack([terms[name] for terms in alone]).mean()
-        if not torch.allclose(term, mean, rtol=1e-3, atol=1e-5):
+        if not torch.allclose(term, mean, rtol=1e-4, atol=1e-6):
             raise _Broken(
                 f"{name} is {term.item():.6g} for a batch, but {mean.item():.6g} as the mean over its images: use no "
                 "statistics across images (such as BatchNorm's), and means over images"

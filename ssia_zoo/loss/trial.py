@@ -27,9 +27,12 @@ Inputs = tuple[list[Tensor], Tensor, Tensor]
 
 
 def random_inputs(shapes: Sequence[StageShape] = SHAPES, batch: int = BATCH) -> Inputs:
-    """Return feature maps, logits and labels; the same at each call."""
+    """Return feature maps of different images, logits and labels; the same at each call."""
     generator = torch.Generator().manual_seed(0)
-    features = [torch.randn(batch, *shape, generator=generator) for shape in shapes]
+    features = []
+    for shape in shapes:
+        means = torch.randn(batch, shape[0], 1, 1, generator=generator)
+        features.append(means + torch.randn(batch, *shape, generator=generator))
     logits = torch.randn(batch, CLASSES, generator=generator)
     return features, logits, torch.randint(CLASSES, (batch,), generator=generator)
 
