@@ -72,9 +72,9 @@ def test_checking_leaves_the_random_state() -> None:
 
 def test_what_is_no_loss_or_no_setting_is_refused() -> None:
     wrong: Any = torch.nn.Linear
-    with pytest.raises(ConfigError, match="is not a subclass of ssia_zoo.loss.AuxiliaryLoss"):
+    with pytest.raises(ConfigError, match=r"is not a subclass of ssia_zoo\.loss\.AuxiliaryLoss"):
         check(wrong)
-    with pytest.raises(ConfigError, match="`method_kwargs` hiden: is not a setting of .*; did you mean hidden?"):
+    with pytest.raises(ConfigError, match=r"`method_kwargs` hiden: is not a setting of .*; did you mean hidden\?"):
         check(DSNLoss, hiden=3)
 
 
