@@ -29,7 +29,7 @@ from ssia_zoo.loss.objectives import check_method_name
 from ssia_zoo.validation import STRICT, Fraction, FractionAbove0, FractionBelow1, one_line_errors
 
 
-def _read_pairs(words: list[str]) -> dict[str, Any]:
+def read_pairs(words: list[str]) -> dict[str, Any]:
     """Parse `key=value` words; a value that is not a Python literal is a string, as in timm's train.py."""
     pairs = {}
     for word in words:
@@ -48,7 +48,7 @@ Pairs = Annotated[
     tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="[KEY=VALUE ...]",
-        instance_from_str=_read_pairs,
+        instance_from_str=read_pairs,
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda pairs: [f"{key}={value!r}" for key, value in pairs.items()],
     ),
