@@ -16,6 +16,7 @@ from ssia_zoo.cli.answers import embed
 from ssia_zoo.cli.comparison import compare
 from ssia_zoo.cli.console import DONE, UsageError, run
 from ssia_zoo.cli.export import export
+from ssia_zoo.cli.losses import check_loss
 from ssia_zoo.cli.models import explain, predict, validate, verify
 from ssia_zoo.cli.training import demo, finetune, train
 from ssia_zoo.cli.weights import fetch, info, list_weights, publish
@@ -65,6 +66,7 @@ _COMMANDS: dict[str, Callable[..., int | None]] = {
     "fetch": fetch,
     "publish": publish,
     "export": export,
+    "check-loss": check_loss,
     "demo": demo,
 }
 

@@ -29,7 +29,7 @@ from ssia_zoo.models.saving import public_model, public_name, write_model_folder
 from ssia_zoo.training.checkpoint import clean_up, find_checkpoint, save_checkpoint, set_aside_later
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.machine import describe_environment
-from ssia_zoo.training.methods import RIVALS
+from ssia_zoo.training.methods import describe_objective, outside_objective
 from ssia_zoo.training.metrics import MetricsTracker
 from ssia_zoo.training.resuming import PREPROCESSING, check_data, check_settings
 from ssia_zoo.training.selection import Selection
@@ -90,7 +90,8 @@ class RunFolder:
             self._check_content()
             found = find_checkpoint(self.config.resume, self.checkpoints) if self.config.resume else None
             if found is not None:
-                check_settings(found[1], self.config.decisive_settings(), processes, self._facts()["environment"])
+                facts = self._facts()
+                check_settings(found[1], facts["experiment"], processes, facts["environment"])
             self._check_hub()
         except BaseException:
             self.release()
@@ -171,20 +172,25 @@ class RunFolder:
     def _facts(self) -> dict[str, Any]:
         """Return what a checkpoint's manifest states about its run."""
         environment = {**self._environment, "threads": str(torch.get_num_threads())}
-        return {"experiment": self.config.decisive_settings(), "environment": environment}
+        outside = outside_objective(self.config)
+        version = {} if outside is None else {"objective": f"{outside.path}, {outside.version}"}
+        return {"experiment": {**self.config.decisive_settings(), **version}, "environment": environment}
 
     def save_model(self, student: TimmModel, metrics: dict[str, float], selection: Selection | None = None) -> None:
         """Write config.json, model.safetensors and README.md, which state how the weights were chosen."""
         if not self.is_main:
             return
         config, data = self.config, self._data
-        rival = RIVALS.get(config.method)
-        unused = {"ssia", "rival"} - {"rival" if rival else config.method}
+        objective = describe_objective(config)
+        unused = {"ssia", "rival"} - {"rival" if objective else config.method}
         settings = {name: value for name, value in config.decisive_settings().items() if name not in unused}
         settings |= {"dataset": public_name(config.dataset), "model": public_model(config.model)}
         settings |= {"labels": Path(config.labels).name} if config.labels is not None else {}
+        settings |= {"teacher": public_model(config.teacher)} if config.teacher is not None else {}
         chosen = None if selection is None else selection.describe()
         metadata: dict[str, Any] = {} if chosen is None else {"selection": chosen}
+        if (outside := outside_objective(config)) is not None:
+            metadata["objective"] = {"path": outside.path, "version": outside.version}
         if config.class_weights is not None and self._class_weights is not None:
             settings["class_weights"] = Path(config.class_weights).name
             metadata["class_weights"] = dict(zip(data.label_names, self._class_weights, strict=True))
@@ -210,7 +216,7 @@ class RunFolder:
             card=training_card(
                 architecture=architecture,
                 method=config.method,
-                objective=rival.source if rival else None,
+                objective=objective,
                 settings=settings,
                 metrics=results,
                 eval_name=data.eval_name,

@@ -150,7 +150,9 @@ def build_task(
 ) -> TrainingTask:
     """Build the training task for these images on the run's device, with its moving average."""
     size, images = train_input_size(config, preprocessing), len(data.train)
-    task = create_task(model, config, size, images, weights, multi_label=data.multi_label).to(accelerator.device)
+    task = create_task(
+        model, config, size, images, weights, multi_label=data.multi_label, label_names=data.label_names
+    ).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
     if (memory := getattr(task, "memory", None)) is not None:
