@@ -161,6 +161,12 @@ class TrainConfig(DataConfig):
     """Scaling of --lr-base with the global batch; if None, as timm: sqrt for ada* and lamb optimizers, else linear."""
     momentum: FractionBelow1 = 0.9
     """Momentum, for optimizers that use it."""
+    opt_betas: tuple[FractionBelow1, ...] = ()
+    """Betas, for optimizers that use them; if not set, the optimizer's own."""
+    opt_eps: PositiveFloat | None = None
+    """Epsilon, for optimizers that use it; if None, the optimizer's own."""
+    opt_kwargs: Pairs = field(default_factory=dict)
+    """Other arguments of the optimizer, such as amsgrad=True, or fused=False for torch's other form of it."""
     weight_decay: NonNegativeFloat = 0.05
     """Weight decay; not applied to biases, norms and parameters that the model excludes."""
     layer_decay: FractionAbove0 | None = None

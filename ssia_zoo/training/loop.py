@@ -26,7 +26,7 @@ from ssia_zoo.training.evaluation import evaluate_only
 from ssia_zoo.training.faults import translate_errors
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.freezing import keep_statistics
-from ssia_zoo.training.gradients import is_finite, optimizer_step
+from ssia_zoo.training.gradients import check_steps, is_finite, optimizer_step
 from ssia_zoo.training.launcher import resolve_launcher
 from ssia_zoo.training.machine import build_accelerator
 from ssia_zoo.training.optimization import with_scaled_lr
@@ -170,7 +170,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
             with accelerator.autocast():  # for FSDP2; under DDP the prepared forward does it
                 result = task(images, labels, indices) if takes_indices else task(images, labels)
             accelerator.backward(result["loss"])
-            run.loss_lost |= ~torch.isfinite(result["loss"].detach())
+            run.health.add_loss(result["loss"])
             if accelerator.sync_gradients:
                 optimizer_step(run)
         state.batches += 1
@@ -185,8 +185,8 @@ def _train_epoch(run: Run, progress: Progress) -> None:
             continue
         if config.checkpoint_every and state.step % config.checkpoint_every == 0:
             _save_checkpoint(run)
-        if run.stop_signal:
-            _stop(run, run.stop_signal)
+        if run.health.stop_signal:
+            _stop(run, run.health.stop_signal)
     state.epoch_ended = True
     if state.batches >= usable:
         state.epoch, state.batches = state.epoch + 1, 0
@@ -194,6 +194,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
 
 def _save_checkpoint(run: Run) -> bool:
     """Write a checkpoint and return True; return False if the weights are not finite."""
+    check_steps(run, wait=True)
     module = run.task.get_trainable_module()
     if run.unsharded is not None:
         share_buffers(module, run.accelerator)  # under FSDP2 any process's buffers may be saved

@@ -16,6 +16,7 @@ from ssia_zoo.commands import folder_argument
 from ssia_zoo.models.metric_names import describe, main_metric
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.gradients import check_steps
 from ssia_zoo.training.run import Run
 
 _RECORDS_PER_EPOCH = 10
@@ -67,6 +68,7 @@ class Progress:
         self._bar.update()
         done = state.batches // run.config.batches_per_step
         if done % self._every == 0 or done == run.steps_per_epoch or state.step == run.total_steps:
+            check_steps(run, wait=True)
             values = {name: float(total) / state.counted for name, total in state.sums.items()}
             images = self._batches * run.config.batch_size * run.accelerator.num_processes
             seconds = time.monotonic() - self._since

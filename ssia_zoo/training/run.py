@@ -23,6 +23,7 @@ from ssia_zoo.training.class_balance import class_weights, report_imbalance
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
+from ssia_zoo.training.health import StepHealth
 from ssia_zoo.training.lora import merged
 from ssia_zoo.training.methods import check_multi_label, create_task, with_lambda
 from ssia_zoo.training.mixup import Mixing, build_mixing
@@ -56,10 +57,7 @@ class Run:
     steps_per_epoch: int
     total_steps: int
     stop: StopSignals
-    stop_signal: int = 0
-    """the signal that stops all processes after this step, or 0"""
-    loss_lost: torch.Tensor
-    """whether a loss of this optimizer step was not finite, in this process"""
+    health: StepHealth
 
     def unsharded_student(self) -> TimmModel:
         """Return the model to evaluate and save: the student or its moving average; every process must call this."""
@@ -136,7 +134,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         stop=stop,
-        loss_lost=torch.zeros((), dtype=torch.bool, device=accelerator.device),
+        health=StepHealth(state, accelerator.device, accelerator.num_processes),
     )
 
 

@@ -17,6 +17,7 @@ from timm.utils.model import unwrap_model
 from ssia_zoo.training.checkpoint import TrainState
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.gradients import _clip, optimizer_step
+from ssia_zoo.training.health import StepHealth
 from ssia_zoo.training.methods import create_task
 from tests.helpers.runs import same_weights, small_run
 
@@ -30,7 +31,7 @@ def clipped(mode: str, value: float | None, method: str) -> tuple[float, dict[st
         generator = torch.Generator().manual_seed(sum(name.removeprefix("student.").encode()))
         parameter.grad = torch.randn(parameter.shape, generator=generator)
     run = SimpleNamespace(config=config, task=task, accelerator=Accelerator())
-    norm = _clip(run)  # type: ignore[arg-type]
+    norm = float(_clip(run))  # type: ignore[arg-type]
     student = unwrap_model(task.get_eval_model())
     return norm, {name: p.grad for name, p in student.named_parameters()}, student
 
@@ -89,7 +90,7 @@ class Scaled:
         self.accelerator._optimizers.append(self.optimizer)
         self.state = TrainState()
         self.stop = SimpleNamespace(received=0)
-        self.loss_lost = torch.zeros((), dtype=torch.bool)
+        self.health = StepHealth(self.state, torch.device("cpu"), processes=1)
         self.folder = SimpleNamespace(checkpoints="checkpoints")
 
     def step(self, loss_lost: bool, overflow: bool = False) -> bool:
@@ -99,7 +100,7 @@ class Scaled:
         self.accelerator.scaler.scale(loss).backward()
         if overflow:
             next(self.task.trainable_module.parameters()).grad.fill_(math.inf)
-        self.loss_lost |= loss_lost
+        self.health.add_loss(torch.tensor(math.nan if loss_lost else 1.0))
         optimizer_step(self)  # type: ignore[arg-type]
         return not all(torch.equal(p, b) for p, b in zip(self.task.trainable_module.parameters(), before, strict=True))
 
