@@ -108,7 +108,8 @@ def _clip(run: Run) -> Tensor:
     parts = [part for part in (student, heads) if part]
     if mode == "norm":
         norms = [_full(torch.nn.utils.clip_grad_norm_(part, value)) for part in parts]
-        return torch.stack(norms).norm()
+        total: Tensor = torch.stack(norms).norm()
+        return total
     norm = _norm(module.parameters())
     for part in parts:
         dispatch_clip_grad(part, value, mode=mode)

@@ -76,7 +76,7 @@ class StepHealth:
         event = None
         if values.device.type == "cuda":
             values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types here
             event.record()
         self._pending.append((step, values, event))
 

@@ -21,6 +21,7 @@ from ssia_zoo.models.metric_names import describe, main_metric
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.arguments import check_config
 from ssia_zoo.training.batch_size import resolve_batch_size
+from ssia_zoo.training.batches import overlapped
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.evaluation import evaluate_only
 from ssia_zoo.training.faults import translate_errors
@@ -28,7 +29,7 @@ from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.freezing import keep_statistics
 from ssia_zoo.training.gradients import check_steps, is_finite, optimizer_step
 from ssia_zoo.training.launcher import resolve_launcher
-from ssia_zoo.training.machine import build_accelerator
+from ssia_zoo.training.machine import build_accelerator, fast_kernels
 from ssia_zoo.training.optimization import with_scaled_lr
 from ssia_zoo.training.probe import train_probe
 from ssia_zoo.training.progress import Progress, epochs_begun, report_evaluation, summarize
@@ -92,7 +93,8 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
     run.stop.deferred = True
     while (state.step < run.total_steps or state.epoch_ended) and not (run.selection and run.selection.ended):
         if not state.epoch_ended:
-            _train_epoch(run, progress)
+            with fast_kernels(config):
+                _train_epoch(run, progress)
             # Before the evaluation, so that a run which is stopped during it resumes with it.
             if state.step % (config.checkpoint_every or 1) == 0 or state.step == run.total_steps:
                 _save_checkpoint(run)
@@ -155,7 +157,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
     remaining = skip_first_batches(run.batches, state.batches) if state.batches else run.batches
     progress.restart_clock()
     takes_indices = isinstance(task, AuxiliaryTask)  # timm's own tasks do not
-    for images, labels, indices in remaining:
+    for images, labels, indices in progress.waiting_for(overlapped(remaining, accelerator.device)):
         if state.batches >= usable:
             continue  # Accelerate needs to see the loader's end
         if state.step >= run.total_steps:

@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def _optimizer_arguments(config: TrainConfig) -> dict[str, Any]:
     """Return the optimizer's own arguments: those that are set, and torch's fused form where there is one.
 
     Raises:
-        ConfigError: The optimizer has no betas or no epsilon, which timm would ignore.
+        ConfigError: The optimizer has no epsilon or not that many betas, which timm would accept.
     """
     info = get_optimizer_info(config.optimizer)
     for name, given, used in (
@@ -85,10 +86,14 @@ def _optimizer_arguments(config: TrainConfig) -> dict[str, Any]:
     ):
         if given and not used:
             raise ConfigError(f"`{name}`: `optimizer` {config.optimizer} does not use it; leave it out")
+    optimizer = get_optimizer_class(config.optimizer, bind_defaults=False)
+    betas = getattr(signature(optimizer).parameters.get("betas"), "default", None)
+    if config.opt_betas and isinstance(betas, tuple) and len(betas) != len(config.opt_betas):
+        raise ConfigError(f"`opt_betas` has {len(config.opt_betas)} values; expected {len(betas)}, such as {betas}")
     arguments: dict[str, Any] = {"betas": config.opt_betas} if config.opt_betas else {}
     arguments |= {} if config.opt_eps is None else {"eps": config.opt_eps}
     arguments |= json.loads(json.dumps(config.opt_kwargs))  # a copy
-    if get_optimizer_class(config.optimizer, bind_defaults=False) in _FUSED and not _NOT_FUSED & arguments.keys():
+    if optimizer in _FUSED and not _NOT_FUSED & arguments.keys():
         arguments["fused"] = True
     return arguments
 

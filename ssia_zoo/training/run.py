@@ -31,6 +31,7 @@ from ssia_zoo.training.model import build_model
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
 from ssia_zoo.training.selection import Selection, build_selection
 from ssia_zoo.training.signals import StopSignals
+from ssia_zoo.training.utilization import peak_flops, training_flops
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class Run:
     total_steps: int
     stop: StopSignals
     health: StepHealth
+    flops_per_image: int | None
+    """of training; None unless the peak of the device is known"""
 
     def unsharded_student(self) -> TimmModel:
         """Return the model to evaluate and save: the student or its moving average; every process must call this."""
@@ -87,6 +90,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     folder.describe(data, preprocessing, config.ssia, weights)
     task = build_task(config, model, preprocessing, data, accelerator, weights)
     unsharded = unsharded_copy(accelerator, model)
+    flops = training_flops(model, preprocessing.input_size) if peak_flops(config, accelerator.device) else None
     optimizer: Any = build_optimizer(config, task.get_trainable_module())
     mean, std = preprocessing.mean, preprocessing.std
     loader = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
@@ -134,6 +138,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         stop=stop,
+        flops_per_image=flops,
         health=StepHealth(state, accelerator.device, accelerator.num_processes),
     )
 
