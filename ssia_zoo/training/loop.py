@@ -5,26 +5,28 @@ from __future__ import annotations
 import logging
 import signal
 import time
+import traceback
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import skip_first_batches
+from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import broadcast_object_list
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ssia_zoo.data.preprocessing import with_default_preprocessing
+from ssia_zoo.errors import TrainingError, one_line
 from ssia_zoo.evaluation.metrics import evaluate, share_buffers
 from ssia_zoo.evaluation.multi_label import build_evaluator
 from ssia_zoo.models.metric_names import describe, main_metric
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.arguments import check_config
-from ssia_zoo.training.batch_size import resolve_batch_size
+from ssia_zoo.training.batch_size import fitting_batch_size, resolve_batch_size
 from ssia_zoo.training.batches import overlapped
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.evaluation import evaluate_only
-from ssia_zoo.training.faults import translate_errors
+from ssia_zoo.training.faults import out_of_memory, translate_errors
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.freezing import keep_statistics
 from ssia_zoo.training.gradients import check_steps, is_finite, optimizer_step
@@ -78,13 +80,25 @@ def train(config: TrainConfig) -> TrainResult:
             config = with_default_preprocessing(config)
         folder = RunFolder(config, accelerator)
         try:
-            run = prepare_run(config, accelerator, folder, stop)
-            with closing(Progress(run)) as progress, logging_redirect_tqdm():
-                metrics = _train(run, progress)
-            summarize(run, metrics, progress, time.monotonic() - start)
+            metrics = _run(config, accelerator, folder, stop, start)
+        except torch.OutOfMemoryError as error:  # of a GPU
+            traceback.clear_frames(error.__traceback__)  # they hold the run's tensors
+            accelerator.free_memory()
+            fitting = fitting_batch_size(config, accelerator)
+            raise TrainingError(out_of_memory(one_line(error), config, fitting)) from error
         finally:
             folder.release()
     return TrainResult(folder.path, metrics, time.monotonic() - start)
+
+
+def _run(
+    config: TrainConfig, accelerator: Accelerator, folder: RunFolder, stop: StopSignals, start: float
+) -> dict[str, float]:
+    run = prepare_run(config, accelerator, folder, stop)
+    with closing(Progress(run)) as progress, logging_redirect_tqdm():
+        metrics = _train(run, progress)
+    summarize(run, metrics, progress, time.monotonic() - start)
+    return metrics
 
 
 def _train(run: Run, progress: Progress) -> dict[str, float]:
