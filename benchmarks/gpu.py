@@ -1,4 +1,7 @@
-"""Time training and evaluation on one GPU (benchmarks/gpu.sh), and write the table in speed.md.
+"""Time training and evaluation on one GPU, and write the table in speed.md.
+
+    benchmarks/gpu.sh --out OUT --timm-train train.py    # benchmarks/gpu.py run, with the environment it needs
+    python benchmarks/gpu.py report OUT/gpu.jsonl        # add to results/gpu.jsonl, write the table
 
 Each experiment of gpu_experiments.py runs in a new process (gpu_child.py), in the order of their value, until the time
 is up: what is then left stays marked as not measured.
@@ -19,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from gpu_child import time_steps
 from gpu_experiments import FOLDERS, Experiment, experiments
 from photos import photo_folder
 from recording import BENCHMARKS, RESULTS, ROOT, Record, append_record, environment, read_results, replace_table
 
 RECORDS = RESULTS / "gpu.jsonl"
 REPORT = BENCHMARKS / "speed.md"
-BARS = (("SSIA / vanilla, time of a step", 1.03), ("waiting for data, share of a step", 0.05))
 FSDP2 = ("--config_file", str(ROOT / "docs" / "launch" / "fsdp2.yaml"), "--num_processes", "1")
 LAUNCHERS = {
     "python": [sys.executable],
@@ -97,7 +100,7 @@ def measure(experiment: Experiment, folder: Path, timm_train: Path | None, left:
     out, result = folder / "run", folder / "result.json"
     shutil.rmtree(out, ignore_errors=True)
     result.unlink(missing_ok=True)
-    words = [*LAUNCHERS[experiment.launcher], str(BENCHMARKS / "gpu_child.py"), str(result)]
+    words = [*LAUNCHERS[experiment.launcher], str(BENCHMARKS / "gpu.py"), "child", str(result)]
     words += experiment.child(data / "data", out, timm_train)
     environment_of_run = {**os.environ, "PYTHONPATH": str(ROOT), **({"ACCELERATE_USE_CPU": "true"} if dry_run else {})}
     try:
@@ -169,16 +172,19 @@ def cells_of(record: Record) -> list[str]:
     return [*numbers, *(f"{100 * record[name]:.1f} %" if name in record else "" for name in ("data_wait", "mfu"))]
 
 
-def report(arguments: Report) -> None:
-    if arguments.file is not None:
-        records = read_results(arguments.file)
+def report(file: Path | None = None) -> None:
+    if file is not None:
+        records = read_results(file)
         if not records or any(record["dry_run"] for record in records):
-            sys.exit(f"{arguments.file}: holds no results, or those of a dry run; expected those of a GPU")
+            sys.exit(f"{file}: holds no results, or those of a dry run; expected those of a GPU")
         for record in records:
             append_record(RECORDS, record)
     replace_table(REPORT, "gpu", table(read_results(RECORDS)))
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["child"]:
+        time_steps(*sys.argv[2:])
+        sys.exit()
     chosen: Any = tyro.cli(Run | Report, description=__doc__)  # type: ignore[arg-type]
-    run(chosen) if isinstance(chosen, Run) else report(chosen)
+    run(chosen) if isinstance(chosen, Run) else report(chosen.file)

@@ -1,7 +1,5 @@
 """Run train_hf.py or timm's train.py, unchanged, and time some of its optimizer steps; or time an evaluation.
 
-    gpu_child.py RESULT LOOP WARM_UP STEPS BATCH_SIZE ARGUMENTS...     # called by gpu.py
-
 torch calls a hook after every optimizer step. After the warm-up and after the last step it waits for the GPU; in
 between, nothing is added to the loop. Then the run is ended.
 """
@@ -92,7 +90,17 @@ def evaluate(result: Path, batch_size: int, model: str, dataset: str, image_size
     write(result, {"images_per_second": round(images / seconds[0], 1), **memory()})
 
 
-def main(result: str, loop: str, warm_up: str, steps: str, batch_size: str, *arguments: str) -> None:
+def time_steps(result: str, loop: str, warm_up: str, steps: str, batch_size: str, *arguments: str) -> None:
+    """Write the speed of a loop to a file.
+
+    Args:
+        result: JSON file to write.
+        loop: "ours", "timm" or "evaluate".
+        warm_up: Steps before those that are timed.
+        steps: Steps that are timed.
+        batch_size: Images per step.
+        arguments: Flags of train_hf.py; timm's train.py and its flags; or those of `evaluate`.
+    """
     if loop == "evaluate":
         evaluate(Path(result), int(batch_size), *arguments)
         return
@@ -106,7 +114,3 @@ def main(result: str, loop: str, warm_up: str, steps: str, batch_size: str, *arg
         config = parse_config(list(arguments))
         clock.folder = Path(config.output_dir)
         train(config)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

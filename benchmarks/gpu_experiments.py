@@ -10,6 +10,7 @@ FOLDERS = {"photos256": ((256, 256), 24_000), "photos512": ((512, 384), 24_000),
 """Size and number of the training images; those of 256 pixels are decoded fast enough for a GPU's training."""
 
 _MODELS = {"resnet50": ("resnet50", 256), "vit_small": ("vit_small_patch16_224", 256)}
+_LOOPS = {"vanilla": "vanilla", "ssia": "SSIA", "ours": "train_hf.py", "timm": "timm's train.py"}
 _BF16 = ("--mixed-precision", "bf16")
 _TIMM_BF16 = ("--amp", "--amp-dtype", "bfloat16")
 
@@ -83,7 +84,7 @@ def _eager(short: str, loop: str) -> Experiment:
     timm = loop == "timm"
     return Experiment(
         name=f"{short}-{loop}-eager",
-        title=f"`{model}`, bf16, {'timm’s train.py' if timm else loop}",
+        title=f"`{model}`, bf16, {_LOOPS[loop]}",
         model=model,
         image_size=224,
         batch_size=batch,
@@ -97,7 +98,7 @@ def _compiled(short: str, method: str) -> Experiment:
     model, batch = _MODELS[short]
     return Experiment(
         name=f"{short}-{method}-compiled",
-        title=f"`{model}`, bf16, {method}, compiled",
+        title=f"`{model}`, bf16, {_LOOPS[method]}, compiled",
         model=model,
         image_size=224,
         batch_size=batch,
@@ -110,7 +111,7 @@ def _compiled(short: str, method: str) -> Experiment:
 def _data(loop: Literal["ours", "timm"], *flags: str) -> Experiment:
     return Experiment(
         name=f"data-{loop}",
-        title=f"JPEGs of 512x384, bound by data, {'train_hf.py' if loop == 'ours' else 'timm’s train.py'}",
+        title=f"JPEGs of 512x384, bound by data, {_LOOPS[loop]}",
         model="test_resnet",
         image_size=224,
         batch_size=64,

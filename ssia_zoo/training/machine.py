@@ -49,6 +49,11 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             f"`tracker` {config.tracker} is not installed; installed: {', '.join(available) or 'none'} "
             "(pip install 'ssia-zoo[tracking]' installs tensorboard)"
         )
+    if config.ddp_static_graph and config.batches_per_step > 1:
+        raise ConfigError(
+            f"`ddp_static_graph` does not work with `accumulation_steps` {config.batches_per_step} (or the launcher's), "
+            "as DDP then averages gradients in some batches only; leave out one of them"
+        )
     if config.sync_bn and not torch.cuda.is_available():
         raise ConfigError("`sync_bn` needs GPUs; leave it out on CPUs")
     if config.mixed_precision == "fp16" and not torch.accelerator.is_available():

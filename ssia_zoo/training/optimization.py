@@ -49,10 +49,16 @@ def with_scaled_lr(config: TrainConfig, processes: int) -> TrainConfig:
     return config
 
 
-def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(config: TrainConfig, module: torch.nn.Module, *, sharded: bool = False) -> torch.optim.Optimizer:
     """Build timm's optimizer for student and heads, without weight decay where timm or the model exclude it.
 
-    With `head_lr`, the groups of the classifier's parameters have "classifier": True.
+    SGD, Adam and AdamW are torch's fused forms. With `head_lr`, the groups of the classifier's parameters have
+    "classifier": True.
+
+    Args:
+        config: Settings.
+        module: Student and heads.
+        sharded: Whether FSDP2 will shard the module; torch's fused SGD does not support that.
 
     Raises:
         ConfigError: timm has no such optimizer, or it does not support these settings.
@@ -60,7 +66,11 @@ def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim
     if config.optimizer not in list_optimizers():
         hint = did_you_mean(config.optimizer, list_optimizers(), "expected a timm optimizer, such as adamw or sgd")
         raise ConfigError(f"`optimizer` is {config.optimizer!r}; {hint}")
-    arguments = {"momentum": config.momentum, "layer_decay": config.layer_decay, **_optimizer_arguments(config)}
+    arguments = {
+        "momentum": config.momentum,
+        "layer_decay": config.layer_decay,
+        **_optimizer_arguments(config, sharded),
+    }
     groups = None if config.head_lr is None else partial(_groups_with_head, config, config.head_lr)
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
@@ -73,7 +83,7 @@ def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim
     return optimizer
 
 
-def _optimizer_arguments(config: TrainConfig) -> dict[str, Any]:
+def _optimizer_arguments(config: TrainConfig, sharded: bool) -> dict[str, Any]:
     """Return the optimizer's own arguments: those that are set, and torch's fused form where there is one.
 
     Raises:
@@ -93,7 +103,8 @@ def _optimizer_arguments(config: TrainConfig) -> dict[str, Any]:
     arguments: dict[str, Any] = {"betas": config.opt_betas} if config.opt_betas else {}
     arguments |= {} if config.opt_eps is None else {"eps": config.opt_eps}
     arguments |= json.loads(json.dumps(config.opt_kwargs))  # a copy
-    if optimizer in _FUSED and not _NOT_FUSED & arguments.keys():
+    fused = optimizer in _FUSED and not _NOT_FUSED & arguments.keys()
+    if fused and not (sharded and optimizer is torch.optim.SGD):
         arguments["fused"] = True
     return arguments
 

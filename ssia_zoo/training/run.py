@@ -91,7 +91,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     task = build_task(config, model, preprocessing, data, accelerator, weights)
     unsharded = unsharded_copy(accelerator, model)
     flops = training_flops(model, preprocessing.input_size) if peak_flops(config, accelerator.device) else None
-    optimizer: Any = build_optimizer(config, task.get_trainable_module())
+    optimizer: Any = build_optimizer(config, task.get_trainable_module(), sharded=accelerator.is_fsdp2)
     mean, std = preprocessing.mean, preprocessing.std
     loader = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
     batches = share_loader(loader, accelerator)

@@ -48,6 +48,11 @@ def test_options_of_ddp_reach_the_accelerator() -> None:
     assert (chosen.static_graph, chosen.comm_hook.value) == (True, "bf16")
 
 
+def test_a_static_graph_with_accumulation_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^`ddp_static_graph` does not work with `accumulation_steps` 2[^\n]*$"):
+        small_run(tmp_path / "run", ddp_static_graph=True, accumulation_steps=2)
+
+
 @pytest.mark.covers("tf32")
 @pytest.mark.parametrize("tf32", [True, False])
 def test_a_run_trains_with_tf32_if_asked_and_leaves_torchs_options_as_they_were(
