@@ -167,6 +167,12 @@ class TrainConfig(DataConfig):
     """Scaling of --lr-base with the global batch; if None, as timm: sqrt for ada* and lamb optimizers, else linear."""
     momentum: FractionBelow1 = 0.9
     """Momentum, for optimizers that use it."""
+    opt_betas: tuple[FractionBelow1, ...] = ()
+    """Betas, for optimizers that use them; if not set, the optimizer's own."""
+    opt_eps: PositiveFloat | None = None
+    """Epsilon, for optimizers that use it; if None, the optimizer's own."""
+    opt_kwargs: Pairs = field(default_factory=dict)
+    """Other arguments of the optimizer, such as amsgrad=True, or fused=False for torch's other form of it."""
     weight_decay: NonNegativeFloat = 0.05
     """Weight decay; not applied to biases, norms and parameters that the model excludes."""
     layer_decay: FractionAbove0 | None = None
@@ -232,6 +238,8 @@ class TrainConfig(DataConfig):
     mixed_precision: tyro.conf.DisallowNone[Precision | None] = None
     """Mixed precision; if None, the launcher's, else no. On CPUs without bf16 instructions (AVX512-BF16, AMX, Arm's
     BF16), bf16 is many times slower than no."""
+    tf32: bool = True
+    """Train with TensorFloat-32 where operations are in float32 (NVIDIA GPUs since Ampere); not used in evaluations."""
     channels_last: bool = False
     """Use the channels_last memory format, which suits convolutions."""
     compile: tyro.conf.DisallowNone[bool | None] = None
@@ -244,6 +252,10 @@ class TrainConfig(DataConfig):
     """Recompute activations in the backward pass (gradient checkpointing): less memory, more time."""
     sync_bn: bool = False
     """Synchronize BatchNorm across processes (GPUs only)."""
+    ddp_static_graph: bool = False
+    """Let DDP assume that each step uses the same parameters in the same way, which saves time."""
+    ddp_compression: Literal["no", "bf16"] = "no"
+    """Precision of the gradients that processes exchange (DDP): bf16 halves what is sent."""
 
     eval_only: bool = False
     """Evaluate the weights of --model without training, and write metrics.json."""
@@ -263,6 +275,8 @@ class TrainConfig(DataConfig):
     """Log to an experiment tracker."""
     tracker: str = "tensorboard"
     """Name of a tracker that Accelerate supports."""
+    profile: PositiveInt | None = None
+    """Write a torch profiler trace of this many optimizer steps to --output-dir."""
 
     push_to_hub: bool = False
     """Push the result to the Hugging Face Hub."""
@@ -313,5 +327,6 @@ def fill_unset(settings: dict[str, Any]) -> dict[str, Any]:
 
 _OUTPUT_SETTINGS = (
     *("output_dir", "resume", "checkpoint_every", "keep_checkpoints", "with_tracking", "tracker"),
+    "profile",
     *("push_to_hub", "hub_model_id", "hub_private", "push_every", "val_interval", "eval_only"),
 )

@@ -83,7 +83,7 @@ def _in_transfer(error: Exception) -> bool:
 def _translate(error: Exception, config: TrainConfig) -> str | None:
     text = one_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(text):
-        return _out_of_memory(text, config)
+        return out_of_memory(text, config)
     if full := _NO_SHARED_MEMORY.search(text):
         return (
             f"no shared memory for a batch: {full.group()}; enlarge /dev/shm (or the limit on file sizes), or lower "
@@ -109,16 +109,22 @@ def _distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _out_of_memory(text: str, config: TrainConfig) -> str:
+def out_of_memory(text: str, config: TrainConfig, fitting: int = 0) -> str:
+    """Return one line with a fix.
+
+    Args:
+        text: The error.
+        config: Settings of the run.
+        fitting: A smaller batch size whose training steps fit in memory; 0 if none is known.
+    """
     asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", text, re.I)
     size = f" of {'x'.join(map(str, height_width(config.image_size)))}" if config.image_size else ""
     advice = []
     even = config.batch_size % (4 if config.mixup or config.cutmix else 2) == 0  # mixup takes even batches
-    if even:
-        advice.append(
-            f"--batch-size {config.batch_size // 2} --accumulation-steps {config.batches_per_step * 2}, for the same "
-            "global batch"
-        )
+    smaller = fitting or (config.batch_size // 2 if even else 0)
+    if smaller:
+        steps = config.batches_per_step * config.batch_size // smaller
+        advice.append(f"--batch-size {smaller} --accumulation-steps {steps}, for the same global batch")
     if not config.grad_checkpointing:
         advice.append("`grad_checkpointing`")
     if config.workers > 0:
@@ -126,5 +132,5 @@ def _out_of_memory(text: str, config: TrainConfig) -> str:
     advice.append("a smaller `image_size`")
     return (
         f"out of memory{f' (asked for {asked.group(1)} more)' if asked else ''} with batches of {config.batch_size} "
-        f"images{size}; in a new `output_dir`, try: {', or '.join(advice)}"
+        f"images{size}{f', while {fitting} fit' if fitting else ''}; in a new `output_dir`, try: {', or '.join(advice)}"
     )

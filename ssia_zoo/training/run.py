@@ -23,6 +23,7 @@ from ssia_zoo.training.class_balance import class_weights, report_imbalance
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
+from ssia_zoo.training.health import StepHealth
 from ssia_zoo.training.lora import merged
 from ssia_zoo.training.methods import check_multi_label, create_task, with_lambda
 from ssia_zoo.training.mixup import Mixing, build_mixing
@@ -30,6 +31,7 @@ from ssia_zoo.training.model import build_model, train_input_size
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
 from ssia_zoo.training.selection import Selection, build_selection
 from ssia_zoo.training.signals import StopSignals
+from ssia_zoo.training.utilization import peak_flops, training_flops
 
 _log = logging.getLogger(__name__)
 
@@ -56,10 +58,9 @@ class Run:
     steps_per_epoch: int
     total_steps: int
     stop: StopSignals
-    stop_signal: int = 0
-    """the signal that stops all processes after this step, or 0"""
-    loss_lost: torch.Tensor
-    """whether a loss of this optimizer step was not finite, in this process"""
+    health: StepHealth
+    flops_per_image: int | None
+    """of training; None unless the peak of the device is known"""
 
     def unsharded_student(self) -> TimmModel:
         """Return the model to evaluate and save: the student or its moving average; every process must call this."""
@@ -89,7 +90,8 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     folder.describe(data, preprocessing, config.ssia, weights)
     task = build_task(config, model, preprocessing, data, accelerator, weights)
     unsharded = unsharded_copy(accelerator, model)
-    optimizer: Any = build_optimizer(config, task.get_trainable_module())
+    flops = training_flops(model, preprocessing.input_size) if peak_flops(config, accelerator.device) else None
+    optimizer: Any = build_optimizer(config, task.get_trainable_module(), sharded=accelerator.is_fsdp2)
     mean, std = preprocessing.mean, preprocessing.std
     loader = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
     batches = share_loader(loader, accelerator)
@@ -136,7 +138,8 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         stop=stop,
-        loss_lost=torch.zeros((), dtype=torch.bool, device=accelerator.device),
+        flops_per_image=flops,
+        health=StepHealth(state, accelerator.device, accelerator.num_processes),
     )
 
 

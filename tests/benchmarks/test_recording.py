@@ -79,7 +79,7 @@ def test_a_table_is_replaced_between_its_marks_and_nowhere_else(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "name", [*REPORTS, "finetune", "stages", pytest.param("accuracy_report", marks=pytest.mark.slow)]
+    "name", [*REPORTS, "finetune", "gpu", "stages", pytest.param("accuracy_report", marks=pytest.mark.slow)]
 )
 def test_tables_in_the_documentation_are_those_of_the_results(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
