@@ -88,8 +88,7 @@ def decode_jpeg(content: bytes, header: JpegHeader, mode: str, divisor: int = 1)
         divisor: Decode at this fraction of the size: 1, 2, 4 or 8.
 
     Returns:
-        The pixels; None for JPEGs that simplejpeg does not decode exactly as Pillow does (CMYK, truncated, damaged), and
-        if it is not installed.
+        The pixels; None for JPEGs that Pillow has to decode (CMYK, truncated, damaged), and without simplejpeg.
     """
     if simplejpeg is None or header.mode not in _MODES:
         return None

@@ -40,9 +40,10 @@ def train_loader(
 ) -> DataLoader[Batch]:
     """Build the loader of shuffled, augmented batches; the last incomplete batch is dropped.
 
-    A batch is images (NCHW; uint8, which `DeviceTransform` normalizes, or float32 with `pixels` pil and `cache_images`),
-    labels (int64 N) and indices (int64 N), which are rows of `data.train`, or places in the epoch of a stream; with
-    `random_erase` and uint8 images, also a list of seeds for `DeviceTransform`. Set the epoch, 0 at first, by `loader.sampler.set_epoch`, or Accelerate's `set_epoch`.
+    A batch is images, labels (int64 N) and indices (int64 N), which are rows of `data.train`, or places in the epoch
+    of a stream. `DeviceTransform` makes it the model's input: its images are uint8 NHWC, and with `random_erase` a list
+    of seeds follows. With `pixels` pil or `cache_images`, the images are normalized float32 NCHW already. Set the
+    epoch, 0 at first, by `loader.sampler.set_epoch`, or Accelerate's `set_epoch`.
 
     Args:
         data: Its `train` is loaded.

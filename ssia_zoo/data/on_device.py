@@ -17,7 +17,7 @@ from ssia_zoo.data.randomness import isolate_rng
 
 
 class DeviceTransform:
-    """Normalize the uint8 images of a batch, and erase rectangles by timm's RandomErasing, where the batch is.
+    """Normalize the images of a batch (uint8 NHWC), and erase rectangles by timm's RandomErasing, where the batch is.
 
     Batches of normalized images (`pixels` pil, or `cache_images`) are returned as they are.
 
@@ -41,7 +41,7 @@ class DeviceTransform:
         """
         images, labels, indices, *seeds = batch
         if images.dtype == torch.uint8:
-            images = self._normalize(images)
+            images = self._normalize(images.permute(0, 3, 1, 2))
             if seeds:
                 self._erase(images, seeds[0])
         return images, labels, indices

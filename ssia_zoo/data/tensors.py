@@ -26,18 +26,19 @@ from ssia_zoo.data.transforms import input_height_width, timm_augmentation
 _log = logging.getLogger(__name__)
 
 _ON_TENSORS = ("bilinear", "bicubic")
-"""Interpolations that torch does on uint8 as Pillow does, to one level of 255."""
+"""Interpolations that torch does on uint8 as Pillow does: the same weights, and pixels that differ by one level of 255,
+or by more next to black and white, where each clips what overshoots between its two passes."""
 
 _GAP = 2.0
-"""A JPEG is decoded at the smallest size at which the crop still has this multiple of the input's size, as by default in
-Pillow's `Image.thumbnail` (`reducing_gap`)."""
+"""A JPEG is decoded at the smallest size at which the crop has at least this multiple of the input's size: the default
+`reducing_gap` of Pillow's `Image.thumbnail`."""
 
 Box = tuple[int, int, int, int]
 """Top, left, height and width, pixels."""
 
 
 class TensorPixels:
-    """Turns an undecoded image into an augmented uint8 tensor [C, H, W].
+    """Turns an undecoded image into an augmented uint8 tensor [H, W, C].
 
     The random numbers are those of `train_transform`, drawn in the same order: the same crop, the same flips, the same
     policy.
@@ -103,7 +104,7 @@ class TensorPixels:
         return to_tensor(self.convert(PIL.Image.fromarray(pixels)))
 
     def augment(self, decoded: Tensor | PIL.Image.Image) -> Tensor:
-        """Resize what `decode` returns, flip it and apply the policy."""
+        """Resize what `decode` returns, flip it and apply the policy; return uint8 [H, W, C]."""
         if self.before is not None:
             pixels = to_tensor(self.before(decoded))
         else:
@@ -111,7 +112,9 @@ class TensorPixels:
             for flip, probability in self.flips:
                 if probability > 0 and torch.rand(1) < probability:
                     pixels = flip(pixels)
-        return pixels if self.policy is None else to_tensor(self.policy(F.to_pil_image(pixels)))
+        if self.policy is not None:
+            pixels = to_tensor(self.policy(F.to_pil_image(pixels)))
+        return pixels.permute(1, 2, 0).contiguous()  # as decoders and resizes lay them out: a batch is then a copy
 
     def _divisor(self, box: Box) -> int:
         """Return the divisor of the size at which to decode a JPEG for a crop: 1, 2, 4 or 8."""

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
+import PIL
 import timm
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
+from ssia_zoo.data.jpeg import decoder_version
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.fsdp import check_applied, sharding_plugin
@@ -73,6 +75,8 @@ def describe_environment(accelerator: Accelerator) -> dict[str, str]:
         "torch": torch.__version__,
         "timm": timm.__version__,
         "accelerate": accelerate.__version__,
+        "pillow": PIL.__version__,
+        "simplejpeg": decoder_version() or "not installed",
         "ssia-zoo": __version__,
         "device": f"{name} ({platform.machine()})",
         "processes": str(accelerator.num_processes),

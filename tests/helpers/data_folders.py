@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from ssia_zoo.data import DataConfig, load_image_data
 from ssia_zoo.errors import DataError
@@ -40,8 +41,9 @@ def plain(number: int) -> bytes:
 
 
 def number_of(image: Any) -> int:
-    """Return the number of a plain image, normalized by MEAN and STD."""
-    red, green, _ = ((image[:, 4, 4] * 0.25 + 0.5) * 255).round().int().tolist()
+    """Return the number of a plain image of a batch: uint8 [H, W, C], or [C, H, W] normalized by MEAN and STD."""
+    pixel = image[4, 4] if image.dtype == torch.uint8 else ((image[:, 4, 4] * 0.25 + 0.5) * 255).round()
+    red, green, _ = pixel.int().tolist()
     return int(red + 256 * green)
 
 
