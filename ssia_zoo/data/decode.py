@@ -109,7 +109,7 @@ def _load(content: bytes, max_pixels: int, divisor: int) -> PIL.Image.Image:
         if is_jpeg(image):
             divisor = max(divisor, limit_divisor(width, height, max_pixels))
             if divisor > 1:
-                image.draft(image.mode, (width // divisor, height // divisor))
+                image.draft(image.mode, (max(1, width // divisor), max(1, height // divisor)))
         elif width * height > max_pixels:
             raise _too_large(width, height, max_pixels)
         image.load()

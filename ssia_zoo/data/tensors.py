@@ -173,8 +173,8 @@ def report_path(pixels: TensorPixels, config: DataConfig, reader: Reader) -> Non
         name = "auto_augment" if config.auto_augment else "color_jitter"
         _log.info("`%s` runs on Pillow images, as in timm", name)
     if pixels.crop is not None and pixels.resizes_on_pil:
-        what = "images with transparency" if pixels.convert.mode == "RGBA" else f"the interpolation {pixels.name}"
-        _log.info("crops are resized as Pillow images, as tensors do not support %s", what)
+        what = "transparency" if pixels.convert.mode == "RGBA" else f"interpolation {pixels.name}"
+        _log.info("crops are resized as Pillow images: tensors do not support %s", what)
 
 
 def _holds_jpegs(reader: Reader) -> bool:

@@ -66,7 +66,7 @@ def read_config(source: str) -> TrainConfig:
         data = data["training"]
     if not isinstance(data, dict):
         raise ConfigError(f"--config {source}: expected settings by name, got {type(data).__name__}")
-    if (published_file or _WRITTEN_BY_A_RUN <= data.keys()) and "pixels" not in data:
+    if (published_file or data.keys() >= _WRITTEN_BY_A_RUN) and "pixels" not in data:
         _log.info("--config %s is older than `pixels`, which is therefore %s", source, BEFORE_PIXELS["pixels"])
         data = {**data, **BEFORE_PIXELS}
     try:

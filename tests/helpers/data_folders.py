@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import torch
 
-from ssia_zoo.data import DataConfig, load_image_data
+from ssia_zoo.data import DataConfig, DeviceTransform, load_image_data
 from ssia_zoo.errors import DataError
 
 IMAGE = datasets.Image()
@@ -38,6 +38,11 @@ def encoded(image: PIL.Image.Image, form: str = "PNG") -> bytes:
 def plain(number: int) -> bytes:
     """Return a PNG of one colour that encodes a number."""
     return encoded(PIL.Image.new("RGB", (8, 8), (number % 256, number // 256, 128)))
+
+
+def finished(batch: Any, config: DataConfig | None = None, mean: Any = MEAN, std: Any = STD) -> Any:
+    """Return a batch of the training loader as the model gets it: images, labels and indices."""
+    return DeviceTransform(config or DataConfig("digits"), mean, std)(batch)
 
 
 def number_of(image: Any) -> int:
