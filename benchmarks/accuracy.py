@@ -37,6 +37,7 @@ import tyro
 import yaml
 from recording import ROOT, append_record, read_results
 
+from ssia_zoo.training.config import BEFORE_PIXELS
 from ssia_zoo.training.metrics import read_records
 
 PLANS = recording.BENCHMARKS / "plans"
@@ -151,7 +152,8 @@ def run_cell(cell: Cell, folder: Path, data: Path) -> Settings:
     """Train one model in a separate process, on one thread, and return its record."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "cell.yaml"
-    config.write_text(yaml.safe_dump({**cell.settings, "dataset": str(data)}), encoding="utf-8")
+    settings = {**BEFORE_PIXELS, **cell.settings, "dataset": str(data)}  # as all recorded runs
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     command = [sys.executable, ROOT / "train_hf.py", "--config", config, "--output-dir", folder / "run"]
     python_path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     start = time.monotonic()

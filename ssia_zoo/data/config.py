@@ -144,6 +144,10 @@ class DataConfig:
     max_pixels: PositiveInt = MAX_PIXELS
     """Maximum size of an image, pixels. A larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size; other larger images
     count as unreadable."""
+    pixels: Literal["tensor", "pil"] = "tensor"
+    """Path of the training images: tensor: crop and resize uint8 tensors, decode JPEGs by simplejpeg (if installed) and
+    much larger ones at a reduced size, and normalize on the training device; pil: do all of it on Pillow images in the
+    workers, as all weights were trained before this setting existed. Evaluation always does."""
     check_duplicates: bool = False
     """Search the training and evaluation splits for identical images, whatever their number; up to 10,000 images are
     always searched."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,17 @@ from ssia_zoo.data.preprocessing import ConvertMode, Preprocessing, Transform, w
 from ssia_zoo.errors import ConfigError
 
 
+class Augmentation(NamedTuple):
+    """timm's training transforms in three parts."""
+
+    geometry: list[Callable[..., Any]]
+    """Crop and flips, image to image."""
+    policy: list[Callable[..., Any]]
+    """AutoAugment, RandAugment, AugMix or colour jitter, image to image; empty without them."""
+    final: list[Callable[..., Any]]
+    """Conversion to float, normalization and random erasing."""
+
+
 def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:
     """Build timm's augmentation: an image of any 8-bit mode to a normalized float tensor.
 
@@ -31,19 +43,24 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
         ConfigError: timm does not know the augmentation policy or does not support it for four channels, or the image
             size is not set.
     """
+    convert, parts = ConvertMode(len(mean)), timm_augmentation(config, mean, std)
+    return transforms.Compose([convert, *parts.geometry, *parts.policy, *parts.final])  # type: ignore[no-any-return]
+
+
+def timm_augmentation(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Augmentation:
+    """Build the parts of `train_transform`; arguments and errors are the same."""
     height, width = train_height_width(config)
     config = with_default_preprocessing(config)
-    convert = ConvertMode(len(mean))
-    if config.auto_augment and convert.mode == "RGBA":
+    if config.auto_augment and ConvertMode(len(mean)).mode == "RGBA":
         raise ConfigError(
             f"`auto_augment` is {config.auto_augment!r}, which Pillow does not support for four channels; leave it out"
         )
     try:
-        transform = create_transform(
+        parts = create_transform(
             (height, width),
             is_training=True,
             scale=config.scale,
-            ratio=tuple(limit * width / height for limit in config.ratio),
+            ratio=input_ratio(config),
             hflip=config.hflip,
             vflip=config.vflip,
             color_jitter=config.color_jitter or None,
@@ -54,17 +71,25 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
             re_prob=config.random_erase,
             re_mode=config.random_erase_mode,
             re_count=config.random_erase_count,
+            separate=True,
         )
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         raise ConfigError(
             f"`auto_augment` is {config.auto_augment!r}, which timm does not know; expected a policy such as "
             "'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'original'"
         ) from error
-    allow_zero_bits(transform.transforms)
+    geometry, policy, final = (list(part.transforms) for part in parts)
+    allow_zero_bits(policy)
     if config.crop_padding:
-        crop = ReflectCrop((height, width), config.crop_padding)
-        return transforms.Compose([convert, resize_transform(config), crop, *transform.transforms[1:]])  # type: ignore[no-any-return]
-    return transforms.Compose([convert, *transform.transforms])  # type: ignore[no-any-return]
+        geometry = [resize_transform(config), ReflectCrop((height, width), config.crop_padding), *geometry[1:]]
+    return Augmentation(geometry, policy, final)
+
+
+def input_ratio(config: DataConfig) -> tuple[float, float]:
+    """Return the range of aspect ratios (width to height) of the random crop."""
+    height, width = train_height_width(config)
+    low, high = config.ratio
+    return low * width / height, high * width / height
 
 
 def eval_transform(

@@ -308,9 +308,13 @@ class TrainConfig(DataConfig):
         return yaml.safe_dump(json.loads(json.dumps(asdict(self))), sort_keys=False)
 
 
+BEFORE_PIXELS = {"pixels": "pil"}
+"""The path of the training images in runs that are older than the setting."""
+
+
 def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """Add the defaults of settings that the `decisive_settings()` of an older version lack, in groups too."""
-    complete = TrainConfig().decisive_settings()
+    complete = TrainConfig().decisive_settings() | BEFORE_PIXELS
     for name, value in settings.items():
         default = complete.get(name)
         complete[name] = {**default, **value} if isinstance(default, dict) and isinstance(value, dict) else value

@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 
-from ssia_zoo.data import ImageData, eval_loader, load_image_data, share_loader, train_loader
+from ssia_zoo.data import DeviceTransform, ImageData, eval_loader, load_image_data, share_loader, train_loader
 from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import ConfigError
@@ -47,6 +47,8 @@ class Run:
     unsharded: TimmModel | None
     """under FSDP2 a copy of the student, into which its shards are gathered"""
     batches: Any
+    on_device: DeviceTransform
+    """makes a batch of `batches` the model's input"""
     eval_batches: Any
     optimizer: Any
     scheduler: Any
@@ -128,6 +130,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         task=task,
         unsharded=unsharded,
         batches=batches,
+        on_device=DeviceTransform(config, mean, std),
         eval_batches=eval_batches,
         optimizer=optimizer,
         scheduler=scheduler,
