@@ -105,7 +105,8 @@ def _label_column(splits: datasets.DatasetDict, subset: Settings) -> str:
     columns = {column: None for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
     if not columns or "image" not in features:
         raise DataError(f"dataset {name!r} has the columns {', '.join(features)}; expected image and one of classes")
-    for needed in [subset["train_labels"]] * ("train_labels" in subset) + [COARSE] * ("exchanged" in subset):
+    used = [("train_labels", subset.get("train_labels")), ("exchanged", COARSE)]
+    for needed in (str(column) for key, column in used if key in subset):
         if needed not in features:
             hint = did_you_mean(needed, features, f"it has {', '.join(features)}")
             raise DataError(f"dataset {name!r} has no column {needed!r}; {hint}")
