@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from ssia_zoo.cli.answers import embed
+from ssia_zoo.cli.arena import arena
 from ssia_zoo.cli.comparison import compare
 from ssia_zoo.cli.console import DONE, UsageError, run
 from ssia_zoo.cli.export import export
@@ -64,6 +65,7 @@ _COMMANDS: dict[str, Callable[..., int | None]] = {
     "fetch": fetch,
     "publish": publish,
     "export": export,
+    "arena": arena,
     "demo": demo,
 }
 
@@ -100,6 +102,8 @@ def _run_command(words: list[str]) -> int | None:
     if words[0] not in _COMMANDS:
         hint = did_you_mean(words[0], _COMMANDS, "`ssia-zoo --help` lists the commands")
         raise UsageError(f"unknown command {words[0]!r}; {hint}")
+    if words[0] == "arena":  # has commands of its own
+        return arena(words[1:])
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     status: int | None = tyro.cli(_COMMANDS[words[0]], prog=f"ssia-zoo {words[0]}", args=words[1:], config=config)
     return status
