@@ -209,7 +209,9 @@ def _check_tuning(plan: Plan, tune: Tuning) -> None:
     _known("tune, tries", tune.tries, plan.methods, "methods")
     counts = {method: len(tries) for method, tries in tune.tries.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values() or not tune.seeds:
-        raise ConfigError(f"tune, tries: expected the same number for each method, at least 1, and a seed; got {counts}")
+        raise ConfigError(
+            f"tune, tries: expected the same number for each method, at least 1, and a seed; got {counts}"
+        )
     shared = sorted(set(tune.seeds) & set(plan.seeds))
     if shared:
         raise ConfigError(f"tune, seeds {shared} are seeds of the plan too; choose others, which only choose")

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ssia_zoo.arena.plan import Cell, Plan
 from ssia_zoo.arena.records import Record, answers_path, read_failures, read_records
@@ -14,7 +15,7 @@ from ssia_zoo.errors import DataError
 from ssia_zoo.evaluation.answers import Answers, read_answers
 from ssia_zoo.evaluation.paired import same_images
 
-Group = dict[str, dict[int, Record]]
+Group = dict[str, dict[Any, Record]]
 """Records by method and seed."""
 
 
@@ -65,13 +66,13 @@ def groups(runs: Sequence[Record]) -> dict[tuple[str, str], Group]:
     return found
 
 
-def paired_seeds(group: Group, method: str, control: str) -> list[int]:
+def paired_seeds(group: Group, method: str, control: str) -> list[Any]:
     """Return the seeds that a method and the control both have."""
     return sorted(group.get(method, {}).keys() & group.get(control, {}).keys())
 
 
 def paired_answers(
-    records: Path, method: Mapping[int, Record], control: Mapping[int, Record]
+    records: Path, method: Mapping[Any, Record], control: Mapping[Any, Record]
 ) -> list[tuple[Answers, Answers]] | None:
     """Return the answers of a method and of the control for each seed that both have.
 

@@ -25,7 +25,7 @@ from ssia_zoo.arena.plan import Cell, Plan
 from ssia_zoo.arena.records import Record, answers_path, append_line, read_records, record_failure
 from ssia_zoo.arena.subsets import load_splits, make_subset, subset_folder
 from ssia_zoo.arena.tuning import schedule
-from ssia_zoo.arena.worker import ANSWERS, OUTCOME, RUN, SETTINGS
+from ssia_zoo.arena.worker import ANSWERS, OUTCOME, SETTINGS
 from ssia_zoo.errors import ConfigError, one_line, without_credentials
 
 _POLL_SECONDS = 0.2
@@ -157,7 +157,9 @@ class _Runner:
             except Timeout:
                 self.report(f"skipped, as another process runs it: {cell.title}")
                 continue
-            self.running.append(_Running(cell, folder, device, self._spawn(cell, folder, device), lock, time.monotonic()))
+            self.running.append(
+                _Running(cell, folder, device, self._spawn(cell, folder, device), lock, time.monotonic())
+            )
 
     def _spawn(self, cell: Cell, folder: Path, device: str) -> subprocess.Popen[bytes]:
         dataset = subset_folder(cell.subset, self.options.work / "data")

@@ -27,8 +27,8 @@ def compare_pairs(pairs: Scores) -> Comparison:
 
 
 def p_value(pairs: Scores) -> float | None:
-    """Return the two-sided p-value of the paired t-test; None where `compare_pairs` has no interval."""
-    if compare_pairs(pairs).interval is None:
+    """Return the two-sided p-value of the paired t-test; None without pairs or an interval of `compare_pairs`."""
+    if not pairs or compare_pairs(pairs).interval is None:
         return None
     from scipy.stats import ttest_rel  # takes a second to import
 

@@ -40,7 +40,9 @@ def check_source(name: str, data_root: Path | None) -> None:
     if (data_root is not None and (data_root / name).is_dir()) or name == "digits" or name.count("/") == 1:
         return
     if data_root is None:
-        raise DataError(f"dataset {name!r} is neither digits nor a Hub id; give the folder that contains it, `data_root`")
+        raise DataError(
+            f"dataset {name!r} is neither digits nor a Hub id; give the folder that contains it, `data_root`"
+        )
     found = sorted(path.name for path in data_root.iterdir() if path.is_dir())
     hint = did_you_mean(name, found, f"it has {', '.join(found) or 'no folders'}")
     raise DataError(f"dataset {name!r} is not a folder in {data_root}; {hint}")
@@ -102,7 +104,7 @@ def _label_column(splits: datasets.DatasetDict, subset: Settings) -> str:
     if "train" not in splits or not {"test", "validation"} & set(splits):
         raise DataError(f"dataset {name!r} has the splits {', '.join(splits)}; expected train, and test or validation")
     features = splits["train"].features
-    columns = {column: None for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
+    columns = [str(column) for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if not columns or "image" not in features:
         raise DataError(f"dataset {name!r} has the columns {', '.join(features)}; expected image and one of classes")
     used = [("train_labels", subset.get("train_labels")), ("exchanged", COARSE)]
@@ -110,15 +112,13 @@ def _label_column(splits: datasets.DatasetDict, subset: Settings) -> str:
         if needed not in features:
             hint = did_you_mean(needed, features, f"it has {', '.join(features)}")
             raise DataError(f"dataset {name!r} has no column {needed!r}; {hint}")
-    label = next(iter(columns))
+    label = columns[0]
     if (classes := subset.get("classes", 0)) > len(features[label].names):
         raise DataError(f"dataset {name!r} has {len(features[label].names)} classes; the plan asks for {classes}")
     return label
 
 
-def _chosen_rows(
-    splits: datasets.DatasetDict, label: str, kept: Rows, subset: Settings
-) -> dict[str, tuple[str, Rows]]:
+def _chosen_rows(splits: datasets.DatasetDict, label: str, kept: Rows, subset: Settings) -> dict[str, tuple[str, Rows]]:
     """Return for train, validation and test the source split and its rows."""
     if "train_per_class" not in subset:
         return {name: (name, np.arange(len(rows))) for name, rows in splits.items()}

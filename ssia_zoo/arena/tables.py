@@ -205,7 +205,9 @@ def pooled(runs: Sequence[Record], control: str = CONTROL) -> list[str]:
 def results_section(results: Results) -> str:
     """Return the tables of a plan with the choices of its tuning, its fairness, and what is missing."""
     name, control = results.plan.name, results.plan.control
-    lines = [section(name, results.runs, control, results.records)] if results.runs else [f"### `{name}`", "", "No runs."]
+    lines = (
+        [section(name, results.runs, control, results.records)] if results.runs else [f"### `{name}`", "", "No runs."]
+    )
     if results.choices:
         lines += ["", "Tuning, top-1 in percent on the validation images:", "", *markdown(_choices(results)), ""]
     lines += ["", *fairness_lines(check_fairness(results)), ""]

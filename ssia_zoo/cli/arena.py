@@ -100,9 +100,7 @@ def report(
         print(f"{results.plan.name}: {len(results.runs)} runs{missing}")
 
 
-def power(
-    plans: _Plans, difference: float, records: Path = _RECORDS, power: float = 0.8, alpha: float = 0.05
-) -> None:
+def power(plans: _Plans, difference: float, records: Path = _RECORDS, power: float = 0.8, alpha: float = 0.05) -> None:
     """Count the seeds that show a difference, by the spread of the recorded ones.
 
     Args:
