@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import datasets
 import yaml
 from filelock import FileLock, Timeout
 
@@ -90,30 +91,32 @@ def run_plan(plan: Plan, options: Options, report: Callable[[str], None] = print
         raise ConfigError(f"`jobs` is {options.jobs}; expected at least 1")
     if options.minutes is not None and options.minutes <= 0:
         raise ConfigError(f"`minutes` is {options.minutes:g}; expected more than 0")
+    deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     read_records(options.records)
     check_plan(plan, options.data_root)
-    _write_subsets(plan, options)
-    return _Runner(plan, options, report).run()
+    _write_subsets(plan, options, report)
+    return _Runner(plan, options, report, deadline).run()
 
 
-def _write_subsets(plan: Plan, options: Options) -> None:
+def _write_subsets(plan: Plan, options: Options, report: Callable[[str], None]) -> None:
     """Write the images of every data set in a plan that are not written yet."""
     found = schedule(plan, {})
+    datasets.disable_progress_bars()
     for cell in (*found.cells, *found.undecided):
         folder = subset_folder(cell.subset, options.work / "data")
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.with_name(f".{folder.name}.lock")):
                 if not folder.exists():
+                    report(f"writing the images of {cell.data}")
                     make_subset(load_splits(cell.subset["dataset"], options.data_root), cell.subset, folder)
 
 
 class _Runner:
     """The loop of one call of `run_plan`."""
 
-    def __init__(self, plan: Plan, options: Options, report: Callable[[str], None]) -> None:
-        self.plan, self.options, self.report = plan, options, report
-        self.deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    def __init__(self, plan: Plan, options: Options, report: Callable[[str], None], deadline: float | None) -> None:
+        self.plan, self.options, self.report, self.deadline = plan, options, report, deadline
         self.devices = find_devices()
         self.running: list[_Running] = []
         self.tried: set[str] = set()
