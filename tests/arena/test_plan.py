@@ -72,7 +72,10 @@ def test_plans_of_the_repository_give_the_keys_under_which_their_runs_are_record
         ({"evaluate": "tset"}, "'evaluate' is 'tset'; expected 'validation' or 'test'"),
         ({"seeds": []}, "seeds is empty; expected at least one"),
         ({"seeds": [1, 1]}, "seeds holds a value twice: [1, 1]"),
-        ({"data": {"d": {**DIGITS, "train_per_clas": 1}}}, "data, d: 'train_per_clas' is not a key; did you mean train"),
+        (
+            {"data": {"d": {**DIGITS, "train_per_clas": 1}}},
+            "data, d: 'train_per_clas' is not a key; did you mean",
+        ),
         ({"data": {"d": {"classes": 2}}}, "data, d: dataset is missing; expected a folder"),
         ({"data": {"d": {**DIGITS, "classes": 0}}}, "data, d: classes is 0; expected a number of at least 1"),
         ({"cells": [["digits5", "test_resnt"]]}, "'test_resnt' is not in archs; did you mean test_resnet?"),
@@ -82,7 +85,7 @@ def test_plans_of_the_repository_give_the_keys_under_which_their_runs_are_record
         ({"tune": {**TUNE, "seeds": [0]}, "evaluate": "test"}, "seeds [0] are seeds of the plan too"),
         (
             {"tune": {"tries": {"ssia": [{}, {}], "vanilla": [{}]}}, "evaluate": "test"},
-            "tune, tries: expected the same number for each method, at least 1, and a seed; got {'ssia': 2, 'vanilla': 1}",
+            "expected the same number for each method, at least 1, and a seed; got {'ssia': 2, 'vanilla': 1}",
         ),
         ({"tune": {"tries": {"sia": [{}]}}, "evaluate": "test"}, "'sia' is not in methods; did you mean ssia?"),
     ],

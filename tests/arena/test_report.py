@@ -26,7 +26,9 @@ METHODS = {name: {"method": name} for name in SCORES}
 
 def runs(scores: dict[str, tuple[float, ...]]) -> list[dict[str, Any]]:
     about = {"data": "d", "arch": "a", "evaluated_on": "test", "images": 100, "train_task_loss": 1.0, **TRAINED}
-    return [{**about, "method": m, "seed": s, "top1": top1} for m, found in scores.items() for s, top1 in enumerate(found)]
+    return [
+        {**about, "method": m, "seed": s, "top1": top1} for m, found in scores.items() for s, top1 in enumerate(found)
+    ]
 
 
 def test_a_table_shows_every_seed_and_the_paired_difference() -> None:
@@ -103,7 +105,10 @@ def test_a_report_is_a_page_csv_files_and_plots_and_lists_what_is_missing(tmp_pa
     assert "in the others not recorded" in page
     assert "![paired differences of plan](plan.png)" in page
     rows = list(csv.DictReader(files[1].open(encoding="utf-8")))
-    assert [(row["method"], row["seed"], row["top1"]) for row in rows[:2]] == [("vanilla", "0", "50.0"), ("ssia", "0", "51.0")]
+    assert [(row["method"], row["seed"], row["top1"]) for row in rows[:2]] == [
+        ("vanilla", "0", "50.0"),
+        ("ssia", "0", "51.0"),
+    ]
     (ssia, dsn) = csv.DictReader(files[2].open(encoding="utf-8"))
     assert (ssia["verdict"], dsn["verdict"]) == ("no difference shown", "higher")
     assert float(dsn["p_holm"]) == pytest.approx(0.0262, abs=1e-4)
@@ -147,7 +152,9 @@ def test_the_leaderboard_holds_null_results_and_final_comparisons_only(tmp_path:
     search = plan(tmp_path, seeds=[0, 1, 2], methods=METHODS)
     other = write_records(tmp_path / "o.jsonl", by_key(search, lambda cell: SCORES[cell.method][cell.seed]))
     lines = leaderboard([read_results(found, path), read_results(search, other)])
-    assert lines[0].startswith("2 comparisons; 1 of them show a difference after Holm's correction, 1 show none, 0 have")
+    assert lines[0].startswith(
+        "2 comparisons; 1 of them show a difference after Holm's correction, 1 show none, 0 have"
+    )
     assert [line.split(" | ")[-1] for line in lines[4:]] == ["no difference shown |", "higher |"]
     assert leaderboard([read_results(search, other)]) == ["No comparison on a test split is recorded yet."]
 

@@ -89,7 +89,7 @@ def test_the_smoke_plan_tunes_runs_and_reports(tmp_path: Path, capsys: pytest.Ca
 def test_a_run_that_dies_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
     methods = {"bad": {"method": "vanilla", "batch_size": 64}, "vanilla": {"method": "vanilla"}}
     found = plan(tmp_path, seeds=[0], methods=methods)
-    options = Options(records=tmp_path / "records.jsonl", work=tmp_path / "work")
+    options = Options(records=tmp_path / "records.jsonl", work=tmp_path / "work", jobs=2)
     lines: list[str] = []
     outcome = run_plan(found, options, lines.append)
     bad, vanilla = found.all_cells()

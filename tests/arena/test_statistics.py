@@ -12,7 +12,7 @@ from ssia_zoo.errors import ConfigError
 
 
 def test_holm_adjusts_as_in_the_example_of_wikipedia() -> None:
-    # https://en.wikipedia.org/wiki/Holm%E2%80%93Bonferroni_method: of these, the first and the last are rejected at 0.05
+    # https://en.wikipedia.org/wiki/Holm-Bonferroni_method: of these, the first and the last are rejected at 0.05
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
 
@@ -27,8 +27,8 @@ def test_holm_keeps_the_order_and_lies_between_no_correction_and_bonferronis(val
 
 
 def test_power_is_that_of_g_power_for_the_paired_t_test() -> None:
-    # G*Power 3.1, difference from constant (matched pairs), two-tailed, alpha 0.05, power 0.8: effect 0.5 -> 34 pairs with
-    # power 0.8077775, effect 0.8 -> 15, effect 0.2 -> 199
+    # G*Power 3.1, matched pairs, two-tailed, alpha 0.05, power 0.8: effect 0.5 -> 34 pairs with power 0.8077775,
+    # effect 0.8 -> 15, effect 0.2 -> 199
     assert seeds_needed(0.5, 1.0) == 34
     assert power_of(34, 0.5, 1.0) == pytest.approx(0.8077775, abs=1e-6)
     assert seeds_needed(0.8, 1.0) == 15

@@ -61,11 +61,11 @@ def test_a_data_set_is_a_folder_of_the_root_the_digits_or_a_hub_id(tmp_path: Pat
     (tmp_path / "cifar10").mkdir()
     for name, root in (("cifar10", tmp_path), ("digits", None), ("uoft-cs/cifar10", None)):
         check_source(name, root)
-    with pytest.raises(DataError, match="'cifar' is not a folder in .*; did you mean cifar10"):
+    with pytest.raises(DataError, match=r"'cifar' is not a folder in .*; did you mean cifar10"):
         check_source("cifar", tmp_path)
     with pytest.raises(DataError, match="neither digits nor a Hub id"):
         check_source("cifar10", None)
-    with pytest.raises(DataError, match="`data_root` .* is not a folder"):
+    with pytest.raises(DataError, match=r"`data_root` .* is not a folder"):
         check_source("cifar10", tmp_path / "none")
 
 
