@@ -30,6 +30,8 @@ from ssia_zoo.arena.worker import ANSWERS, OUTCOME, SETTINGS
 from ssia_zoo.errors import ConfigError, one_line, without_credentials
 
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 30.0
+"""Between looks at the records while runs are in progress, to which other processes may append."""
 _GRACE_SECONDS = 600.0
 """How long a stopped run may take to finish its step and write a checkpoint, before it is killed."""
 _LOG, _SECONDS = "log.txt", "seconds.txt"
@@ -122,6 +124,7 @@ class _Runner:
         self.tried: set[str] = set()
         """keys that this call has run, or that another process is running"""
         self.outcome = Outcome()
+        self._looked = -_LOOK_SECONDS
 
     def run(self) -> Outcome:
         try:
@@ -142,7 +145,10 @@ class _Runner:
         return self.deadline is not None and time.monotonic() > self.deadline
 
     def _start(self) -> None:
-        """Start the next runs, on the devices with the fewest."""
+        """Start the next runs, on the devices with the fewest, if a run has ended or some time has passed."""
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
         while len(self.running) < self.options.jobs:
             records = read_records(self.options.records)
             waiting = (cell for cell in schedule(self.plan, records).pending(records) if cell.key not in self.tried)
@@ -187,6 +193,7 @@ class _Runner:
 
     def _finish(self, running: _Running) -> None:
         self.running.remove(running)
+        self._looked = -_LOOK_SECONDS
         cell, folder, status = running.cell, running.folder, running.process.returncode
         seconds = _add_seconds(folder / _SECONDS, time.monotonic() - running.since)
         try:
