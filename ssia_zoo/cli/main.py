@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from ssia_zoo.allocator import keep_freed_memory
 from ssia_zoo.cli.answers import embed
 from ssia_zoo.cli.arena import arena
 from ssia_zoo.cli.comparison import compare
@@ -87,6 +88,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if words[:1] == [name]:  # these parse their flags and handle signals and errors themselves
             return command(words[1:])
     show_log()
+    keep_freed_memory()
     return run(lambda: _run_command(words))
 
 

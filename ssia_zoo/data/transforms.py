@@ -14,6 +14,7 @@ from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
 from torchvision import transforms
 
 from ssia_zoo.data.config import DataConfig, Size, height_width
+from ssia_zoo.data.policies import allow_zero_bits
 from ssia_zoo.data.preprocessing import ConvertMode, Preprocessing, Transform, with_default_preprocessing
 from ssia_zoo.errors import ConfigError
 
@@ -30,7 +31,7 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
         ConfigError: timm does not know the augmentation policy or does not support it for four channels, or the image
             size is not set.
     """
-    height, width = input_height_width(config)
+    height, width = train_height_width(config)
     config = with_default_preprocessing(config)
     convert = ConvertMode(len(mean))
     if config.auto_augment and convert.mode == "RGBA":
@@ -59,6 +60,7 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
             f"`auto_augment` is {config.auto_augment!r}, which timm does not know; expected a policy such as "
             "'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'original'"
         ) from error
+    allow_zero_bits(transform.transforms)
     if config.crop_padding:
         crop = ReflectCrop((height, width), config.crop_padding)
         return transforms.Compose([convert, resize_transform(config), crop, *transform.transforms[1:]])  # type: ignore[no-any-return]
@@ -94,9 +96,9 @@ def eval_transform(
 
 
 def resize_transform(config: DataConfig) -> Callable[[PIL.Image.Image], PIL.Image.Image]:
-    """Build the resize to the smallest size that covers the input; an image of that size is left unchanged."""
+    """Build the resize to the smallest size that covers the training size; an image of that is left unchanged."""
     interpolation = with_default_preprocessing(config).interpolation
-    height, width = input_height_width(config)
+    height, width = train_height_width(config)
     if height != width:
         return ResizeKeepRatio((height, width), interpolation=interpolation)  # type: ignore[no-any-return]
     return transforms.Resize(height, interpolation=str_to_interp_mode(interpolation))  # type: ignore[no-any-return]
@@ -111,6 +113,15 @@ def input_height_width(config: DataConfig) -> tuple[int, int]:
     if config.image_size is None:
         raise ConfigError("`image_size` is not set; expected the model's input size in pixels")
     return height_width(config.image_size)
+
+
+def train_height_width(config: DataConfig) -> tuple[int, int]:
+    """Return the height and width of the training images, pixels.
+
+    Raises:
+        ConfigError: Neither they nor those of the model's input are set.
+    """
+    return input_height_width(config) if config.train_image_size is None else height_width(config.train_image_size)
 
 
 class ReflectCrop:

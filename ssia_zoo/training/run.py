@@ -27,7 +27,7 @@ from ssia_zoo.training.fsdp import gather, unsharded_copy
 from ssia_zoo.training.lora import merged
 from ssia_zoo.training.methods import check_multi_label, create_task, with_lambda
 from ssia_zoo.training.mixup import Mixing, build_mixing
-from ssia_zoo.training.model import build_model
+from ssia_zoo.training.model import build_model, train_input_size
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
 from ssia_zoo.training.selection import Selection, build_selection
 from ssia_zoo.training.signals import StopSignals
@@ -152,7 +152,7 @@ def build_task(
     weights: torch.Tensor | None,
 ) -> TrainingTask:
     """Build the training task for these images on the run's device, with its moving average."""
-    size, images = preprocessing.input_size, len(data.train)
+    size, images = train_input_size(config, preprocessing), len(data.train)
     task = create_task(model, config, size, images, weights, multi_label=data.multi_label).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
