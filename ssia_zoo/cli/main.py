@@ -13,6 +13,7 @@ import tyro
 
 from ssia_zoo.allocator import keep_freed_memory
 from ssia_zoo.cli.answers import embed
+from ssia_zoo.cli.arena import arena
 from ssia_zoo.cli.comparison import compare
 from ssia_zoo.cli.console import DONE, UsageError, run
 from ssia_zoo.cli.export import export
@@ -67,6 +68,7 @@ _COMMANDS: dict[str, Callable[..., int | None]] = {
     "publish": publish,
     "export": export,
     "check-loss": check_loss,
+    "arena": arena,
     "demo": demo,
 }
 
@@ -104,6 +106,8 @@ def _run_command(words: list[str]) -> int | None:
     if words[0] not in _COMMANDS:
         hint = did_you_mean(words[0], _COMMANDS, "`ssia-zoo --help` lists the commands")
         raise UsageError(f"unknown command {words[0]!r}; {hint}")
+    if words[0] == "arena":  # has commands of its own
+        return arena(words[1:])
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     status: int | None = tyro.cli(_COMMANDS[words[0]], prog=f"ssia-zoo {words[0]}", args=words[1:], config=config)
     return status

@@ -59,6 +59,8 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.is_main = accelerator.is_main_process
         self._environment = describe_environment(accelerator)
+        self.identity: dict[str, Any] = {}
+        self.fingerprint: dict[str, str] = {}
         self._pusher: BackgroundPusher | None = None
         self._lock = FileLock(self.path / ".lock", timeout=0)
         claimed: list[Any] = [None]
@@ -139,9 +141,9 @@ class RunFolder:
         own = {name: getattr(preprocessing, name) for name in PREPROCESSING}
         self.config = replace(self.config, ssia=ssia, **own)
         self._class_weights = None if class_weights is None else class_weights.tolist()
-        self._identity = {**data_identity(data), "class_weights": self._class_weights}
+        self.identity = {**data_identity(data), "class_weights": self._class_weights}
         if self._manifest is not None:
-            check_data(self._manifest, self.config.decisive_settings(), self._identity)
+            check_data(self._manifest, self.config.decisive_settings(), self.identity)
 
     def image_counts(self) -> dict[str, int]:
         """Return the number of evaluated images, and of images that could not be read so far."""
@@ -164,7 +166,7 @@ class RunFolder:
 
     def save_checkpoint(self, accelerator: Accelerator, step: int) -> None:
         """Flush the metrics, then write a checkpoint; every process must call this."""
-        facts = {**self._facts(), "data": self._identity}
+        facts = {**self._facts(), "data": self.identity}
         if self.is_main:
             facts["records"] = self._metrics.flush()
         save_checkpoint(accelerator, self.checkpoints, step, self.config.keep_checkpoints, facts)
@@ -211,6 +213,7 @@ class RunFolder:
                 "unreadable_images": {"train": counts["unreadable_train"], "eval": counts["unreadable_eval"]},
                 "metrics": results,
                 "environment": self._environment,
+                "fingerprint": self.fingerprint,
                 **metadata,
             },
             card=training_card(

@@ -13,7 +13,15 @@ from accelerate.utils import set_seed
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 
-from ssia_zoo.data import DeviceTransform, ImageData, eval_loader, load_image_data, share_loader, train_loader
+from ssia_zoo.data import (
+    DeviceTransform,
+    ImageData,
+    ImageStream,
+    eval_loader,
+    load_image_data,
+    share_loader,
+    train_loader,
+)
 from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import ConfigError
@@ -21,6 +29,7 @@ from ssia_zoo.models.features import TimmModel
 from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
 from ssia_zoo.training.class_balance import class_weights, report_imbalance
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.fingerprint import fingerprint
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
 from ssia_zoo.training.health import StepHealth
@@ -92,10 +101,12 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     folder.describe(data, preprocessing, config.ssia, weights)
     task = build_task(config, model, preprocessing, data, accelerator, weights)
     unsharded = unsharded_copy(accelerator, model)
-    flops = training_flops(model, preprocessing.input_size) if peak_flops(config, accelerator.device) else None
+    flops = training_flops(model, train_input_size(config, preprocessing)) if peak_flops(config, accelerator.device) else None
     optimizer: Any = build_optimizer(config, task.get_trainable_module(), sharded=accelerator.is_fsdp2)
     mean, std = preprocessing.mean, preprocessing.std
     loader = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
+    order = None if isinstance(data.train, ImageStream) else loader.sampler
+    folder.fingerprint = fingerprint(model, order, folder.identity) if folder.is_main else {}
     batches = share_loader(loader, accelerator)
     # Accelerate wraps the module for DDP or FSDP2, in place of timm's task.prepare_distributed, and compiles it.
     task.trainable_module, optimizer, eval_batches = accelerator.prepare(
