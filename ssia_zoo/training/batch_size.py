@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import find_executable_batch_size, send_to_device
 
-from ssia_zoo.data import ImageData, load_image_data, train_loader
+from ssia_zoo.data import DeviceTransform, ImageData, load_image_data, train_loader
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.log import quiet
 from ssia_zoo.task import AuxiliaryTask
@@ -59,6 +59,20 @@ def resolve_batch_size(config: TrainConfig, accelerator: Accelerator) -> TrainCo
     return replace(config, batch_size=-negative)
 
 
+def fitting_batch_size(config: TrainConfig, accelerator: Accelerator) -> int:
+    """Return the largest halving of `batch_size` that fits in this process's memory, after the run itself did not.
+
+    Returns:
+        The size; 0 if none fits, if half a batch is not possible, or under FSDP2, which cannot be tried.
+    """
+    half = config.batch_size // 2
+    if accelerator.is_fsdp2 or config.batch_size % (2 * _smallest(config)):
+        return 0
+    _log.info("out of memory with batches of %d images: trying smaller ones", config.batch_size)
+    with quiet(logging.ERROR):  # the run has logged the same
+        return _search(replace(config, batch_size=half), accelerator)
+
+
 def _smallest(config: TrainConfig) -> int:
     """Return the number that a batch size must be a multiple of."""
     return math.lcm(config.aug_repeats, 2 if config.mixup or config.cutmix else 1)
@@ -105,7 +119,8 @@ def _train_steps(config: TrainConfig, accelerator: Accelerator, data: ImageData)
     optimizer = build_optimizer(config, task.get_trainable_module())
     mean, std = preprocessing.mean, preprocessing.std
     batches = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
-    images, labels, indices = send_to_device(next(iter(batches)), accelerator.device)
+    batch = send_to_device(next(iter(batches)), accelerator.device)
+    images, labels, indices = DeviceTransform(config, mean, std)(batch)
     if (mixing := build_mixing(config, len(data.label_names), accelerator.process_index)) is not None:
         images, labels = mixing((images, labels), 0, 0)
     task.train()
