@@ -55,7 +55,7 @@ class Cell:
 
 
 def settings_key(subset: Settings, settings: Settings) -> str:
-    """Hash what determines a run's result; `pixels` pil is left out, as runs that are older than this setting have it."""
+    """Hash what determines a run's result, without `pixels` pil, which is that of runs older than the setting."""
     own = {name: value for name, value in settings.items() if {name: value} != BEFORE_PIXELS}
     decisive = json.dumps({"subset": subset, **own}, sort_keys=True)
     return hashlib.sha256(decisive.encode()).hexdigest()[:16]

@@ -101,7 +101,11 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     folder.describe(data, preprocessing, config.ssia, weights)
     task = build_task(config, model, preprocessing, data, accelerator, weights)
     unsharded = unsharded_copy(accelerator, model)
-    flops = training_flops(model, train_input_size(config, preprocessing)) if peak_flops(config, accelerator.device) else None
+    flops = (
+        training_flops(model, train_input_size(config, preprocessing))
+        if peak_flops(config, accelerator.device)
+        else None
+    )
     optimizer: Any = build_optimizer(config, task.get_trainable_module(), sharded=accelerator.is_fsdp2)
     mean, std = preprocessing.mean, preprocessing.std
     loader = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
