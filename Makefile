@@ -61,12 +61,12 @@ quality: $(VENV)/installed-test
 	$(BIN)/hadolint Dockerfile
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-site: $(VENV)/installed-test
-	$(BIN)/mkdocs serve
-
 style: $(VENV)/installed-test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+site: $(VENV)/installed-test
+	$(BIN)/mkdocs serve
 
 # The wheel is built from the sdist.
 dist: $(VENV)/installed-test

