@@ -56,5 +56,5 @@ def test_heads_are_as_many_as_lower_stages_and_predict_the_classes(loss: type[BY
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="width of a head is 0; expected at least 1 channel"):
         BYOTLoss(SHAPES, 3, hidden=0, heads="convolutional")
-    with pytest.raises(ConfigError, match="hidden is 8; convolutional heads have the network's widths"):
+    with pytest.raises(ConfigError, match="hidden is 8; convolutional heads have the network's own widths"):
         DKSLoss(SHAPES, 3, hidden=8, heads="convolutional")
