@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -16,6 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
+import ssia_zoo.errors
 from ssia_zoo.errors import ConfigError, SSIAZooError, did_you_mean, one_line
 from ssia_zoo.loss.at import ATLoss
 from ssia_zoo.loss.base import RESERVED, AuxiliaryLoss, StageShape
@@ -32,6 +36,9 @@ RIVALS: dict[str, type[RivalLoss]] = {loss.name: loss for loss in (SADLoss, ATLo
 
 METHOD_NAMES = ("ssia", "vanilla", *RIVALS, "logit-kd", "feature-kd")
 """Values of `method` that need no other package."""
+
+_SKIPPED = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, ssia_zoo.errors.__file__))
+"""Folders of torch and of this package."""
 
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _EXPECTED = "expected package.module:Class, with the package installed, on PYTHONPATH or in the current folder"
@@ -147,13 +154,19 @@ def build(
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an error's type, text and last place outside installed packages, in one line."""
+    """Return an error's type and text, and the last place in code other than Python's, torch's and this package's."""
     text = f"{type(error).__name__}: {one_line(error, 300)}"
     if isinstance(error, SyntaxError):  # its text names the place
         return text
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(("<", sys.base_prefix))]
-    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_others(frame.filename)]
+    return f"{text} ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else text
+
+
+def _is_others(file: str) -> bool:
+    """Whether a file is part of neither Python, torch nor this package."""
+    if file.startswith(("<", *_SKIPPED)):
+        return False
+    return "site-packages" in file or not file.startswith(sys.base_prefix)
 
 
 def _entry_points() -> dict[str, str]:
