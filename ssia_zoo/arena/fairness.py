@@ -10,7 +10,7 @@ from ssia_zoo.arena.records import Record
 from ssia_zoo.arena.results import Group, Results, groups
 
 BUDGET = (
-    *("epochs", "max_steps", "batch_size", "accumulation_steps", "aug_repeats", "image_size"),
+    *("epochs", "max_steps", "batch_size", "accumulation_steps", "aug_repeats", "image_size", "train_image_size"),
     *("balanced_sampling", "pretrained", "keep_best", "patience", "eval_split"),
 )
 """Settings that no method may change, besides the images themselves."""
