@@ -51,7 +51,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         )
     if config.ddp_static_graph and config.batches_per_step > 1:
         raise ConfigError(
-            f"`ddp_static_graph` does not work with `accumulation_steps` {config.batches_per_step} (or the launcher's), "
+            f"`ddp_static_graph` excludes `accumulation_steps` {config.batches_per_step}, or the launcher's, "
             "as only some batches then average gradients; leave out one of them"
         )
     if config.sync_bn and not torch.cuda.is_available():
