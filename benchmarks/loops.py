@@ -33,7 +33,7 @@ from timm.utils.metrics import AverageMeter
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
-from ssia_zoo.data import DataConfig, load_image_data, train_loader
+from ssia_zoo.data import DataConfig, DeviceTransform, load_image_data, train_loader
 from ssia_zoo.data.preprocessing import with_default_preprocessing
 from ssia_zoo.loss.ssia import SSIALoss
 from ssia_zoo.task import AuxiliaryTask, AuxiliaryTrainableModule, SSIATask
@@ -197,7 +197,9 @@ def bare(setup: Setup, method: str) -> None:
     task = make_task(setup, method, len(data.label_names))
     optimizer = create_optimizer_v2(task.trainable_module, "adamw", 1e-3, 0.05)
     task.train()
-    for images, labels, _ in train_loader(data, setup.data_config, seed=setup.seed, **statistics(setup)):
+    on_device = DeviceTransform(setup.data_config, **statistics(setup))
+    for batch in train_loader(data, setup.data_config, seed=setup.seed, **statistics(setup)):
+        images, labels, _ = on_device(batch)
         loss = task(images, labels)["loss"]
         loss.backward()
         optimizer.step()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import PIL.Image
@@ -16,11 +13,11 @@ import torch
 
 import ssia_zoo
 from ssia_zoo.models.comparison import compare
+from tests.helpers.documents import ROOT, bash, blocks, python, unmarked_blocks
 from tests.helpers.hub_server import HubServer
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"<!-- test: ([\w-]+) -->\n```(?:bash|python)\n(.*?)```", README, re.DOTALL))
+BLOCKS = blocks(README)
 
 
 @pytest.fixture(scope="module")
@@ -32,29 +29,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bash(script: str, cwd: Path, **variables: str) -> str:
-    """Run a block as a user would, with this environment's commands first in the path."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **variables}
-    environment["ACCELERATE_USE_CPU"] = "true"
-    command = ["bash", "-euo", "pipefail", "-c", script]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_every_block_of_commands_is_tested() -> None:
-    all_blocks = re.findall(r"```(?:bash|python)\n(.*?)```", README, re.DOTALL)
-    untested = [block for block in all_blocks if block not in BLOCKS.values()]
-    assert [block.split()[:3] for block in untested] == [["pip", "install", "."]]  # of which test_packaging.py is
-
-
-def python(script: str, cwd: Path) -> str:
-    command = [sys.executable, "-c", script]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert [block.split()[:3] for block in unmarked_blocks(README)] == [
+        ["pip", "install", "."]
+    ]  # of which test_packaging.py is
 
 
 def test_an_image_is_classified(tmp_path: Path) -> None:

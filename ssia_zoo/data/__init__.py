@@ -5,6 +5,7 @@ from __future__ import annotations
 from ssia_zoo.data.config import DataConfig
 from ssia_zoo.data.images import EvalData, ImageData, data_identity, load_eval_data, load_image_data, split_names
 from ssia_zoo.data.loader import eval_loader, train_loader
+from ssia_zoo.data.on_device import DeviceTransform
 from ssia_zoo.data.samples import NOT_COUNTED, UnreadableImageError
 from ssia_zoo.data.sampling import BalancedSampler, EpochSampler
 from ssia_zoo.data.sources import digits
@@ -16,6 +17,7 @@ __all__ = [
     "NOT_COUNTED",
     "BalancedSampler",
     "DataConfig",
+    "DeviceTransform",
     "EpochSampler",
     "EvalData",
     "ImageData",

@@ -33,7 +33,7 @@ def decode_rgb(value: dict[str, Any], max_pixels: int = MAX_PIXELS) -> PIL.Image
     return decode_image(value, max_pixels).convert("RGB")
 
 
-def decode_image(value: dict[str, Any], max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
+def decode_image(value: dict[str, Any], max_pixels: int = MAX_PIXELS, divisor: int = 1) -> PIL.Image.Image:
     """Decode an image to upright 8 bits of mode L (greyscale), RGB, or RGBA (with transparency).
 
     16-bit grey is scaled to 8 bits (Pillow would clip it), other modes such as CMYK and palettes become RGB or RGBA,
@@ -42,18 +42,19 @@ def decode_image(value: dict[str, Any], max_pixels: int = MAX_PIXELS) -> PIL.Ima
     Args:
         value: An undecoded image as the library datasets stores it, with "bytes" or "path".
         max_pixels: Most pixels to decode; a larger JPEG is decoded at a half, a quarter or an eighth of its size.
+        divisor: Decode a JPEG at this fraction of its size, or a smaller one if `max_pixels` asks for it: 1, 2, 4 or 8.
 
     Raises:
         Exception: Any error that the decoder raises on a damaged file.
     """
-    content = _read(value)
+    content = read_content(value)
     try:
-        image = _load(content, max_pixels)
+        image = _load(content, max_pixels, divisor)
     except Exception:
         bare = _without_metadata(content)
         if bare is None:
             raise
-        image = _load(bare, max_pixels)
+        image = _load(bare, max_pixels, divisor)
     image = _transpose_by_exif(image)
     # Pillow reads 16-bit PGM as 32-bit pixels in the range of 16 bits.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
@@ -69,8 +70,8 @@ def stored_mode(value: dict[str, Any]) -> str | None:
     path = value.get("path")
     try:
         on_disk = value.get("bytes") is None and path is not None and "://" not in path
-        source: Any = path if on_disk else io.BytesIO(_read(value))
-        with _without_pillow_limit(), PIL.Image.open(source) as image:
+        source: Any = path if on_disk else io.BytesIO(read_content(value))
+        with without_pillow_limit(), PIL.Image.open(source) as image:
             return _mode(image)
     except Exception:  # decoders raise any kind of error on damaged files
         return None
@@ -82,7 +83,12 @@ def _mode(image: PIL.Image.Image) -> str:
     return "L" if image.mode in ("1", "L", "F") or image.mode.startswith("I") else "RGB"
 
 
-def _read(value: dict[str, Any]) -> bytes:
+def read_content(value: dict[str, Any]) -> bytes:
+    """Read an undecoded image, in the form of `decode_image`.
+
+    Raises:
+        ValueError, OSError: There is none, or its file cannot be read.
+    """
     if value.get("bytes") is not None:
         return bytes(value["bytes"])
     path = value.get("path")
@@ -93,32 +99,48 @@ def _read(value: dict[str, Any]) -> bytes:
     return content
 
 
-def _load(content: bytes, max_pixels: int) -> PIL.Image.Image:
-    with _without_pillow_limit():
+def _load(content: bytes, max_pixels: int, divisor: int) -> PIL.Image.Image:
+    with without_pillow_limit():
         try:
             image: PIL.Image.Image = PIL.Image.open(io.BytesIO(content))
         except PIL.UnidentifiedImageError:  # its message holds a memory address
             raise PIL.UnidentifiedImageError("cannot identify image file: not an image, or damaged") from None
-        if image.width * image.height > max_pixels:
-            _reduce(image, max_pixels)
+        width, height = image.size
+        if is_jpeg(image):
+            divisor = max(divisor, limit_divisor(width, height, max_pixels))
+            if divisor > 1:
+                image.draft(image.mode, (max(1, width // divisor), max(1, height // divisor)))
+        elif width * height > max_pixels:
+            raise _too_large(width, height, max_pixels)
         image.load()
     return image
 
 
-def _reduce(image: PIL.Image.Image, max_pixels: int) -> None:
-    """Set a JPEG to be decoded at a fraction of its size; no other format allows it."""
-    width, height = image.size
-    for divisor in (2, 4, 8):
-        if image.format not in ("JPEG", "MPO"):
-            break
+def is_jpeg(image: PIL.Image.Image) -> bool:
+    """Return whether an opened image is a JPEG, the one format that can be decoded at a fraction of its size."""
+    return image.format in ("JPEG", "MPO")
+
+
+def limit_divisor(width: int, height: int, max_pixels: int) -> int:
+    """Return the divisor of a JPEG's size, 1, 2, 4 or 8, at which it has at most `max_pixels`.
+
+    Raises:
+        ValueError: It has more at an eighth of its size.
+    """
+    for divisor in (1, 2, 4, 8):
         if -(-width // divisor) * -(-height // divisor) <= max_pixels:
-            image.draft(image.mode, (width // divisor, height // divisor))
-            return
-    raise ValueError(f"{width}x{height} pixels, but `max_pixels` is {max_pixels}: shrink the image, or raise the limit")
+            return divisor
+    raise _too_large(width, height, max_pixels)
+
+
+def _too_large(width: int, height: int, max_pixels: int) -> ValueError:
+    return ValueError(
+        f"{width}x{height} pixels, but `max_pixels` is {max_pixels}: shrink the image, or raise the limit"
+    )
 
 
 @contextmanager
-def _without_pillow_limit() -> Iterator[None]:
+def without_pillow_limit() -> Iterator[None]:
     """Disable Pillow's limit on pixels, which refuses a JPEG before it can be reduced."""
     limit = PIL.Image.MAX_IMAGE_PIXELS
     PIL.Image.MAX_IMAGE_PIXELS = None
@@ -129,17 +151,22 @@ def _without_pillow_limit() -> Iterator[None]:
 
 
 def _transpose_by_exif(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Turn an image upright by its EXIF orientation; ignore damage to other EXIF fields."""
-    try:
-        orientation = image.getexif().get(PIL.ExifTags.Base.Orientation)
-    except Exception:  # damaged metadata raise any kind of error
-        return image
-    method = _TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
+    """Turn an image upright by its EXIF orientation."""
+    method = _TRANSPOSES.get(exif_orientation(image))
     if method is None:
         return image
     upright = image.transpose(method)
     upright.format = image.format
     return upright
+
+
+def exif_orientation(image: PIL.Image.Image) -> int:
+    """Return an image's EXIF orientation, 1 (upright) to 8; ignore damage to other EXIF fields."""
+    try:
+        orientation = image.getexif().get(PIL.ExifTags.Base.Orientation)
+    except Exception:  # damaged metadata raise any kind of error
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _without_metadata(content: bytes) -> bytes | None:

@@ -18,9 +18,10 @@ from ssia_zoo.data.cached import Batch, CachedDataset, identity_collate
 from ssia_zoo.data.config import DataConfig
 from ssia_zoo.data.images import EvalData, ImageData
 from ssia_zoo.data.labels import read_labels
-from ssia_zoo.data.samples import RowReader, SampleDataset, StreamReader
+from ssia_zoo.data.samples import PilPixels, Pixels, RowReader, SampleDataset, StreamReader
 from ssia_zoo.data.sampling import BalancedSampler, EpochSampler
 from ssia_zoo.data.streaming import ImageStream, StreamSampler
+from ssia_zoo.data.tensors import TensorPixels, report_path
 from ssia_zoo.data.transforms import eval_transform, train_transform
 from ssia_zoo.errors import DataError
 
@@ -39,8 +40,10 @@ def train_loader(
 ) -> DataLoader[Batch]:
     """Build the loader of shuffled, augmented batches; the last incomplete batch is dropped.
 
-    A batch is images (float32 NCHW), labels (int64 N) and indices (int64 N), which are rows of `data.train`, or places
-    in the epoch of a stream. Set the epoch, 0 at first, by `loader.sampler.set_epoch`, or Accelerate's `set_epoch`.
+    A batch is images, labels (int64 N) and indices (int64 N), which are rows of `data.train`, or places in the epoch
+    of a stream. `DeviceTransform` makes it the model's input: its images are uint8 NHWC, and with `random_erase` a list
+    of seeds follows. With `pixels` pil or `cache_images`, the images are normalized float32 NCHW already. Set the
+    epoch, 0 at first, by `loader.sampler.set_epoch`, or Accelerate's `set_epoch`.
 
     Args:
         data: Its `train` is loaded.
@@ -78,7 +81,13 @@ def train_loader(
                 collate_fn=identity_collate,
                 generator=torch.Generator(),  # else iter(loader) draws from the global generator
             )
-    samples = SampleDataset(reader, train_transform(config, mean, std), sampler, data.unreadable_train, training=True)
+    pixels: Pixels
+    if config.pixels == "tensor":
+        pixels, erases = TensorPixels(config, mean, std), config.random_erase > 0
+        report_path(pixels, config, reader)
+    else:
+        pixels, erases = PilPixels(train_transform(config, mean, std)), False
+    samples = SampleDataset(reader, pixels, sampler, data.unreadable_train, training=True, erases=erases)
     return _loader(samples, config.batch_size, config.workers, training=True)
 
 
@@ -102,8 +111,8 @@ def eval_loader(
         input_size: Channels, height, width; those of `mean` and `config` if None.
     """
     sampler = EpochSampler(len(data.eval), seed=0, shuffle=False)
-    reader, transform = _reader(data, data.eval, config), eval_transform(config, mean, std, input_size)
-    samples = SampleDataset(reader, transform, sampler, data.unreadable_eval, training=False)
+    reader, pixels = _reader(data, data.eval, config), PilPixels(eval_transform(config, mean, std, input_size))
+    samples = SampleDataset(reader, pixels, sampler, data.unreadable_eval, training=False)
     return _loader(samples, config.eval_batch_size or config.batch_size, config.workers, training=False)
 
 
@@ -118,12 +127,19 @@ def _loader(samples: SampleDataset, batch_size: int, workers: int, training: boo
         sampler=samples.sampler,
         drop_last=training,
         num_workers=workers,
-        collate_fn=default_collate if training else _collate_without_indices,
+        collate_fn=_collate_with_seeds if samples.erases else default_collate if training else _collate_without_indices,
         worker_init_fn=outlive_stop_signals,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # else iter(loader) draws from the global generator
     )
+
+
+def _collate_with_seeds(
+    samples: list[tuple[torch.Tensor, int, int, int]],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
+    images, labels, indices = default_collate([sample[:3] for sample in samples])
+    return images, labels, indices, [seed for *_, seed in samples]  # a list stays on the CPU, where it is read
 
 
 def _collate_without_indices(samples: list[tuple[torch.Tensor, int, int]]) -> tuple[torch.Tensor, torch.Tensor]:

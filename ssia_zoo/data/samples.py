@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -23,8 +24,10 @@ from ssia_zoo.errors import DataError, one_line
 Label = int | torch.Tensor
 """Number of a class; for images with several labels, 0 or 1 for each class (float32)."""
 
-Sample = tuple[torch.Tensor, Label, int]
-"""Image, label and index."""
+Sample = tuple[torch.Tensor, Label, int] | tuple[torch.Tensor, Label, int, int]
+"""Image, label and index; with `erases`, the seed of random erasing."""
+
+_ERASING = 1  # tells the seed of random erasing from that of the rest
 
 NOT_COUNTED = -1
 """Label, or each of several, of an evaluation image that cannot be decoded."""
@@ -66,6 +69,33 @@ class Reader(Protocol):
 
     def name(self, sample: EncodedSample) -> str:
         """Name an image for a message, the same in each epoch."""
+
+
+class Pixels(Protocol):
+    """Turns undecoded images into tensors."""
+
+    def decode(self, value: dict[str, Any], max_pixels: int, seed: int) -> Any:
+        """Decode an image, or the part that is needed, and seed the random numbers of its augmentation."""
+
+    def augment(self, decoded: Any) -> torch.Tensor:
+        """Turn what `decode` returns into a tensor."""
+
+
+class PilPixels:
+    """Decodes by Pillow and applies a transform of Pillow images.
+
+    Args:
+        transform: An image of any 8-bit mode to a tensor.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        self.augment = transform
+
+    def decode(self, value: dict[str, Any], max_pixels: int, seed: int) -> PIL.Image.Image:
+        """Decode an image to 8 bits, and seed the random numbers."""
+        image = decode_image(value, max_pixels)
+        seed_everything(seed)
+        return image
 
 
 class RowReader:
@@ -125,16 +155,32 @@ class SampleDataset(Dataset[Sample]):
     An image that cannot be decoded is reported to `unreadable`. In training the next readable image of the batch
     replaces it, augmented by the random numbers of the place; in evaluation it becomes zeros with the label
     NOT_COUNTED.
+
+    Args:
+        reader: Reads the undecoded images.
+        pixels: Decodes and augments them.
+        sampler: Its seed is that of the augmentation.
+        unreadable: Receives images that cannot be decoded.
+        training: Whether to replace them.
+        erases: Whether samples have a seed of random erasing, which is done on the training device.
     """
 
     def __init__(
-        self, reader: Reader, transform: Transform, sampler: Any, unreadable: UnreadableImages, *, training: bool
+        self,
+        reader: Reader,
+        pixels: Pixels,
+        sampler: Any,
+        unreadable: UnreadableImages,
+        *,
+        training: bool,
+        erases: bool = False,
     ) -> None:
         self.reader = reader
-        self.transform = transform
+        self.pixels = pixels
         self.sampler = sampler
         self.unreadable = unreadable
         self.training = training
+        self.erases = erases
 
     def set_epoch(self, epoch: int) -> None:
         """Pass the epoch to the sampler, which Accelerate 1.15's skip_first_batches hides in several processes."""
@@ -154,7 +200,7 @@ class SampleDataset(Dataset[Sample]):
 
     def _replace_unreadable(self, samples: list[Sample | None], encoded: Sequence[EncodedSample]) -> list[Sample]:
         if not self.training:
-            blank = torch.zeros_like(self.transform(PIL.Image.new("RGB", (8, 8))))
+            blank = torch.zeros_like(self.pixels.augment(PIL.Image.new("RGB", (8, 8))))
             return [
                 sample or (blank, _not_counted(image.label), image.index)
                 for sample, image in zip(samples, encoded, strict=True)
@@ -169,19 +215,25 @@ class SampleDataset(Dataset[Sample]):
 
     def _load(self, image: EncodedSample, place: EncodedSample) -> Sample | None:
         """Decode an image and augment it by the random numbers of a place in the batch; None if it is unreadable."""
-        decoded = decode_or_report(image, self.reader, self.unreadable)
+        seed = derive_seed(self.sampler.seed, place.epoch, place.index)
+        decode = partial(self.pixels.decode, seed=seed)
+        decoded = decode_or_report(image, self.reader, self.unreadable, decode)
         if decoded is None:
             return None
-        seed_everything(derive_seed(self.sampler.seed, place.epoch, place.index))
-        return self.transform(decoded), image.label, image.index
+        pixels = self.pixels.augment(decoded)
+        if not self.erases:
+            return pixels, image.label, image.index
+        return pixels, image.label, image.index, derive_seed(self.sampler.seed, place.epoch, place.index, _ERASING) >> 1
 
 
-def decode_or_report(sample: EncodedSample, reader: Reader, unreadable: UnreadableImages) -> PIL.Image.Image | None:
-    """Decode an image to 8 bits; report one that cannot be decoded and return None."""
+def decode_or_report(
+    sample: EncodedSample, reader: Reader, unreadable: UnreadableImages, decode: Callable[..., Any] | None = None
+) -> Any:
+    """Decode an image, to 8 bits by default; report one that cannot be decoded and return None."""
     try:
         if sample.value is None:
             raise ValueError("there is no image")
-        return decode_image(sample.value, reader.max_pixels)
+        return (decode or decode_image)(sample.value, reader.max_pixels)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise any kind of error on damaged files

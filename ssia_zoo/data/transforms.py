@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,20 @@ from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
 from torchvision import transforms
 
 from ssia_zoo.data.config import DataConfig, Size, height_width
+from ssia_zoo.data.policies import allow_zero_bits
 from ssia_zoo.data.preprocessing import ConvertMode, Preprocessing, Transform, with_default_preprocessing
 from ssia_zoo.errors import ConfigError
+
+
+class Augmentation(NamedTuple):
+    """timm's training transforms in three parts."""
+
+    geometry: list[Callable[..., Any]]
+    """Crop and flips, image to image."""
+    policy: list[Callable[..., Any]]
+    """AutoAugment, RandAugment, AugMix or colour jitter, image to image; empty without them."""
+    final: list[Callable[..., Any]]
+    """Conversion to float, normalization and random erasing."""
 
 
 def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:
@@ -30,19 +43,24 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
         ConfigError: timm does not know the augmentation policy or does not support it for four channels, or the image
             size is not set.
     """
-    height, width = input_height_width(config)
+    convert, parts = ConvertMode(len(mean)), timm_augmentation(config, mean, std)
+    return transforms.Compose([convert, *parts.geometry, *parts.policy, *parts.final])  # type: ignore[no-any-return]
+
+
+def timm_augmentation(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Augmentation:
+    """Build the parts of `train_transform`; arguments and errors are the same."""
+    height, width = train_height_width(config)
     config = with_default_preprocessing(config)
-    convert = ConvertMode(len(mean))
-    if config.auto_augment and convert.mode == "RGBA":
+    if config.auto_augment and ConvertMode(len(mean)).mode == "RGBA":
         raise ConfigError(
             f"`auto_augment` is {config.auto_augment!r}, which Pillow does not support for four channels; leave it out"
         )
     try:
-        transform = create_transform(
+        parts = create_transform(
             (height, width),
             is_training=True,
             scale=config.scale,
-            ratio=tuple(limit * width / height for limit in config.ratio),
+            ratio=input_ratio(config),
             hflip=config.hflip,
             vflip=config.vflip,
             color_jitter=config.color_jitter or None,
@@ -53,16 +71,25 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
             re_prob=config.random_erase,
             re_mode=config.random_erase_mode,
             re_count=config.random_erase_count,
+            separate=True,
         )
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         raise ConfigError(
             f"`auto_augment` is {config.auto_augment!r}, which timm does not know; expected a policy such as "
             "'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'original'"
         ) from error
+    geometry, policy, final = (list(part.transforms) for part in parts)
+    allow_zero_bits(policy)
     if config.crop_padding:
-        crop = ReflectCrop((height, width), config.crop_padding)
-        return transforms.Compose([convert, resize_transform(config), crop, *transform.transforms[1:]])  # type: ignore[no-any-return]
-    return transforms.Compose([convert, *transform.transforms])  # type: ignore[no-any-return]
+        geometry = [resize_transform(config), ReflectCrop((height, width), config.crop_padding), *geometry[1:]]
+    return Augmentation(geometry, policy, final)
+
+
+def input_ratio(config: DataConfig) -> tuple[float, float]:
+    """Return the range of aspect ratios (width to height) of the random crop."""
+    height, width = train_height_width(config)
+    low, high = config.ratio
+    return low * width / height, high * width / height
 
 
 def eval_transform(
@@ -94,9 +121,9 @@ def eval_transform(
 
 
 def resize_transform(config: DataConfig) -> Callable[[PIL.Image.Image], PIL.Image.Image]:
-    """Build the resize to the smallest size that covers the input; an image of that size is left unchanged."""
+    """Build the resize to the smallest size that covers the training size; an image of that is left unchanged."""
     interpolation = with_default_preprocessing(config).interpolation
-    height, width = input_height_width(config)
+    height, width = train_height_width(config)
     if height != width:
         return ResizeKeepRatio((height, width), interpolation=interpolation)  # type: ignore[no-any-return]
     return transforms.Resize(height, interpolation=str_to_interp_mode(interpolation))  # type: ignore[no-any-return]
@@ -111,6 +138,15 @@ def input_height_width(config: DataConfig) -> tuple[int, int]:
     if config.image_size is None:
         raise ConfigError("`image_size` is not set; expected the model's input size in pixels")
     return height_width(config.image_size)
+
+
+def train_height_width(config: DataConfig) -> tuple[int, int]:
+    """Return the height and width of the training images, pixels.
+
+    Raises:
+        ConfigError: Neither they nor those of the model's input are set.
+    """
+    return input_height_width(config) if config.train_image_size is None else height_width(config.train_image_size)
 
 
 class ReflectCrop:

@@ -21,7 +21,8 @@ from ssia_zoo.extras import require_packages
 from ssia_zoo.hub.files import are_arguments
 from ssia_zoo.models.registry import published_weight
 from ssia_zoo.resources import resource_dir
-from ssia_zoo.training.config import AutoBatchSize, TrainConfig
+from ssia_zoo.training.config import BEFORE_PIXELS, AutoBatchSize, TrainConfig
+from ssia_zoo.training.methods import check_method
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,9 @@ _USED_BY_PROBE = (
     *("model", "model_kwargs", "pretrained", "probe", "probe_flip", "seed", "method", "channels_last", "output_dir"),
     *("with_tracking", "tracker", "push_to_hub", "hub_model_id", "hub_private"),
 )
+
+_WRITTEN_BY_A_RUN = {"resume", "keep_checkpoints", "max_corrupt"}
+"""Settings that stand together in a run's train_config.yaml, which has all of them, rather than in a file by hand."""
 
 
 def read_config(source: str) -> TrainConfig:
@@ -58,10 +62,14 @@ def read_config(source: str) -> TrainConfig:
         ) from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--config {source}: is not valid YAML or JSON: {one_line(error)}") from error
-    if isinstance(data, dict) and "sha256" in data and isinstance(data.get("training"), dict):
-        data = data["training"]  # a published weight's file
+    published_file = isinstance(data, dict) and "sha256" in data and isinstance(data.get("training"), dict)
+    if published_file:
+        data = data["training"]
     if not isinstance(data, dict):
         raise ConfigError(f"--config {source}: expected settings by name, got {type(data).__name__}")
+    if (published_file or data.keys() >= _WRITTEN_BY_A_RUN) and "pixels" not in data:
+        _log.info("--config %s is older than `pixels`, which is therefore %s", source, BEFORE_PIXELS["pixels"])
+        data = {**data, **BEFORE_PIXELS}
     try:
         return TrainConfig(**{str(name): value for name, value in data.items()})
     except ConfigError as error:
@@ -158,6 +166,8 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError(
             "`class_weights` auto and `balanced_sampling` both make up for uneven classes; leave out one of them"
         )
+    _check_serializable("method_kwargs", config.method_kwargs, "train_config.yaml")
+    check_method(config)
     if config.method == "ssia":
         _check_supervisor(config)
 
@@ -250,15 +260,20 @@ def _check_model_kwargs(kwargs: dict[str, Any]) -> None:
     for name, value in kwargs.items():
         if name in elsewhere:
             raise ConfigError(f"`model_kwargs` {name}={value}: {elsewhere[name]}; leave it out")
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"`model_kwargs` {name}={value!r}: cannot be saved in config.json ({error}); expected numbers, "
-                "strings, true or false, and lists or mappings of them"
-            ) from error
+        _check_serializable("model_kwargs", {name: value}, "config.json")
         if not are_arguments({name: value}):
             raise ConfigError(
                 f"`model_kwargs` {name}={value!r}: is not an argument of an architecture, or holds a number out of "
                 "range; leave it out"
             )
+
+
+def _check_serializable(setting: str, kwargs: dict[str, Any], file: str) -> None:
+    for name, value in kwargs.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"`{setting}` {name}={value!r}: cannot be saved in {file} ({error}); expected numbers, strings, true "
+                "or false, and lists or mappings of them"
+            ) from error

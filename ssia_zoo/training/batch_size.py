@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import find_executable_batch_size, send_to_device
 
-from ssia_zoo.data import ImageData, load_image_data, train_loader
+from ssia_zoo.data import DeviceTransform, ImageData, load_image_data, train_loader
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.log import quiet
 from ssia_zoo.task import AuxiliaryTask
@@ -119,7 +119,8 @@ def _train_steps(config: TrainConfig, accelerator: Accelerator, data: ImageData)
     optimizer = build_optimizer(config, task.get_trainable_module())
     mean, std = preprocessing.mean, preprocessing.std
     batches = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
-    images, labels, indices = send_to_device(next(iter(batches)), accelerator.device)
+    batch = send_to_device(next(iter(batches)), accelerator.device)
+    images, labels, indices = DeviceTransform(config, mean, std)(batch)
     if (mixing := build_mixing(config, len(data.label_names), accelerator.process_index)) is not None:
         images, labels = mixing((images, labels), 0, 0)
     task.train()

@@ -15,7 +15,7 @@ def overlapped(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
     the stream of the training steps waits for it. Copies from pinned memory do not block the host.
 
     Args:
-        batches: A loader prepared by Accelerate, whose batches are tuples of tensors.
+        batches: A loader prepared by Accelerate, whose batches are tuples of tensors and lists of numbers.
         device: Of the run.
     """
     if device.type != "cuda":
@@ -31,6 +31,7 @@ def overlapped(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
             return
         compute = torch.cuda.current_stream(device)
         compute.wait_stream(copies)
-        for tensor in batch:
-            tensor.record_stream(compute)  # else its memory could be reused before the step has read it
+        for part in batch:
+            if isinstance(part, torch.Tensor):
+                part.record_stream(compute)  # else its memory could be reused before the step has read it
         yield batch

@@ -25,10 +25,11 @@ from pydantic.dataclasses import dataclass
 from ssia_zoo.data import DataConfig
 from ssia_zoo.data.preprocessing import Channels
 from ssia_zoo.loss import RivalConfig, SSIAConfig
+from ssia_zoo.loss.objectives import check_method_name
 from ssia_zoo.validation import STRICT, Fraction, FractionAbove0, FractionBelow1, one_line_errors
 
 
-def _read_pairs(words: list[str]) -> dict[str, Any]:
+def read_pairs(words: list[str]) -> dict[str, Any]:
     """Parse `key=value` words; a value that is not a Python literal is a string, as in timm's train.py."""
     pairs = {}
     for word in words:
@@ -47,7 +48,7 @@ Pairs = Annotated[
     tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="[KEY=VALUE ...]",
-        instance_from_str=_read_pairs,
+        instance_from_str=read_pairs,
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda pairs: [f"{key}={value!r}" for key, value in pairs.items()],
     ),
@@ -137,8 +138,13 @@ class TrainConfig(DataConfig):
     linear probe, without epochs."""
     probe_flip: bool = False
     """Fit the probe on the flipped training images too."""
-    method: str = "ssia"
-    """Training objective: ssia, vanilla, or a rival (docs/rivals.md): sad, at, dsn, byot, dks."""
+    method: Annotated[str, AfterValidator(check_method_name)] = "ssia"
+    """Training objective: ssia, vanilla, a rival (docs/rivals.md): sad, at, dsn, byot, dks; distillation from
+    --teacher: logit-kd, feature-kd; or a loss of your own (docs/losses.md): package.module:Class, or its name."""
+    method_kwargs: Pairs = field(default_factory=dict)
+    """Settings of the objective, such as heads=convolutional for byot and dks, or temperature=4 for logit-kd."""
+    teacher: str | None = None
+    """Trained model that logit-kd and feature-kd learn from: a name or folder, as for --model."""
     ssia: SSIAConfig = field(default_factory=SSIAConfig)
     rival: RivalConfig = field(default_factory=RivalConfig)
 
@@ -302,9 +308,13 @@ class TrainConfig(DataConfig):
         return yaml.safe_dump(json.loads(json.dumps(asdict(self))), sort_keys=False)
 
 
+BEFORE_PIXELS = {"pixels": "pil"}
+"""The path of the training images in runs that are older than the setting."""
+
+
 def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """Add the defaults of settings that the `decisive_settings()` of an older version lack, in groups too."""
-    complete = TrainConfig().decisive_settings()
+    complete = TrainConfig().decisive_settings() | BEFORE_PIXELS
     for name, value in settings.items():
         default = complete.get(name)
         complete[name] = {**default, **value} if isinstance(default, dict) and isinstance(value, dict) else value

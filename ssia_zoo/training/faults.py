@@ -13,6 +13,8 @@ import torch
 
 from ssia_zoo.data.config import height_width
 from ssia_zoo.errors import SSIAZooError, TrainingError, one_line
+from ssia_zoo.loss import AuxiliaryLoss
+from ssia_zoo.loss.objectives import describe_error
 from ssia_zoo.training.config import TrainConfig
 
 _RESUME = "--resume auto continues from the last checkpoint, if there is one"
@@ -31,7 +33,7 @@ _LOADER = "torch.utils.data.dataloader"
 
 @contextmanager
 def translate_errors(config: TrainConfig) -> Iterator[None]:
-    """Turn known errors of torch and the operating system into a `TrainingError` with a fix; let others pass.
+    """Turn known errors of torch, the operating system and others' losses into a `TrainingError`; let others pass.
 
     Args:
         config: Settings of the run, which the advice refers to.
@@ -41,10 +43,23 @@ def translate_errors(config: TrainConfig) -> Iterator[None]:
     except SSIAZooError:
         raise
     except (RuntimeError, MemoryError, OSError, EOFError) as error:
-        message = _translate(error, config)
+        message = _translate(error, config) or _raised_by_objective(error, config)
         if message is None:
             raise
         raise TrainingError(message) from error
+    except Exception as error:
+        if (message := _raised_by_objective(error, config)) is None:
+            raise
+        raise TrainingError(message) from error
+
+
+def _raised_by_objective(error: Exception, config: TrainConfig) -> str | None:
+    """Describe an error that came up in an objective of another package; None for other errors."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        loss = type(frame.f_locals.get("self"))
+        if issubclass(loss, AuxiliaryLoss) and not loss.__module__.startswith("ssia_zoo."):
+            return f"`method` {config.method}: {loss.__name__} raised {describe_error(error)}"
+    return None
 
 
 def is_dead_worker(error: Exception) -> bool:

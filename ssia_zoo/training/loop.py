@@ -171,11 +171,12 @@ def _train_epoch(run: Run, progress: Progress) -> None:
     remaining = skip_first_batches(run.batches, state.batches) if state.batches else run.batches
     progress.restart_clock()
     takes_indices = isinstance(task, AuxiliaryTask)  # timm's own tasks do not
-    for images, labels, indices in progress.waiting_for(overlapped(remaining, accelerator.device)):
+    for batch in progress.waiting_for(overlapped(remaining, accelerator.device)):
         if state.batches >= usable:
             continue  # Accelerate needs to see the loader's end
         if state.step >= run.total_steps:
             break
+        images, labels, indices = run.on_device(batch)
         if run.mixing is not None:
             index = state.epoch * len(run.batches) + state.batches
             images, labels = run.mixing((images, labels), state.epoch, index)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
+import PIL
 import timm
 import torch
 from accelerate import Accelerator
@@ -23,6 +24,7 @@ from accelerate.utils import (
     TorchDynamoPlugin,
 )
 
+from ssia_zoo.data.jpeg import decoder_version
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.fsdp import check_applied, sharding_plugin
@@ -51,8 +53,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         )
     if config.ddp_static_graph and config.batches_per_step > 1:
         raise ConfigError(
-            f"`ddp_static_graph` excludes `accumulation_steps` {config.batches_per_step}, or the launcher's, "
-            "as only some batches then average gradients; leave out one of them"
+            f"`ddp_static_graph` does not work with `accumulation_steps` {config.batches_per_step} (or a launcher's): "
+            "only some batches then average gradients; leave out one of them"
         )
     if config.sync_bn and not torch.cuda.is_available():
         raise ConfigError("`sync_bn` needs GPUs; leave it out on CPUs")
@@ -108,6 +110,8 @@ def describe_environment(accelerator: Accelerator) -> dict[str, str]:
         "torch": torch.__version__,
         "timm": timm.__version__,
         "accelerate": accelerate.__version__,
+        "pillow": PIL.__version__,
+        "simplejpeg": decoder_version() or "not installed",
         "ssia-zoo": __version__,
         "device": f"{name} ({platform.machine()})",
         "processes": str(accelerator.num_processes),

@@ -93,7 +93,7 @@ def _classifier(model: TimmModel, name: str) -> nn.Linear:
         ConfigError: If the classifier is anything else.
     """
     classifier = model.get_classifier()
-    if type(classifier) is not nn.Linear or classifier.bias is None:
+    if not isinstance(classifier, nn.Linear) or classifier.bias is None:
         raise ConfigError(f"`probe`: the classifier of {name} is not one linear layer with a bias; use `freeze` head")
     return classifier
 

@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from ssia_zoo.commands import folder_argument
 from ssia_zoo.models.metric_names import describe, main_metric
-from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.gradients import check_steps
 from ssia_zoo.training.profiling import StepProfiler
@@ -149,8 +148,8 @@ def _record_training(run: Run, values: dict[str, float], speed: dict[str, float]
     values["lr"] = max(group["lr"] for group in groups if not group.get("classifier"))
     if run.config.head_lr is not None:
         values["head_lr"] = max(group["lr"] for group in groups if group.get("classifier"))
-    if isinstance(run.task, AuxiliaryTask):
-        values["lambda"] = run.task.lambda_at((state.step - 1) / run.total_steps)
+    if (lambda_at := getattr(run.task, "lambda_at", None)) is not None:
+        values["lambda"] = lambda_at((state.step - 1) / run.total_steps)
     epoch = state.epoch + state.batches / (run.steps_per_epoch * run.config.batches_per_step)
     _record(run, "train", {"epoch": epoch, **values, **speed, "skipped": state.skipped})
 

@@ -13,7 +13,15 @@ from accelerate.utils import set_seed
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 
-from ssia_zoo.data import ImageData, eval_loader, load_image_data, share_loader, train_loader
+from ssia_zoo.data import (
+    DeviceTransform,
+    ImageData,
+    ImageStream,
+    eval_loader,
+    load_image_data,
+    share_loader,
+    train_loader,
+)
 from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import ConfigError
@@ -21,13 +29,14 @@ from ssia_zoo.models.features import TimmModel
 from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
 from ssia_zoo.training.class_balance import class_weights, report_imbalance
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.fingerprint import fingerprint
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
 from ssia_zoo.training.health import StepHealth
 from ssia_zoo.training.lora import merged
 from ssia_zoo.training.methods import check_multi_label, create_task, with_lambda
 from ssia_zoo.training.mixup import Mixing, build_mixing
-from ssia_zoo.training.model import build_model
+from ssia_zoo.training.model import build_model, train_input_size
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
 from ssia_zoo.training.selection import Selection, build_selection
 from ssia_zoo.training.signals import StopSignals
@@ -47,6 +56,8 @@ class Run:
     unsharded: TimmModel | None
     """under FSDP2 a copy of the student, into which its shards are gathered"""
     batches: Any
+    on_device: DeviceTransform
+    """makes a batch of `batches` the model's input"""
     eval_batches: Any
     optimizer: Any
     scheduler: Any
@@ -90,10 +101,16 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     folder.describe(data, preprocessing, config.ssia, weights)
     task = build_task(config, model, preprocessing, data, accelerator, weights)
     unsharded = unsharded_copy(accelerator, model)
-    flops = training_flops(model, preprocessing.input_size) if peak_flops(config, accelerator.device) else None
+    flops = (
+        training_flops(model, train_input_size(config, preprocessing))
+        if peak_flops(config, accelerator.device)
+        else None
+    )
     optimizer: Any = build_optimizer(config, task.get_trainable_module(), sharded=accelerator.is_fsdp2)
     mean, std = preprocessing.mean, preprocessing.std
     loader = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
+    order = None if isinstance(data.train, ImageStream) else loader.sampler
+    folder.fingerprint = fingerprint(model, order, folder.identity) if folder.is_main else {}
     batches = share_loader(loader, accelerator)
     # Accelerate wraps the module for DDP or FSDP2, in place of timm's task.prepare_distributed, and compiles it.
     task.trainable_module, optimizer, eval_batches = accelerator.prepare(
@@ -128,6 +145,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         task=task,
         unsharded=unsharded,
         batches=batches,
+        on_device=DeviceTransform(config, mean, std),
         eval_batches=eval_batches,
         optimizer=optimizer,
         scheduler=scheduler,
@@ -152,8 +170,10 @@ def build_task(
     weights: torch.Tensor | None,
 ) -> TrainingTask:
     """Build the training task for these images on the run's device, with its moving average."""
-    size, images = preprocessing.input_size, len(data.train)
-    task = create_task(model, config, size, images, weights, multi_label=data.multi_label).to(accelerator.device)
+    size, images = train_input_size(config, preprocessing), len(data.train)
+    task = create_task(
+        model, config, size, images, weights, multi_label=data.multi_label, label_names=data.label_names
+    ).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
     if (memory := getattr(task, "memory", None)) is not None:

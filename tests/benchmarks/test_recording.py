@@ -94,7 +94,10 @@ def test_tables_in_the_documentation_are_those_of_the_results(
         script.main(settings(report=True))
     elif name == "accuracy_report":
         accuracy = load_script("accuracy")
+        arena = accuracy.ARENA
+        monkeypatch.setattr(accuracy, "ARENA", Path(shutil.copy(arena, tmp_path)))
         accuracy.main(accuracy.Report())
+        assert accuracy.ARENA.read_text(encoding="utf-8") == arena.read_text(encoding="utf-8")
     else:
         script.report()
     assert script.REPORT.read_text(encoding="utf-8") == original.read_text(encoding="utf-8")

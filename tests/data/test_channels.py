@@ -18,7 +18,7 @@ from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.data.decode import decode_image, decode_rgb, stored_mode
 from ssia_zoo.data.preprocessing import ConvertMode
 from ssia_zoo.errors import ConfigError
-from tests.helpers.data_folders import AB, IMAGE, encoded, parquet, pictures, rows
+from tests.helpers.data_folders import AB, IMAGE, encoded, finished, parquet, pictures, rows
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -115,7 +115,7 @@ def test_cached_batches_of_other_channels_and_sizes_are_those_of_the_ordinary_lo
     for cached in (False, True):
         given = replace(config, cache_images=cached)
         loader = train_loader(load_image_data(given), given, mean=(0.4,) * channels, std=(0.3,) * channels, seed=1)
-        batches.append(list(loader))
+        batches.append([finished(batch, None, (0.4,) * channels, (0.3,) * channels) for batch in loader])
     for (one, *_), (other, *_) in zip(*batches, strict=True):
         assert torch.equal(one, other)
         assert one.shape[1:] == (channels, *(size if isinstance(size, tuple) else (size, size)))

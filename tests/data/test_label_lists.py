@@ -13,7 +13,19 @@ import torch
 from ssia_zoo.data import DataConfig, data_identity, eval_loader, load_image_data, train_loader
 from ssia_zoo.data.labels import read_labels
 from ssia_zoo.data.streaming import ImageStream
-from tests.helpers.data_folders import IMAGE, INT, MEAN, STD, error_text, labelled, parquet, pictures, plain, rows
+from tests.helpers.data_folders import (
+    IMAGE,
+    INT,
+    MEAN,
+    STD,
+    error_text,
+    finished,
+    labelled,
+    parquet,
+    pictures,
+    plain,
+    rows,
+)
 from tests.helpers.spreadsheets import NAMES, labelled_photos, table
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -108,7 +120,7 @@ def test_cached_images_have_the_same_targets(tmp_path: Path) -> None:
     config = replace(config, crop_padding=2, batch_size=3)
     found = load_image_data(config)
     batches = [
-        next(iter(train_loader(found, replace(config, cache_images=cached), mean=MEAN, std=STD, seed=0)))
+        finished(next(iter(train_loader(found, replace(config, cache_images=cached), mean=MEAN, std=STD, seed=0))))
         for cached in (False, True)
     ]
     assert all(torch.equal(one, other) for one, other in zip(*batches, strict=True))

@@ -24,6 +24,7 @@ from ssia_zoo.data import (
 from tests.helpers.data_folders import (
     MEAN,
     STD,
+    finished,
 )
 
 # Draws from Python's, NumPy's and torch's generators.
@@ -55,7 +56,7 @@ def by_index(loader: Any, epoch: int = 0) -> dict[int, torch.Tensor]:
     """Return the augmented image of each index in an epoch."""
     loader.sampler.set_epoch(epoch)
     order = [index for _, index in loader.sampler]
-    images = torch.cat([images for images, *_ in loader])
+    images = torch.cat([finished(batch, AUGMENTED)[0] for batch in loader])
     return dict(zip(order, images, strict=False))
 
 
@@ -70,7 +71,7 @@ def test_batches_are_normalized_float_images_and_integer_labels(data: ImageData)
 
 @pytest.mark.covers("batch_size", "eval_batch_size")
 def test_training_drops_the_incomplete_batch_and_evaluation_keeps_it(data: ImageData) -> None:
-    assert [len(labels) for _, labels, _ in train(data)] == [8] * 5
+    assert [len(labels) for _, labels, *_ in train(data)] == [8] * 5
     loader = eval_loader(data, replace(AUGMENTED, eval_batch_size=6), mean=MEAN, std=STD)
     labels = [labels.tolist() for _, labels in loader]
     assert [len(batch) for batch in labels] == [6, 6, 6, 2]
@@ -131,11 +132,11 @@ def test_accelerate_sets_the_epoch_and_skips_batches_exactly(data: ImageData) ->
     expected = by_index(train(data), epoch=2)
     loader = accelerator.prepare(train(data))
     loader.set_epoch(2)
-    whole = [images for images, *_ in loader]
+    whole = [finished(batch, AUGMENTED)[0] for batch in loader]
     assert torch.equal(torch.cat(whole), torch.stack(list(expected.values())))
     resumed = accelerator.prepare(train(data, replace(AUGMENTED, workers=1)))
     resumed.set_epoch(2)
-    rest = [images for images, *_ in accelerate.skip_first_batches(resumed, 3)]
+    rest = [finished(batch, AUGMENTED)[0] for batch in accelerate.skip_first_batches(resumed, 3)]
     assert torch.equal(torch.cat(rest), torch.cat(whole[3:]))
 
 
@@ -151,11 +152,11 @@ def test_two_processes_share_an_epoch_without_overlap_and_skip_alike(data: Image
     for process in range(2):
         loader = shard(process)
         loader.set_epoch(2)
-        batches.append([images for images, *_ in loader])
+        batches.append([finished(batch, AUGMENTED)[0] for batch in loader])
         # Here the skipping loader has to carry the epoch by itself.
         skipping = accelerate.skip_first_batches(shard(process), 1)
         skipping.set_epoch(2)
-        assert torch.equal(torch.cat([images for images, *_ in skipping]), batches[-1][1])
+        assert torch.equal(torch.cat([finished(batch, AUGMENTED)[0] for batch in skipping]), batches[-1][1])
     assert [len(part) for part in batches] == [2, 2]  # of five batches the odd one is left out
     woven = torch.cat([batches[0][0], batches[1][0], batches[0][1], batches[1][1]])
     assert torch.equal(woven, torch.stack(list(expected.values()))[:32])

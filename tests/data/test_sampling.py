@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler
 from ssia_zoo.data import BalancedSampler, load_image_data, train_loader
 from ssia_zoo.data.config import DataConfig
 from ssia_zoo.errors import ConfigError
-from tests.helpers.data_folders import MEAN, STD, image_folder
+from tests.helpers.data_folders import MEAN, STD, finished, image_folder
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -83,7 +83,8 @@ def test_a_cache_draws_the_same_batches(tmp_path: Path) -> None:
     plain = DataConfig(folder, image_size=8, batch_size=7, workers=0, crop_padding=2, balanced_sampling=True)
     cached = DataConfig(**{**vars(plain), "cache_images": True})
     one, other = (
-        list(train_loader(load_image_data(config), config, mean=MEAN, std=STD, seed=0)) for config in (plain, cached)
+        [finished(batch) for batch in train_loader(load_image_data(config), config, mean=MEAN, std=STD, seed=0)]
+        for config in (plain, cached)
     )
     assert len(one) == len(other) == 2
     assert all(torch.equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))

@@ -66,7 +66,7 @@ def test_an_image_folder_is_found_with_a_class_for_each_folder(tmp_path: Path) -
     found = load_image_data(config)
     assert (len(found.train), len(found.eval), found.eval_name) == (4, 4, "test")
     assert found.label_names == ("cat", "dog")
-    assert next(iter(train_loader(found, config, mean=MEAN, std=STD, seed=3)))[0].shape == (2, 3, 8, 8)
+    assert next(iter(train_loader(found, config, mean=MEAN, std=STD, seed=3)))[0].shape == (2, 8, 8, 3)
 
 
 def test_webdataset_shards_are_found_with_labels_from_cls_or_json(tmp_path: Path) -> None:

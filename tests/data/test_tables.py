@@ -27,7 +27,7 @@ def test_photos_get_the_labels_of_the_file(tmp_path: Path) -> None:
         assert not isinstance(rows, ImageStream)
         names = [Path(image.filename).name for image in rows["path"]]
         assert read_labels(rows, "label") == [number[name] for name in names]
-    assert next(iter(train_loader(found, config, mean=MEAN, std=STD, seed=0)))[0].shape == (2, 3, 8, 8)
+    assert next(iter(train_loader(found, config, mean=MEAN, std=STD, seed=0)))[0].shape == (2, 8, 8, 3)
 
 
 def test_validation_without_splits_takes_all_photos(tmp_path: Path) -> None:

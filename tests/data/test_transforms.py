@@ -19,11 +19,13 @@ from ssia_zoo.data import (
     train_transform,
 )
 from ssia_zoo.data.config import Size
+from ssia_zoo.data.tensors import TensorPixels
 from ssia_zoo.data.transforms import ReflectCrop
 from ssia_zoo.errors import ConfigError
 from tests.helpers.data_folders import (
     MEAN,
     STD,
+    encoded,
     pictures,
 )
 
@@ -31,6 +33,15 @@ SIDE = 64
 STEP = 4  # of a pixel's value from one row or column to the next
 AS_IT_IS: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "interpolation": "nearest"}
 RAW = ((0.0,) * 3, (1.0,) * 3)  # mean and std
+
+
+PATH = {"pixels": "tensor"}
+
+
+@pytest.fixture(autouse=True, params=["tensor", "pil"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test by both paths."""
+    monkeypatch.setitem(PATH, "pixels", request.param)
 
 
 def places() -> PIL.Image.Image:
@@ -45,10 +56,15 @@ def config_of(settings: dict[str, Any], size: Size) -> DataConfig:
 
 def augmented(image: PIL.Image.Image | None = None, size: Size = SIDE, seed: int = 0, **settings: Any) -> Tensor:
     """Return an augmented image, with pixels from 0 to 255."""
+    config = config_of(settings, size)
+    if PATH["pixels"] == "tensor":
+        pixels = TensorPixels(config, *RAW)
+        stored = {"bytes": encoded(image or places()), "path": None}
+        return pixels.augment(pixels.decode(stored, 10**9, seed)).permute(2, 0, 1).float()
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    return 255 * train_transform(config_of(settings, size), *RAW)(image or places())
+    return 255 * train_transform(config, *RAW)(image or places())
 
 
 def evaluated(image: PIL.Image.Image, size: Size, **settings: Any) -> Tensor:

@@ -57,7 +57,7 @@ def test_in_training_the_next_image_of_the_batch_replaces_it(damaged: DataConfig
     config = replace(damaged, **options)
     (first, second), unreadable = train_batches(config)
     for images, labels, _ in (first, second):
-        assert images.shape == (4, 3, 8, 8)
+        assert images.shape == (4, 8, 8, 3)
         assert all(number_of(image) % 2 == label for image, label in zip(images, labels.tolist(), strict=True))
     unreadable.collect()
     assert len(unreadable) == 3

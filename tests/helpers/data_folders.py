@@ -13,8 +13,9 @@ import datasets
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
-from ssia_zoo.data import DataConfig, load_image_data
+from ssia_zoo.data import DataConfig, DeviceTransform, load_image_data
 from ssia_zoo.errors import DataError
 
 IMAGE = datasets.Image()
@@ -39,9 +40,15 @@ def plain(number: int) -> bytes:
     return encoded(PIL.Image.new("RGB", (8, 8), (number % 256, number // 256, 128)))
 
 
+def finished(batch: Any, config: DataConfig | None = None, mean: Any = MEAN, std: Any = STD) -> Any:
+    """Return a batch of the training loader as the model gets it: images, labels and indices."""
+    return DeviceTransform(config or DataConfig("digits"), mean, std)(batch)
+
+
 def number_of(image: Any) -> int:
-    """Return the number of a plain image, normalized by MEAN and STD."""
-    red, green, _ = ((image[:, 4, 4] * 0.25 + 0.5) * 255).round().int().tolist()
+    """Return the number of a plain image of a batch: uint8 [H, W, C], or [C, H, W] normalized by MEAN and STD."""
+    pixel = image[4, 4] if image.dtype == torch.uint8 else ((image[:, 4, 4] * 0.25 + 0.5) * 255).round()
+    red, green, _ = pixel.int().tolist()
     return int(red + 256 * green)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import timm
+import yaml
 
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.training import train
 from ssia_zoo.training.arguments import check_config, parse_config, read_config
-from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.config import TrainConfig, with_defaults
 from ssia_zoo.training.main import main
 from tests.helpers.runs import ROOT
 
@@ -44,6 +46,28 @@ def test_a_published_weight_is_a_config_by_name_and_by_file() -> None:
     assert by_name.model == "mobilenetv3_small_050"
     assert by_name.method == "ssia"
     assert read_config(f"hub_configs/{name}.json") == by_name
+
+
+@pytest.mark.covers("pixels")
+def test_a_run_older_than_the_setting_keeps_its_path_of_the_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = json.loads(json.dumps(asdict(TrainConfig(model="resnet18", dataset="digits", output_dir="runs/x"))))
+    file = tmp_path / "train_config.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    assert read_config(str(file)).pixels == "tensor"
+    del settings["pixels"]
+    file.write_text(yaml.safe_dump(settings))
+    with caplog.at_level(logging.INFO, "ssia_zoo"):
+        assert read_config(str(file)).pixels == "pil"
+    assert caplog.messages == [f"--config {file} is older than `pixels`, which is therefore pil"]
+    file.write_text("lr: 0.1")
+    assert read_config(str(file)).pixels == "tensor", "a file by hand states what differs from the defaults"
+    entry = json.loads((ROOT / "hub_configs" / "resnet18_ssia.c10_r32.json").read_text())
+    assert entry["training"].pop("pixels") == "pil"
+    file.write_text(json.dumps(entry))
+    assert read_config(str(file)).pixels == "pil"
+    assert with_defaults({})["pixels"] == "pil", "as the manifests of its checkpoints"
 
 
 @pytest.mark.parametrize(

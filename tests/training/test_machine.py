@@ -49,7 +49,7 @@ def test_options_of_ddp_reach_the_accelerator() -> None:
 
 
 def test_a_static_graph_with_accumulation_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^`ddp_static_graph` excludes `accumulation_steps` 2[^\n]*$"):
+    with pytest.raises(ConfigError, match=r"^`ddp_static_graph` does not work with `accumulation_steps` 2[^\n]*$"):
         small_run(tmp_path / "run", ddp_static_graph=True, accumulation_steps=2)
 
 
