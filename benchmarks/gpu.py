@@ -144,6 +144,8 @@ def table(records: Sequence[Record]) -> list[str]:
         record = newest.get(experiment.name)
         cells = ["not measured", *[""] * 4] if record is None else cells_of(record)
         lines.append(f"| {experiment.title} | {' | '.join(cells)} |")
+    waits = newest.get("waits", {}).get("waits_per_step", "not measured")
+    lines += ["", f"Operations for which the host waits, a step: {waits} (records cause them, ten an epoch)."]
     lines += ["", "| ratio | measured | bar |", "|---|---|---|"]
     for title, above, below, bar in ratios():
         known = above in newest and below in newest

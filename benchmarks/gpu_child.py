@@ -11,6 +11,7 @@ import os
 import runpy
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,32 @@ class Clock:
         self.done, self.since = 0, 0.0
         self.folder: Path | None = None
         """of a run of train_hf.py"""
+        self.count_waits = False
+        self.waits = 0
 
     def after_step(self, *_: Any) -> None:
         """Count a step; note the time or end the run if it is due."""
         self.done += 1
         if self.done == self.warm_up:
             self.since = now()
+            if self.count_waits and torch.cuda.is_available():
+                warnings.simplefilter("always")
+                warnings.showwarning = self.count
+                torch.cuda.set_sync_debug_mode("warn")
         elif self.done == self.warm_up + self.steps:
             seconds = now() - self.since
             speed = {
                 "images_per_second": round(self.steps * self.batch_size / seconds, 1),
                 "ms_per_step": round(1000 * seconds / self.steps, 3),
             }
+            if self.count_waits:
+                speed["waits_per_step"] = round(self.waits / self.steps, 2)
             write(self.result, speed | memory() | self.recorded())
             raise SystemExit
+
+    def count(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        """Count a warning of torch that the host waits for the GPU."""
+        self.waits += "synchronizing CUDA operation" in str(message)
 
     def recorded(self) -> dict[str, float]:
         """Return what the newest record of train_hf.py states on waiting and utilization."""
@@ -95,7 +108,7 @@ def time_steps(result: str, loop: str, warm_up: str, steps: str, batch_size: str
 
     Args:
         result: JSON file to write.
-        loop: "ours", "timm" or "evaluate".
+        loop: "ours", "timm" or "evaluate"; "waits" for ours, counting the operations for which the host waits.
         warm_up: Steps before those that are timed.
         steps: Steps that are timed.
         batch_size: Images per step.
@@ -112,5 +125,5 @@ def time_steps(result: str, loop: str, warm_up: str, steps: str, batch_size: str
         runpy.run_path(script, run_name="__main__")
     else:
         config = parse_config(list(arguments))
-        clock.folder = Path(config.output_dir)
+        clock.folder, clock.count_waits = Path(config.output_dir), loop == "waits"
         train(config)

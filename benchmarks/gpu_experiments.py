@@ -24,7 +24,7 @@ class Experiment:
     model: str
     image_size: int
     batch_size: int
-    loop: Literal["ours", "timm", "evaluate"] = "ours"
+    loop: Literal["ours", "timm", "evaluate", "waits"] = "ours"
     method: str = "vanilla"
     flags: tuple[str, ...] = ()
     """of the loop, on top of the common ones"""
@@ -160,6 +160,14 @@ def _others() -> list[Experiment]:
             title="`resnet18` at 32 px, bf16, vanilla, `--cache-images`",
             flags=(*_BF16, "--channels-last", "--cache-images", "--crop-padding", "4"),
             **cached,
+        ),
+        Experiment(
+            name="waits",
+            title="`resnet50`, bf16, SSIA, counting operations for which the host waits",
+            loop="waits",
+            method="ssia",
+            flags=(*_BF16, "--channels-last"),
+            **resnet,
         ),
         Experiment(name="evaluate", title="`resnet50`, float32, evaluation", loop="evaluate", **resnet),
     ]

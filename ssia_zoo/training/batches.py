@@ -22,6 +22,7 @@ def overlapped(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
         yield from batches
         return
     copies: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no types here
+    copies.wait_stream(torch.cuda.current_stream(device))  # cached images are made on it
     iterator = iter(batches)
     while True:
         with torch.cuda.stream(copies):
