@@ -7,7 +7,7 @@ FAST := tests/loss tests/data tests/models/test_registry.py tests/models/test_we
 	tests/training/test_config.py tests/training/test_settings.py tests/test_errors.py
 PYPI_LIMIT := 100000000
 
-.PHONY: help demo test-fast test test-slow test-oldest quality style dist clean
+.PHONY: help demo test-fast test test-slow test-oldest quality style site dist clean
 
 help:
 	@echo "make demo         train with and without SSIA on real images, publish, load again (2-4 minutes)"
@@ -15,7 +15,8 @@ help:
 	@echo "make test         run every test but the slow ones (about 10 minutes on 2 cores)"
 	@echo "make test-slow    run the slow tests: every timm family, and what takes minutes"
 	@echo "make test-oldest  run the fast tests with the oldest versions that setup.cfg allows"
-	@echo "make quality      check lint, format, types, the direction of imports and repeated code"
+	@echo "make quality      check lint, format, types, the direction of imports, repeated code and the website's links"
+	@echo "make site         show the documentation as a website, at http://127.0.0.1:8000"
 	@echo "make style        fix lint and format"
 	@echo "make dist         build and check the sdist and the wheel"
 
@@ -57,6 +58,11 @@ quality: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pylint --recursive=y ssia_zoo benchmarks export train_hf.py tests
+	$(BIN)/hadolint Dockerfile
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+site: $(VENV)/installed-test
+	$(BIN)/mkdocs serve
 
 style: $(VENV)/installed-test
 	$(BIN)/ruff check --fix

@@ -26,9 +26,9 @@ import datasets
 import numpy as np
 import torch
 import tyro
-from accuracy_report import interval
 from recording import BENCHMARKS, RESULTS, append_record, environment, read_results, replace_table
 
+from ssia_zoo.arena.tables import format_interval
 from ssia_zoo.cli.demo import METHODS, SETTINGS, write_wrong_labels
 from ssia_zoo.data import digits
 from ssia_zoo.data.splits import stratified
@@ -138,7 +138,8 @@ def quoted() -> str:
     compared = against(found["vanilla"], found["SSIA + DSN, memory"])
     return (
         f"{compared.seeds} recorded seeds with {SETTINGS['epochs']} epochs: SSIA minus vanilla "
-        f"{compared.difference:+.2f} points (95 % interval {interval(compared)}); see benchmarks/research.md, entry 20"
+        f"{compared.difference:+.2f} points (95 % interval {format_interval(compared.interval)}); see "
+        "benchmarks/research.md, entry 20"
     )
 
 
@@ -160,7 +161,7 @@ def table() -> Iterator[str]:
 
 def _difference(control: dict[int, float], other: dict[int, float]) -> str:
     compared = against(control, other)
-    return f"{compared.difference:+.2f} ({interval(compared)})"
+    return f"{compared.difference:+.2f} ({format_interval(compared.interval)})"
 
 
 def main(arguments: Run | Report) -> None:

@@ -22,12 +22,12 @@ import numpy as np
 import timm
 import torch
 import tyro
-from accuracy_report import interval, paired
 from recording import BENCHMARKS, METHODS, RESULTS, Record, append_record, read_results, replace_table
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ssia_zoo.arena.tables import format_interval, paired
 from ssia_zoo.data import ImageData, eval_loader, load_image_data
 from ssia_zoo.data.preprocessing import model_preprocessing
 from ssia_zoo.training import TrainConfig, train
@@ -160,7 +160,7 @@ def report() -> None:
         pretrained = len({pretraining_seed for pretraining_seed, _ in group["ssia"].keys() & group["vanilla"].keys()})
         lines.append(
             f"| `{weights}` | {dataset} | {'linear probe' if how == 'probe' else 'the whole network'} "
-            f"| {c.ssia_mean:.2f} | {c.vanilla_mean:.2f} | {c.difference:+.2f} | {interval(c)} "
+            f"| {c.ssia_mean:.2f} | {c.vanilla_mean:.2f} | {c.difference:+.2f} | {format_interval(c.interval)} "
             f"| {pretrained} × {c.seeds // pretrained} |"
         )
     replace_table(REPORT, "finetune", lines)

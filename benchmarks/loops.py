@@ -9,9 +9,9 @@ The processes are forked from one that has imported everything, since imports wo
 from __future__ import annotations
 
 import ctypes
-import io
 import os
 import resource
+import runpy
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,10 +24,8 @@ from typing import Any
 import timm
 import torch
 from accelerate.data_loader import DataLoaderShard
-from datasets import Image
-from timm.data import ImageDataset, create_loader
+from timm.data import create_dataset, create_loader
 from timm.data.loader import PrefetchLoader
-from timm.data.readers.reader import Reader
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.task import ClassificationTask, TrainingTask
@@ -35,13 +33,14 @@ from timm.utils.metrics import AverageMeter
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
-from ssia_zoo.data import DataConfig, DeviceTransform, ImageData, load_image_data, train_loader
+from ssia_zoo.data import DataConfig, DeviceTransform, load_image_data, train_loader
 from ssia_zoo.data.preprocessing import with_default_preprocessing
 from ssia_zoo.loss.ssia import SSIALoss
 from ssia_zoo.task import AuxiliaryTask, AuxiliaryTrainableModule, SSIATask
 from ssia_zoo.training import parse_config, train
 
-LOOPS = ("bare", "timm", "ours")
+LOOPS = ("bare", "parts", "ours")
+"""Our data, loss and optimizer alone; a loop made of the parts of timm's train.py; train_hf.py."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 PHASES = ("data", "forward", "loss", "backward", "optimizer", "rest")
 
@@ -52,6 +51,8 @@ class Setup:
 
     arch: str
     dataset: str
+    """folder with train/ and validation/"""
+    classes: int
     image_size: int
     batch_size: int
     seed: int
@@ -59,7 +60,9 @@ class Setup:
     steps: int
     """optimizer steps per turn"""
     folder: str
-    """folder for the output of train_hf.py"""
+    """folder for the output of the loops"""
+    timm_train: str | None
+    """timm's train.py"""
 
     @property
     def data_config(self) -> DataConfig:
@@ -203,34 +206,48 @@ def bare(setup: Setup, method: str) -> None:
         optimizer.zero_grad()
 
 
-class _Rows(Reader):  # type: ignore[misc]  # timm has no types
-    """timm's ReaderHfds for rows that are loaded already."""
-
-    def __init__(self, data: ImageData) -> None:
-        super().__init__()
-        self.rows = data.train.cast_column(data.image_column, Image(decode=False))
-        self.image, self.label = data.image_column, data.label_column
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        row = self.rows[index]
-        return io.BytesIO(row[self.image]["bytes"]), row[self.label]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
 def timms(setup: Setup, method: str) -> None:
-    """Run the loop of timm's train.py, made of the same parts, with its prefetcher and log interval of 50.
+    """Run timm's own train.py, unchanged, with the settings of the other loops."""
+    if setup.timm_train is None or method != "vanilla":
+        raise ValueError("timm's train.py trains vanilla, from the file `timm_train`")
+    statistic = {name: [str(value) for value in values] for name, values in statistics(setup).items()}
+    flags = {
+        "--model": [setup.arch],
+        "--data-dir": [setup.dataset],
+        "--num-classes": [str(setup.classes)],
+        "--img-size": [str(setup.image_size)],
+        "--batch-size": [str(setup.batch_size)],
+        "--mean": statistic["mean"],
+        "--std": statistic["std"],
+        "--opt": ["adamw"],
+        "--lr": ["1e-3"],
+        "--weight-decay": ["0.05"],
+        "--epochs": ["1"],
+        "--warmup-epochs": ["0"],
+        "--sched-on-updates": [],
+        "--smoothing": ["0"],
+        "--color-jitter": ["0"],
+        "--train-interpolation": [with_default_preprocessing(setup.data_config).interpolation or "bicubic"],
+        "--workers": ["0"],
+        "--seed": [str(setup.seed)],
+        "--device": ["cpu"],
+        "--output": [str(Path(setup.folder) / f"timm_{os.getpid()}")],
+    }
+    sys.argv = ["train.py", *(word for flag, words in flags.items() for word in (flag, *words))]
+    runpy.run_path(setup.timm_train, run_name="__main__")
+
+
+def parts(setup: Setup, method: str) -> None:
+    """Run a loop made of the parts of timm's train.py, with its prefetcher and log interval of 50.
 
     Mixup, EMA, gradient clipping and mixed precision are off, as by default in both scripts.
     """
     config = setup.data_config
-    data = load_image_data(config)
     torch.manual_seed(setup.seed)
-    task = make_task(setup, method, len(data.label_names))
+    task = make_task(setup, method, setup.classes)
     optimizer = create_optimizer_v2(task.trainable_module, "adamw", 1e-3, 0.05)
     loader = create_loader(
-        ImageDataset("", reader=_Rows(data)),
+        create_dataset("", root=setup.dataset, split="train", is_training=True, batch_size=setup.batch_size),
         input_size=(3, setup.image_size, setup.image_size),
         batch_size=setup.batch_size,
         is_training=True,
@@ -293,7 +310,7 @@ def run_in_turns(loop: str, method: str, setup: Setup, pipe: Connection, log: st
     """Run one loop in a forked process, turn by turn.
 
     Args:
-        loop: One of LOOPS.
+        loop: One of LOOPS, or "timm" for its train.py.
         method: "vanilla" or "ssia".
         setup: Training settings.
         pipe: Receives True to start a turn or False to exit; sends the turn's milliseconds per step and peak memory.
@@ -311,5 +328,5 @@ def run_in_turns(loop: str, method: str, setup: Setup, pipe: Connection, log: st
     clock = Clock()
     time_phases(clock, setup.arch)
     register_optimizer_step_post_hook(Turns(clock, setup.steps, pipe).after_step)
-    {"bare": bare, "timm": timms, "ours": ours}[loop](setup, method)
+    {"bare": bare, "parts": parts, "timm": timms, "ours": ours}[loop](setup, method)
     raise SystemExit("the training split ended before the measurement; use a larger one or fewer rounds")

@@ -16,11 +16,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import timm
 import torch
 import tyro
+from photos import SIZE, photographs
 from recording import (
     BENCHMARKS,
     RESULTS,
@@ -39,20 +38,8 @@ from recording import (
 from ssia_zoo.inference.classifier import Classifier
 
 FILE = RESULTS / "predict_folder.jsonl"
-SIZE, BATCH = (512, 384), 16
+BATCH = 16
 COMPARED = ("one process", "workers")
-
-
-def photographs(folder: Path, number: int) -> list[Path]:
-    """Write JPEGs of smooth colours with fine noise."""
-    numbers, paths = np.random.default_rng(0), []
-    for index in range(number):
-        colours = PIL.Image.fromarray(numbers.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(SIZE)
-        noise = numbers.normal(0, 6, (SIZE[1], SIZE[0], 3))
-        pixels = (np.asarray(colours) + noise).clip(0, 255).astype(np.uint8)
-        paths.append(folder / f"{index:05d}.jpg")
-        PIL.Image.fromarray(pixels).save(paths[-1], quality=90)
-    return paths
 
 
 def unreadable(path: Path, reason: str) -> None:

@@ -1,11 +1,20 @@
-"""Compare complete training steps, data loading included: train_hf.py, the loop of timm's train.py, a bare loop.
+"""Compare complete training steps, data loading included: train_hf.py, timm's train.py, a bare loop.
 
-    python benchmarks/throughput.py --dataset DATASET    # measure, append to results/throughput.jsonl, write the tables
-    python benchmarks/throughput.py --report             # only write the tables in benchmarks/speed.md
+    python benchmarks/throughput.py                                          # bound by computation
+    python benchmarks/throughput.py --arch test_resnet --photo-size 512 384  # bound by data
+    python benchmarks/throughput.py --report                                 # only write the tables in speed.md
 
-Each loop (benchmarks/loops.py) runs in a separate process, vanilla and with SSIA. The processes take turns in a
-shuffled order while the others wait, so that other load affects them alike. Ratios are taken within a round; the tables
-give their median and quartiles, for wall time and for CPU time, which does not include waiting for other processes.
+Results are appended to results/throughput.jsonl. All loops read the same folder of generated JPEGs, with one recipe.
+timm's train.py is in its repository, not in its source distribution (as of 1.0.31); `--timm-train FILE` runs that file,
+unchanged. It should be of the version of timm that is installed:
+
+    git clone --depth 1 --branch v1.0.31 https://github.com/huggingface/pytorch-image-models
+
+"parts" is a loop made of the same parts of timm (benchmarks/loops.py), which SSIA fits in too.
+
+Each loop runs in a separate process, vanilla and with SSIA. The processes take turns in a shuffled order while the
+others wait, so that other load affects them alike. Ratios are taken within a round; the tables give their median and
+quartiles, for wall time and for CPU time, which does not include waiting for other processes.
 
 Peak memory is measured separately, in new processes whose allocator returns freed memory at once, so that the peak is
 that of live tensors. The memory that a process has before its loop starts is subtracted.
@@ -18,10 +27,12 @@ import os
 import statistics
 import tempfile
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import tyro
 from loops import LOOPS, PHASES, Setup, run_in_turns
+from photos import photo_folder
 from recording import (
     BENCHMARKS,
     METHODS,
@@ -39,26 +50,31 @@ from recording import (
 RECORDS = RESULTS / "throughput.jsonl"
 REPORT = BENCHMARKS / "speed.md"
 PAIRS = {
-    "ours / timm, vanilla": (["ours vanilla"], ["timm vanilla"]),
-    "ours / timm, SSIA": (["ours ssia"], ["timm ssia"]),
-    "ours / timm, both": (["ours vanilla", "ours ssia"], ["timm vanilla", "timm ssia"]),
+    "ours / timm's train.py, vanilla": (["ours vanilla"], ["timm vanilla"]),
+    "ours / timm's parts, vanilla": (["ours vanilla"], ["parts vanilla"]),
+    "ours / timm's parts, SSIA": (["ours ssia"], ["parts ssia"]),
+    "ours / timm's parts, both": (["ours vanilla", "ours ssia"], ["parts vanilla", "parts ssia"]),
     "ours / bare, both": (["ours vanilla", "ours ssia"], ["bare vanilla", "bare ssia"]),
     "SSIA / vanilla, ours": (["ours ssia"], ["ours vanilla"]),
     "SSIA / vanilla, all loops": ([f"{loop} ssia" for loop in LOOPS], [f"{loop} vanilla" for loop in LOOPS]),
 }
-_SHARED = ("arch", "dataset", "image_size", "batch_size", "seed", "threads", "steps")
+_SHARED = ("arch", "classes", "image_size", "batch_size", "seed", "threads", "steps")
 
 Turn = dict[str, float]
 
 
 @dataclass
 class Settings:
-    """Compare complete training steps: train_hf.py, the loop of timm's train.py, a bare loop."""
+    """Compare complete training steps: train_hf.py, timm's train.py, a bare loop."""
 
     arch: str = "resnet18"
     """timm architecture"""
-    dataset: str = "zh-plus/tiny-imagenet"
-    """--dataset of train_hf.py; the training split must be large enough for all steps"""
+    timm_train: Path | None = None
+    """timm's train.py; without it, only the loop made of its parts is timed"""
+    photo_size: tuple[int, int] = (96, 96)
+    """width and height of the JPEGs"""
+    classes: int = 100
+    """number of classes"""
     image_size: int = 64
     """height and width in pixels"""
     batch_size: int = 32
@@ -110,9 +126,14 @@ class Process:
 def measure(settings: Settings) -> Record:
     """Time every turn of each (loop, method), and measure peak memory."""
     names = [f"{loop} {method}" for loop in LOOPS for method in METHODS]
-    load = os.getloadavg()[0]
+    names += ["timm vanilla"] if settings.timm_train else []
+    load, script = os.getloadavg()[0], settings.timm_train
     with tempfile.TemporaryDirectory() as folder:
-        setup = Setup(**{name: getattr(settings, name) for name in _SHARED}, folder=folder)
+        most = 1 + max(settings.rounds, settings.memory_turns)
+        images = settings.batch_size * max(200, settings.steps * most + 2)  # long enough for records as in a real run
+        dataset = photo_folder(Path(folder), images, settings.classes, settings.photo_size)
+        shared = {name: getattr(settings, name) for name in _SHARED}
+        setup = Setup(**shared, dataset=str(dataset), folder=folder, timm_train=script and str(script))
         processes = {name: Process(name, setup) for name in names}
         turns = in_turns({name: process.turn for name, process in processes.items()}, settings.rounds, settings.seed)
         for process in processes.values():
@@ -120,11 +141,12 @@ def measure(settings: Settings) -> Record:
         memory = {name: peak(name, setup, settings.memory_turns) for name in names if settings.memory_turns}
     return {
         "benchmark": "throughput",
-        "settings": {**asdict(settings), "dataset": Path(settings.dataset).name},
+        "settings": {**asdict(settings), "timm_train": script and sha256(script.read_bytes()).hexdigest()},
         "steps": {name: medians(turns[name]) for name in names},
         "ratios": {
             title: {clock: quartiles(ratios(turns, above, below, clock)) for clock in ("wall", "cpu")}
             for title, (above, below) in PAIRS.items()
+            if {*above, *below} <= turns.keys()
         },
         "cpu_ms": {name: [round(turn["cpu"], 1) for turn in turns[name]] for name in names},
         "memory": memory,
@@ -155,7 +177,7 @@ def table(record: Record) -> list[str]:
     """Format a record as Markdown."""
     settings = record["settings"]
     lines = [
-        f"### `{settings['arch']}` at {settings['image_size']} px, batch {settings['batch_size']}",
+        f"### `{settings['arch']}` at {settings['image_size']} px, batch {settings['batch_size']}, {_data(settings)}",
         "",
         "| ratio: median (quartiles) | CPU time | wall time |",
         "|---|---|---|",
@@ -172,7 +194,7 @@ def table(record: Record) -> list[str]:
         lines += ["", f"Peak memory above that before the loop, MB: {peaks}; SSIA / vanilla, ours: {ours:.3f}."]
     lines += [
         "",
-        f"{settings['dataset']}, {settings['rounds']} rounds of {settings['steps']} step, "
+        f"{settings['rounds']} rounds of {settings['steps']} step, "
         f"{settings['threads']} thread, seed {settings['seed']}, {record['time'][:10]}; "
         f"torch {record['versions']['torch']}, timm {record['versions']['timm']}; {machine_text(record['machine'])}. A "
         "ratio that differs from 1 by less than the width of its quartiles shows no difference.",
@@ -181,10 +203,17 @@ def table(record: Record) -> list[str]:
     return lines
 
 
+def _data(settings: Record) -> str:
+    """Describe the images; records of older versions name a data set."""
+    return "JPEGs of {}x{}".format(*settings["photo_size"]) if "photo_size" in settings else str(settings["dataset"])
+
+
 def main(settings: Settings) -> None:
+    if settings.timm_train is not None and not settings.timm_train.is_file():
+        raise SystemExit(f"--timm-train {settings.timm_train}: no such file; expected timm's train.py (see --help)")
     if not settings.report:
         append_record(RECORDS, measure(settings))
-    newest = {record["settings"]["arch"]: record for record in read_results(RECORDS)}
+    newest = {(record["settings"]["arch"], _data(record["settings"])): record for record in read_results(RECORDS)}
     replace_table(REPORT, "throughput", [line for record in newest.values() for line in table(record)][:-1])
 
 

@@ -10,10 +10,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import yaml
-from accuracy_report import Group, compare_pairs, paired
 from matplotlib.figure import Figure
 from recording import BENCHMARKS, RESULTS, ROOT, Record, read_results, replace_table
 
+from ssia_zoo.arena.results import Group
+from ssia_zoo.arena.tables import paired
 from ssia_zoo.models.comparison import Comparison
 
 PAGE = ROOT / "docs" / "when.md"
@@ -112,17 +113,10 @@ def write_when(plans: dict[str, list[Record]]) -> None:
         compared[situation] = {name: comparison for name, comparison in found.items() if comparison}
         scores = [run["top1"] for run in group["vanilla"].values()]
         columns = [f"{sum(scores) / len(scores):.2f}", *(cell(compared[situation].get(name)) for name in FORMS)]
-        columns += [cell(over_dsn(group, name)) for name in ("default", "memory")]
+        columns += [cell(paired(group, name, "dsn")) for name in ("default", "memory")]
         lines.append(f"| {situation} | {' | '.join(columns)} |")
     replace_table(PAGE, "when", lines)
     draw(compared, PICTURE)
-
-
-def over_dsn(group: Group, name: str) -> Comparison | None:
-    """Compare a form with DSN over the seeds that both have."""
-    seeds = sorted(group.get(name, {}).keys() & group.get("dsn", {}).keys())
-    pairs = [(group[name][seed]["top1"], group["dsn"][seed]["top1"]) for seed in seeds]
-    return compare_pairs(pairs) if pairs else None
 
 
 def draw(compared: dict[str, dict[str, Comparison]], path: Path) -> None:

@@ -15,7 +15,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.loss.base import AuxiliaryLoss, StageShape
+from ssia_zoo.loss.base import AuxiliaryLoss, StageShape, describe_terms
 from ssia_zoo.loss.memory import PredictionMemory, or_present, soft_cross_entropy
 from ssia_zoo.loss.processes import broadcast_together
 from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss
@@ -124,6 +124,8 @@ class AuxiliaryTask(ClassificationTask):  # type: ignore[misc]  # timm has no ty
         self.progress = 0.0
         self.objective_name = loss.name
         self._uses_labels = loss.uses_labels
+        self._objective_class = f"{type(loss).__module__}:{type(loss).__qualname__}"
+        self._terms_checked = False
 
     # The trainable module is laid out as timm's feature distillation lays out its own: these fit unchanged.
     get_task_state = FeatureDistillationTask.get_task_state
@@ -148,6 +150,10 @@ class AuxiliaryTask(ClassificationTask):  # type: ignore[misc]  # timm has no ty
     def _run(self, input: Tensor, target: Tensor, **extra: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         unwrap_model(self.trainable_module).projection.set_progress(self.progress)
         logits, terms = self.trainable_module(*((input, target) if self._uses_labels else (input,)), **extra)
+        if not self._terms_checked:
+            if problem := describe_terms(terms, self.objective_name):
+                raise ConfigError(f"{self._objective_class}: {problem}")
+            self._terms_checked = True
         return logits, terms
 
     def _result(self, logits: Tensor, task_loss: Tensor, terms: dict[str, Tensor]) -> dict[str, Tensor]:

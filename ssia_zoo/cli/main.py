@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from ssia_zoo.allocator import keep_freed_memory
 from ssia_zoo.cli.answers import embed
+from ssia_zoo.cli.arena import arena
 from ssia_zoo.cli.comparison import compare
 from ssia_zoo.cli.console import DONE, UsageError, run
 from ssia_zoo.cli.export import export
+from ssia_zoo.cli.losses import check_loss
 from ssia_zoo.cli.models import explain, predict, validate, verify
 from ssia_zoo.cli.training import demo, finetune, train
 from ssia_zoo.cli.weights import fetch, info, list_weights, publish
@@ -64,6 +67,8 @@ _COMMANDS: dict[str, Callable[..., int | None]] = {
     "fetch": fetch,
     "publish": publish,
     "export": export,
+    "check-loss": check_loss,
+    "arena": arena,
     "demo": demo,
 }
 
@@ -85,6 +90,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if words[:1] == [name]:  # these parse their flags and handle signals and errors themselves
             return command(words[1:])
     show_log()
+    keep_freed_memory()
     return run(lambda: _run_command(words))
 
 
@@ -100,6 +106,8 @@ def _run_command(words: list[str]) -> int | None:
     if words[0] not in _COMMANDS:
         hint = did_you_mean(words[0], _COMMANDS, "`ssia-zoo --help` lists the commands")
         raise UsageError(f"unknown command {words[0]!r}; {hint}")
+    if words[0] == "arena":  # has commands of its own
+        return arena(words[1:])
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     status: int | None = tyro.cli(_COMMANDS[words[0]], prog=f"ssia-zoo {words[0]}", args=words[1:], config=config)
     return status

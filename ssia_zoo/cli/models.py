@@ -144,26 +144,56 @@ def explain(
     print(out)
 
 
-def verify(target: _Model, dataset: str | None = None, json: bool = False) -> int:
-    """Check a model's files, hashes and tensors, and its published top-1 on a data set.
+def verify(
+    target: _Model,
+    dataset: str | None = None,
+    sign: Path | None = None,
+    check: Path | None = None,
+    statement: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Check a model's files, hashes, tensors and top-1; sign the result, or check a signed one.
 
     For example:
       ssia-zoo verify mobilenetv3_small_050_ssia --dataset digits
       ssia-zoo verify hf-hub:org/name --json
+      ssia-zoo verify runs/mine --dataset photos/ --sign key.pem    # pip install 'ssia-zoo[sign]'
+      ssia-zoo verify hf-hub:org/name --check key.pub
 
     Args:
         target: Published weight, folder or hf-hub:org/name.
         dataset: Data set to recompute the published top-1 on: Hub id, folder, or digits.
+        sign: Private key (PEM); write a signed statement of all files and of what was found.
+        check: Public key (PEM); check the signed statement, and that the files are exactly the signed ones.
+        statement: The signed statement; ssia-zoo.intoto.jsonl in the folder if not given.
         json: Print one JSON document.
     """
+    if sign is not None and check is not None:
+        raise UsageError("verify: --sign and --check exclude each other")
+    if statement is not None and sign is None and check is None:
+        raise UsageError("verify: --statement needs --sign or --check")
     from ssia_zoo.data import DataConfig
-    from ssia_zoo.evaluation.verify import verify as check
 
-    report = check(target, data=DataConfig(dataset=dataset) if dataset is not None else None)
-    if json:
-        print_json(report.to_dict())
+    data = DataConfig(dataset=dataset) if dataset is not None else None
+    written = None
+    if sign is not None:
+        from ssia_zoo.evaluation.attestation import sign_model
+
+        report, written = sign_model(target, sign, data=data, statement=statement)
+    elif check is not None:
+        from ssia_zoo.evaluation.attestation import check_model
+
+        report = check_model(target, check, data=data, statement=statement)
     else:
-        print(report)
+        from ssia_zoo.evaluation.verify import verify as verify_model
+
+        report = verify_model(target, data=data)
+    signed = {"statement": str(written) if written else None} if sign is not None else {}
+    print_json({**report.to_dict(), **signed}) if json else print(report)
+    if written is not None and not json:
+        print(f"signed: {written}")
+    elif sign is not None and written is None:
+        complain(f"not signed: {report.failed} failed")
     return DONE if report.ok else FAILED
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -96,48 +98,78 @@ def publish(
     org: str | None = None,
     with_: Annotated[Literal["onnx"] | None, tyro.conf.arg(name="with")] = None,
     calibration_dataset: str | None = None,
+    sign: Path | None = None,
 ) -> None:
     """Publish a trained model, or all published weights, to the Hugging Face Hub.
 
     For example:
       ssia-zoo publish runs/mine your-name/my-model         # after `hf auth login`
       ssia-zoo publish runs/mine your-name/my-model --with onnx --calibration-dataset digits
+      ssia-zoo publish runs/mine your-name/my-model --sign key.pem   # readers: ssia-zoo verify hf-hub:… --check key.pub
       ssia-zoo publish --all --org your-org --private
 
     Args:
         folder: Folder with config.json, model.safetensors and README.md; no other files are uploaded.
         repo_id: Repository, org/name; created if it does not exist.
         private: Create the repository as private.
-        all: Publish every weight of `ssia-zoo list`, each to its own repository; needs --org.
+        all: Publish every weight of `ssia-zoo list`, each to its own repository, and a collection of them; needs --org.
         org: User or organisation that --all publishes to.
         with_: Export the model to FOLDER/onnx and publish that too, for transformers.js and Optimum.
         calibration_dataset: With --with onnx, add an int8 file calibrated on this data set.
+        sign: Private key (PEM); verify each model, and publish a signed statement with it.
     """
     if all != (org is not None) or all == (folder is not None) or (folder is None) != (repo_id is None):
         raise UsageError("publish: expected either FOLDER ORG/NAME or --all --org ORG")
     if (all and with_ is not None) or (with_ is None and calibration_dataset is not None):
         raise UsageError("publish: --with needs a FOLDER, and --calibration-dataset needs --with onnx")
     if folder is not None and repo_id is not None:
-        from ssia_zoo.commands import publish_command
-        from ssia_zoo.hub import publish as publish_folder
-        from ssia_zoo.models.registry import published_weight
-
-        if published_weight(folder) is not None:
-            raise UsageError(f"publish: {folder} is a published weight; for a folder of this name write ./{folder}")
-        path = Path(folder.removeprefix("local-dir:"))
-
-        extra: Sequence[str] = ()
-        repeat = publish_command(folder, repo_id, private)
-        if with_ == "onnx":
-            from ssia_zoo.export.onnx import add_onnx
-
-            extra = add_onnx(path, calibration_dataset=calibration_dataset)
-            repeat += " --with onnx"
-            repeat += f" --calibration-dataset {shlex.quote(calibration_dataset)}" if calibration_dataset else ""
-        print(publish_folder(path, repo_id, private=private, extra=extra, repeat=repeat))
+        _publish_folder(folder, repo_id, private, with_ == "onnx", calibration_dataset, sign)
     elif org is not None:
-        from ssia_zoo.models.release import publish_all
+        _publish_all(org, private, sign)
 
-        repeat = shlex.join(["ssia-zoo", "publish", "--all", "--org", org, *(["--private"] if private else [])])
-        for done in publish_all(org, private=private, repeat=repeat):
-            print(done)
+
+def _publish_folder(
+    folder: str, repo_id: str, private: bool, onnx: bool, calibration_dataset: str | None, key: Path | None
+) -> None:
+    from ssia_zoo.commands import publish_command
+    from ssia_zoo.hub import publish as upload
+    from ssia_zoo.models.registry import published_weight
+
+    if published_weight(folder) is not None:
+        raise UsageError(f"publish: {folder} is a published weight; for a folder of this name write ./{folder}")
+    path = Path(folder.removeprefix("local-dir:"))
+    extra: Sequence[str] = ()
+    repeat = publish_command(folder, repo_id, private)
+    if onnx:
+        from ssia_zoo.export.onnx import add_onnx
+
+        extra = add_onnx(path, calibration_dataset=calibration_dataset)
+        repeat += " --with onnx"
+        repeat += f" --calibration-dataset {shlex.quote(calibration_dataset)}" if calibration_dataset else ""
+    if key is None:
+        print(upload(path, repo_id, private=private, extra=extra, repeat=repeat))
+        return
+    from ssia_zoo.evaluation.attestation import sign_folder
+    from ssia_zoo.hub import publish_to_folder
+    from ssia_zoo.hub.folder import STATEMENT
+
+    repeat += f" --sign {shlex.quote(str(key))}"
+    with tempfile.TemporaryDirectory(prefix="ssia-zoo-") as temporary:  # the statement is about the published files
+        copy = publish_to_folder(path, Path(temporary) / "repository", extra=extra)
+        sign_folder(copy, key)
+        print(upload(copy, repo_id, private=private, extra=(*extra, STATEMENT), repeat=repeat))
+
+
+def _publish_all(org: str, private: bool, key: Path | None) -> None:
+    from ssia_zoo.models.release import collect, publish_all
+
+    sign = None
+    if key is not None:
+        from ssia_zoo.evaluation.attestation import sign_folder
+
+        sign = partial(sign_folder, key=key)
+    flags = [*(["--private"] if private else []), *(["--sign", str(key)] if key else [])]
+    repeat = shlex.join(["ssia-zoo", "publish", "--all", "--org", org, *flags])
+    for done in publish_all(org, private=private, sign=sign, repeat=repeat):
+        print(done)
+    print(f"collection: {collect(org, private=private, repeat=repeat)}")

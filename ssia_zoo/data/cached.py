@@ -17,7 +17,7 @@ from ssia_zoo.data.config import DataConfig
 from ssia_zoo.data.preprocessing import ConvertMode
 from ssia_zoo.data.randomness import derive_seed
 from ssia_zoo.data.samples import Label, RowReader, decode_or_report, no_readable_image, replacement
-from ssia_zoo.data.transforms import input_height_width, reflected_indices, resize_transform
+from ssia_zoo.data.transforms import reflected_indices, resize_transform, train_height_width
 from ssia_zoo.data.unreadable import UnreadableImages
 from ssia_zoo.errors import DataError
 
@@ -58,7 +58,7 @@ class CachedDataset(Dataset[Batch]):
         unreadable: UnreadableImages,
         device: torch.device | None,
     ) -> None:
-        self.height, self.width = input_height_width(config)
+        self.height, self.width = train_height_width(config)
         self.convert, self.channels = ConvertMode(len(mean)), len(mean)
         self.hflip = config.hflip
         self.sampler = sampler

@@ -88,6 +88,9 @@ class DataConfig:
     """Evaluate on this fraction of the training split (stratified) instead of the evaluation split."""
     image_size: Annotated[Size, PlainValidator(read_size)] | None = None
     """Size of the model's input, pixels: one number for a square, or height and width; if None, that of the model."""
+    train_image_size: Annotated[Size, PlainValidator(read_size)] | None = None
+    """Size of the training images, pixels, if it is not that of the model's input: a smaller one makes steps cheaper,
+    and objects appear as large in training as in evaluation (FixRes, arXiv 1906.06423)."""
     batch_size: PositiveInt = 128
     """Images per process and step."""
     eval_batch_size: PositiveInt | None = None
@@ -154,10 +157,10 @@ class DataConfig:
             raise ConfigError(
                 f"`aug_repeats` is {self.aug_repeats}; expected a divisor of `batch_size` {self.batch_size}"
             )
-        if self.image_size is not None and self.crop_padding >= min(height_width(self.image_size)):
-            raise ConfigError(
-                f"`crop_padding` is {self.crop_padding}; expected less than `image_size` {self.image_size}"
-            )
+        name = "image_size" if self.train_image_size is None else "train_image_size"
+        size: Size | None = getattr(self, name)
+        if size is not None and self.crop_padding >= min(height_width(size)):
+            raise ConfigError(f"`crop_padding` is {self.crop_padding}; expected less than `{name}` {size}")
         if self.streaming and self.holdout:
             raise ConfigError("`holdout` cannot split a stream; leave out `streaming`, or set `eval_split` instead")
         if self.streaming and self.balanced_sampling:

@@ -21,7 +21,7 @@ from ssia_zoo.data.messages import is_main_process
 from ssia_zoo.data.preprocessing import ConvertMode, with_default_preprocessing
 from ssia_zoo.data.randomness import seed_everything
 from ssia_zoo.data.samples import Reader, RowReader
-from ssia_zoo.data.transforms import input_height_width, timm_augmentation
+from ssia_zoo.data.transforms import timm_augmentation, train_height_width
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class TensorPixels:
 
     def __init__(self, config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> None:
         self.convert = ConvertMode(len(mean))
-        self.size = input_height_width(config)
+        self.size = train_height_width(config)
         geometry, policy, _ = timm_augmentation(config, mean, std)
         self.crop = None if config.crop_padding else geometry[0]
         self.before = Compose(geometry) if config.crop_padding else None

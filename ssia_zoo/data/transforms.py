@@ -15,6 +15,7 @@ from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
 from torchvision import transforms
 
 from ssia_zoo.data.config import DataConfig, Size, height_width
+from ssia_zoo.data.policies import allow_zero_bits
 from ssia_zoo.data.preprocessing import ConvertMode, Preprocessing, Transform, with_default_preprocessing
 from ssia_zoo.errors import ConfigError
 
@@ -48,7 +49,7 @@ def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[flo
 
 def timm_augmentation(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Augmentation:
     """Build the parts of `train_transform`; arguments and errors are the same."""
-    height, width = input_height_width(config)
+    height, width = train_height_width(config)
     config = with_default_preprocessing(config)
     if config.auto_augment and ConvertMode(len(mean)).mode == "RGBA":
         raise ConfigError(
@@ -78,6 +79,7 @@ def timm_augmentation(config: DataConfig, mean: Sequence[float], std: Sequence[f
             "'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'original'"
         ) from error
     geometry, policy, final = (list(part.transforms) for part in parts)
+    allow_zero_bits(policy)
     if config.crop_padding:
         geometry = [resize_transform(config), ReflectCrop((height, width), config.crop_padding), *geometry[1:]]
     return Augmentation(geometry, policy, final)
@@ -85,7 +87,7 @@ def timm_augmentation(config: DataConfig, mean: Sequence[float], std: Sequence[f
 
 def input_ratio(config: DataConfig) -> tuple[float, float]:
     """Return the range of aspect ratios (width to height) of the random crop."""
-    height, width = input_height_width(config)
+    height, width = train_height_width(config)
     low, high = config.ratio
     return low * width / height, high * width / height
 
@@ -119,9 +121,9 @@ def eval_transform(
 
 
 def resize_transform(config: DataConfig) -> Callable[[PIL.Image.Image], PIL.Image.Image]:
-    """Build the resize to the smallest size that covers the input; an image of that size is left unchanged."""
+    """Build the resize to the smallest size that covers the training size; an image of that is left unchanged."""
     interpolation = with_default_preprocessing(config).interpolation
-    height, width = input_height_width(config)
+    height, width = train_height_width(config)
     if height != width:
         return ResizeKeepRatio((height, width), interpolation=interpolation)  # type: ignore[no-any-return]
     return transforms.Resize(height, interpolation=str_to_interp_mode(interpolation))  # type: ignore[no-any-return]
@@ -136,6 +138,15 @@ def input_height_width(config: DataConfig) -> tuple[int, int]:
     if config.image_size is None:
         raise ConfigError("`image_size` is not set; expected the model's input size in pixels")
     return height_width(config.image_size)
+
+
+def train_height_width(config: DataConfig) -> tuple[int, int]:
+    """Return the height and width of the training images, pixels.
+
+    Raises:
+        ConfigError: Neither they nor those of the model's input are set.
+    """
+    return input_height_width(config) if config.train_image_size is None else height_width(config.train_image_size)
 
 
 class ReflectCrop:

@@ -30,6 +30,14 @@ Flags = npt.NDArray[np.bool_]
 FILE = "per_image.parquet"
 _KEY = b"ssia_zoo"  # of the metadata of the file
 _TOP = 5
+_FLOATS = ["label_probability", "predicted_probability", "loss"]
+_COMPACT: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 19,
+    "use_dictionary": ["label", "predicted"],
+    "column_encoding": {**{name: "BYTE_STREAM_SPLIT" for name in _FLOATS}, "row": "DELTA_BINARY_PACKED"},
+    "write_statistics": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +165,14 @@ def _class_names(reader: Any) -> tuple[str, ...]:
 # -- parquet
 
 
-def write_answers(answers: Answers, path: Path) -> None:
-    """Write the answers as parquet; classes are written by name, and their order is in the file's metadata."""
+def write_answers(answers: Answers, path: Path, *, compact: bool = False) -> None:
+    """Write the answers as parquet; classes are written by name, and their order is in the file's metadata.
+
+    Args:
+        answers: From `collect_answers`.
+        path: The file.
+        compact: Whether to compress the file as far as parquet can.
+    """
 
     def named(indices: Integers) -> pa.Array:
         return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32)), pa.array(answers.class_names))
@@ -177,7 +191,8 @@ def write_answers(answers: Answers, path: Path) -> None:
         }
     )
     about = {"class_names": answers.class_names, "unreadable": answers.unreadable, "digest": answers.digest}
-    pq.write_table(table.replace_schema_metadata({_KEY: json.dumps(about)}), path)
+    options = _COMPACT if compact else {}
+    pq.write_table(table.replace_schema_metadata({_KEY: json.dumps(about)}), path, **options)
 
 
 def read_answers(path: Path) -> Answers:

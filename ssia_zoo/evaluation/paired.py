@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from ssia_zoo.errors import ClassesError, DataError
 from ssia_zoo.evaluation.answers import Answers
@@ -104,10 +105,30 @@ def same_images(a: Answers, b: Answers, names: tuple[str, str] = ("A", "B")) -> 
 
 def compare_answers(a: Answers, b: Answers) -> PairedDifference:
     """Compare two models' answers to the same images, as `same_images` returns them."""
-    from scipy.stats import binomtest, bootstrap  # takes a second to import
+    from scipy.stats import binomtest  # takes a second to import
 
     right_a, right_b = a.correct, b.correct
     change = 100 * (right_b.astype(np.float64) - right_a)
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    return PairedDifference(
+        images=len(a),
+        a_top1=100 * float(right_a.mean()),
+        b_top1=100 * float(right_b.mean()),
+        difference=float(change.mean()),
+        interval=image_interval(change),
+        both=int((right_a & right_b).sum()),
+        only_a=only_a,
+        only_b=only_b,
+        neither=int((~right_a & ~right_b).sum()),
+        p_value=float(binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0,
+        classes=_class_changes(a, b),
+    )
+
+
+def image_interval(change: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a mean over images, by the bootstrap."""
+    from scipy.stats import bootstrap  # takes a second to import
+
     resampled = bootstrap(
         (change,),
         np.mean,
@@ -117,20 +138,7 @@ def compare_answers(a: Answers, b: Answers) -> PairedDifference:
         random_state=np.random.default_rng(SEED),
     )
     low, high = resampled.confidence_interval
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    return PairedDifference(
-        images=len(a),
-        a_top1=100 * float(right_a.mean()),
-        b_top1=100 * float(right_b.mean()),
-        difference=float(change.mean()),
-        interval=(float(low), float(high)),
-        both=int((right_a & right_b).sum()),
-        only_a=only_a,
-        only_b=only_b,
-        neither=int((~right_a & ~right_b).sum()),
-        p_value=float(binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0,
-        classes=_class_changes(a, b),
-    )
+    return float(low), float(high)
 
 
 def _class_changes(a: Answers, b: Answers) -> tuple[ClassChange, ...]:

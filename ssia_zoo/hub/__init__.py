@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ssia_zoo.hub.download import fetch, fetch_files
+from ssia_zoo.hub.collection import update_collection
+from ssia_zoo.hub.download import fetch, fetch_files, fetch_repository
 from ssia_zoo.hub.folder import PUBLISHED_FILES, check_folder
 from ssia_zoo.hub.hashes import file_sha256
 from ssia_zoo.hub.upload import BackgroundPusher, check_access, publish, publish_to_folder
@@ -14,7 +15,9 @@ __all__ = [
     "check_folder",
     "fetch",
     "fetch_files",
+    "fetch_repository",
     "file_sha256",
     "publish",
     "publish_to_folder",
+    "update_collection",
 ]

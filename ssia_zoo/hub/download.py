@@ -108,10 +108,42 @@ def fetch_files(
     if problem is not None:  # not chained: the text of the client's error may contain the token
         raise HubError(f"cannot fetch {names[len(paths)]} of {at}: {problem}")
     for path in paths:
-        stored_as = path.resolve().name  # in the cache, files stored with LFS are named by their sha256
-        if _SHA256.fullmatch(stored_as):
-            _check_sha256(path, stored_as, f"{path.name} of {at}")
+        _check_stored(path, at)
     return paths[0].parent
+
+
+def fetch_repository(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """Download all files of one commit, or take them from the client's cache; arguments are those of `fetch_files`.
+
+    Returns:
+        The folder that contains them, named after the commit.
+
+    Raises:
+        WeightError: If a file whose sha256 the Hub reports is damaged.
+        HubError: If a file is not in the cache, and cannot be downloaded.
+    """
+    at = f"{repo_id}@{revision}" if revision else repo_id
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise HubError(f"{revision!r} is not a revision of {repo_id}; expected a commit, branch or tag")
+    problem, folder = None, Path()
+    try:
+        token = clean_token(token)
+        check_repo_id(repo_id)
+        folder = Path(hub_api(token, endpoint).snapshot_download(repo_id, revision=revision, cache_dir=cache_dir))
+    except Exception as error:
+        problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
+    if problem is not None:  # not chained: the text of the client's error may contain the token
+        raise HubError(f"cannot fetch {at}: {problem}")
+    for path in sorted(folder.rglob("*")):
+        _check_stored(path, at)
+    return folder
 
 
 def _list_files(api: HfApi, repo_id: str, revision: str | None) -> list[str]:
@@ -119,6 +151,12 @@ def _list_files(api: HfApi, repo_id: str, revision: str | None) -> list[str]:
         return api.list_repo_files(repo_id, revision=revision)
     except Exception:  # the missing file is reported anyway
         return []
+
+
+def _check_stored(path: Path, at: str) -> None:
+    stored_as = path.resolve().name  # in the cache, files stored with LFS are named by their sha256
+    if _SHA256.fullmatch(stored_as):
+        _check_sha256(path, stored_as, f"{path.name} of {at}")
 
 
 def _check_sha256(path: Path, sha256: str, what: str) -> None:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssia_zoo.errors import WeightError
+import yaml
+from huggingface_hub import parse_eval_result_entries
+
+from ssia_zoo.errors import WeightError, one_line
 from ssia_zoo.hub.files import (
     CONFIG,
     WEIGHTS,
@@ -17,7 +20,7 @@ from ssia_zoo.hub.files import (
 )
 
 PUBLISHED_FILES = (CONFIG, WEIGHTS, "README.md")
-"""The files of a publishable folder: the only ones that are uploaded, unless ONNX_FILES are requested."""
+"""The files of a publishable folder: the only ones that are uploaded, unless EXTRA_FILES are requested."""
 
 ONNX_FILES = (
     "onnx/model.onnx",
@@ -27,23 +30,44 @@ ONNX_FILES = (
     "onnx/config.json",
     "preprocessor_config.json",
 )
-"""The files that `ssia_zoo.export.onnx.add_onnx` adds; uploaded on request."""
+"""The files that `ssia_zoo.export.onnx.add_onnx` adds."""
+
+EVAL_RESULTS = ".eval_results/ssia-zoo.yaml"
+"""A result in the Hub's newer format, which leaderboards read."""
+
+STATEMENT = "ssia-zoo.intoto.jsonl"
+"""The signed statement about the other files, written by `ssia_zoo.evaluation.attestation.sign_model`."""
+
+EXTRA_FILES = (*ONNX_FILES, EVAL_RESULTS, STATEMENT)
+"""The files that are uploaded on request."""
 
 _SOURCES = ("file", "url", "state_dict", "hf_hub_id", "hf_hub_filename", "custom_load")
 
 
 def check_extra(folder: Path, extra: Sequence[str]) -> None:
-    """Check that further files to publish are among ONNX_FILES and exist.
+    """Check that further files to publish are among EXTRA_FILES, exist and are valid.
 
     Raises:
         WeightError: If not.
     """
     for name in extra:
         path = folder / name
-        if name not in ONNX_FILES:
-            raise WeightError(f"{name} cannot be published; expected one of {', '.join(ONNX_FILES)}")
+        if name not in EXTRA_FILES:
+            raise WeightError(f"{name} cannot be published; expected one of {', '.join(EXTRA_FILES)}")
         if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-            raise WeightError(f"{path} is missing, or a link out of the folder; create it with add_onnx")
+            raise WeightError(f"{path} is missing, or a link out of the folder; write it again")
+        if name == EVAL_RESULTS:
+            _check_eval_results(path)
+
+
+def _check_eval_results(path: Path) -> None:
+    try:
+        parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise WeightError(
+            f"{path} holds no evaluation results in the Hub's format ({reason}); write it again"
+        ) from error
 
 
 def check_folder(folder: Path) -> None:

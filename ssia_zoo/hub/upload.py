@@ -56,7 +56,7 @@ def publish(
         endpoint: Address of the Hub; by default ``HF_ENDPOINT`` or huggingface.co.
         message: The commit's title.
         repeat: How to repeat the upload, such as a command; errors end with it.
-        extra: Further files to upload, out of `ssia_zoo.hub.folder.ONNX_FILES`.
+        extra: Further files to upload, out of `ssia_zoo.hub.folder.EXTRA_FILES`.
 
     Returns:
         The commit's address.
@@ -72,10 +72,15 @@ def publish(
     return _upload(folder, repo_id, **hub, message=message, repeat=repeat, extra=extra)
 
 
-def publish_to_folder(folder: Path, destination: Path) -> Path:
+def publish_to_folder(folder: Path, destination: Path, *, extra: Sequence[str] = ()) -> Path:
     """Check a folder and copy its published files to a new folder, with the layout of the Hub repository.
 
     The destination appears once the copy is complete.
+
+    Args:
+        folder: The publishable folder; it is only read.
+        destination: New or empty folder.
+        extra: As in `publish`.
 
     Raises:
         WeightError: If the folder is not publishable.
@@ -83,6 +88,7 @@ def publish_to_folder(folder: Path, destination: Path) -> Path:
     """
     folder, destination = Path(folder), Path(destination)
     check_folder(folder)
+    check_extra(folder, extra)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ConfigError(f"{destination} exists and is not an empty folder; choose another one")
     try:
@@ -90,7 +96,7 @@ def publish_to_folder(folder: Path, destination: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as staging:
             staged = Path(staging) / "repo"
             staged.mkdir()
-            _copy_published(folder, staged)
+            _copy_published(folder, staged, extra)
             if destination.is_dir():
                 destination.rmdir()
             staged.rename(destination)
@@ -186,8 +192,9 @@ def _repetition(repeat: str | None) -> str:
     return f"; repeat with: {repeat}" if repeat else ""
 
 
-def _copy_published(source: Path, destination: Path) -> None:
-    for name in PUBLISHED_FILES:
+def _copy_published(source: Path, destination: Path, extra: Sequence[str] = ()) -> None:
+    for name in (*PUBLISHED_FILES, *extra):
+        (destination / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, destination / name)
 
 

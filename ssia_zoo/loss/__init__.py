@@ -5,6 +5,7 @@ from __future__ import annotations
 from ssia_zoo.loss.at import ATLoss
 from ssia_zoo.loss.base import AuxiliaryLoss, LabelLoss, StageShape
 from ssia_zoo.loss.byot import BYOTLoss
+from ssia_zoo.loss.contract import ContractReport, check
 from ssia_zoo.loss.dks import DKSLoss
 from ssia_zoo.loss.dsn import DSNLoss
 from ssia_zoo.loss.memory import PredictionMemory
@@ -18,6 +19,7 @@ __all__ = [
     "AuxiliaryLoss",
     "BYOTLoss",
     "ClassWeightedLoss",
+    "ContractReport",
     "DKSLoss",
     "DSNLoss",
     "LabelLoss",
@@ -29,5 +31,6 @@ __all__ = [
     "SSIALoss",
     "StageShape",
     "channel_signal",
+    "check",
     "spatial_attention",
 ]

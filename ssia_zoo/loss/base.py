@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from torch import Tensor, bfloat16, float16, nn
+from torch import Tensor, bfloat16, float16, float32, float64, nn
 
 from ssia_zoo.errors import ConfigError
 
@@ -17,6 +17,13 @@ LabelLoss = Callable[[Tensor], Tensor]
 """The task's criterion with a batch's targets bound: maps logits [B, num_classes] to a scalar."""
 
 Schedule = Literal["constant", "warmup", "cosine"]
+
+Recipient = Literal["lower", "deepest", "logits"]
+"""What the gradient of an objective may reach, see `AuxiliaryLoss.gradient_to`."""
+
+
+RESERVED = ("loss", "output", "task_loss", "top1", "lr", "head_lr", "lambda", "epoch", "images_per_second", "skipped")
+"""Names in a training step's record, which no term of an objective may have."""
 
 
 class AuxiliaryLoss(nn.Module):
@@ -29,7 +36,7 @@ class AuxiliaryLoss(nn.Module):
 
     No objective uses statistics across images, so gradient accumulation and data parallelism do not change it.
     Construction does not advance the global random state, so that training with lambda 0 equals training without the
-    objective.
+    objective. `ssia_zoo.loss.check` tests a class for this. A class may take more keyword arguments, with defaults.
 
     Args:
         shapes: Channels, height, width of each stage's feature map at the training size, lowest first; at least 2.
@@ -41,6 +48,15 @@ class AuxiliaryLoss(nn.Module):
 
     name: ClassVar[str]
     uses_labels: bool = False
+    gradient_to: ClassVar[Sequence[Recipient]] = ("lower",)
+    """What the gradient may reach, apart from the objective's own heads: "lower": all stages but the deepest;
+    "deepest": the deepest; "logits": the final logits."""
+    one_label: ClassVar[bool] = False
+    """Whether it compares distributions over the classes, which images with several labels do not have."""
+    default_weight: ClassVar[float] = 1.0
+    """Lambda, where none is set."""
+    source: ClassVar[str] = ""
+    """Title and arXiv id of the paper, for model cards."""
 
     def __init__(self, shapes: Sequence[StageShape], num_classes: int) -> None:
         super().__init__()
@@ -53,6 +69,27 @@ class AuxiliaryLoss(nn.Module):
 
     def set_progress(self, progress: float) -> None:
         """Set the fraction of optimizer steps done, from 0 to 1; objectives that change over training use it."""
+
+
+def describe_terms(terms: Any, name: str) -> str | None:
+    """Return what is wrong with the result of an objective's forward; None if nothing is.
+
+    Args:
+        terms: The result.
+        name: Name of the objective.
+    """
+    if not isinstance(terms, dict) or name not in terms:
+        found = ", ".join(map(str, terms)) if isinstance(terms, dict) else type(terms).__name__
+        return f"forward returns {found}; expected a dict of scalars with the key {name}"
+    for key, term in terms.items():
+        if key in RESERVED:
+            return f"forward returns a term {key}, a name that records use for something else; rename it"
+        if not isinstance(term, Tensor) or term.ndim:
+            found = f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+            return f"{key} is {found}; expected a scalar tensor"
+        if term.dtype not in (float32, float64):
+            return f"{key} is in {str(term.dtype).removeprefix('torch.')}; expected float32"
+    return None
 
 
 def scheduled(peak: float, schedule: Schedule, warmup: float, progress: float) -> float:

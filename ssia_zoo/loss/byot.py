@@ -5,9 +5,13 @@ L = CE(z_K, y) + lambda * sum_{i<K} [0.7 CE(z_i, y) + 0.3 CE(z_i / 3, softmax(sg
 where f_i is the input of classifier i's last linear layer, f_K the deepest feature map averaged over positions, and W_i
 linear. Form and constants follow the authors' later code (no T^2, linear W_i); the paper squares the norm.
 
-Adapted: small heads, as for SSIA, instead of stacks of convolutions; the task's own criterion for CE(z_i, y); the hint
-at every lower stage. The authors' code takes one norm over its batch of 128 images, which depends on the batch size;
-here it is sqrt(128) times the mean norm per image, which is equal where all norms are.
+Heads: pooled, small ones as for SSIA; or convolutional, the source's bottlenecks (1x1, kxk with stride k and 1x1
+convolution), with the 128 channels between them that the authors' later code has (`ScalaNet`), but GroupNorm in place
+of BatchNorm. That code replaced them by separable convolutions and attention modules, which are not of this paper.
+
+Adapted: the task's own criterion for CE(z_i, y); the hint at every lower stage, with W_i for either heads. The authors'
+code takes one norm over its batch of 128 images, which depends on the batch size; here it is sqrt(128) times the mean
+norm per image, which is equal where all norms are.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssia_zoo.loss.base import LabelLoss, StageShape, at_least_float32
+from ssia_zoo.loss.convolutions import Classifiers, ConvolutionalClassifiers, Heads, bottleneck, check_heads
 from ssia_zoo.loss.heads import StageClassifiers
 from ssia_zoo.loss.rival import RivalLoss
 
@@ -34,22 +39,36 @@ class BYOTLoss(RivalLoss):
     Args:
         shapes: Channels, height, width of each stage's feature map, lowest first; at least 2.
         num_classes: Width of the logits.
-        hidden: Width of the heads, in channels.
+        hidden: Width of the heads, in channels; 256 if pooled, 128 if convolutional.
+        heads: "pooled", or "convolutional" as in the source.
 
     Raises:
-        ConfigError: There are fewer than 2 stages, or a shape, `num_classes` or `hidden` is not positive.
+        ConfigError: There are fewer than 2 stages, a shape, `num_classes` or `hidden` is not positive, or `heads` is
+            unknown.
     """
 
     name = "byot"
     uses_labels = True
+    one_label = True
     source = "Be Your Own Teacher (arXiv 1905.08094)"
     default_weight = 1.0
 
-    def __init__(self, shapes: Sequence[StageShape], num_classes: int, hidden: int = 256) -> None:
+    def __init__(
+        self, shapes: Sequence[StageShape], num_classes: int, hidden: int | None = None, heads: Heads = "pooled"
+    ) -> None:
         super().__init__(shapes, num_classes)
+        check_heads(heads)
+        self.classifiers: Classifiers
+        *lower, deepest = self.shapes
         with torch.random.fork_rng(devices=[]):
-            self.classifiers = StageClassifiers(self.shapes, num_classes, hidden)
-            self.hints = nn.ModuleList(nn.Linear(hidden, self.shapes[-1][0]) for _ in self.shapes[:-1])
+            if heads == "pooled":
+                width = 256 if hidden is None else hidden
+                self.classifiers = StageClassifiers(self.shapes, num_classes, width)
+            else:
+                width = deepest[0]
+                stacks = [bottleneck(shape, deepest, 128 if hidden is None else hidden) for shape in lower]
+                self.classifiers = ConvolutionalClassifiers(stacks, width, num_classes)
+            self.hints = nn.ModuleList(nn.Linear(width, deepest[0]) for _ in lower)
 
     def forward(self, features: Sequence[Tensor], logits: Tensor, label_loss: LabelLoss) -> dict[str, Tensor]:
         """Compute the objective; gradients reach the lower stages and the heads, not the deepest map or the logits.

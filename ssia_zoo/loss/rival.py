@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
@@ -16,14 +15,14 @@ from ssia_zoo.validation import STRICT, Fraction, one_line_errors
 @one_line_errors("rival")
 @dataclass(frozen=True, config=STRICT)
 class RivalConfig:
-    """Settings of a rival objective: lambda and its schedule; the rest is fixed by the source.
+    """Settings of an objective other than SSIA: lambda and its schedule.
 
     Raises:
         ConfigError: A value is out of range.
     """
 
     weight: NonNegativeFloat | None = None
-    """Lambda, the weight of the rival objective in the loss; if None, that of its source."""
+    """Lambda, the weight of the objective in the loss; if None, that of its source."""
     schedule: Schedule = "constant"
     """Lambda over training: constant; warmup: linear increase, then constant; cosine: decay to 0 after a warm-up."""
     warmup: Fraction = 0.1
@@ -41,12 +40,7 @@ class RivalConfig:
 
 
 class RivalLoss(AuxiliaryLoss):
-    """Base class for the objectives of other papers."""
-
-    source: ClassVar[str]
-    """Title and arXiv id of the paper, for model cards."""
-    default_weight: ClassVar[float]
-    """Lambda of the source, used where none is set."""
+    """Base class for the objectives of other papers; `default_weight` is the lambda of the paper."""
 
 
 def spatial_pairs(name: str, shapes: Sequence[StageShape], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -7,9 +7,10 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import timm
 from safetensors.torch import load_file
@@ -17,14 +18,22 @@ from safetensors.torch import load_file
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import ConfigError, HubError, WeightError, one_line
 from ssia_zoo.files import atomic_write
-from ssia_zoo.hub import file_sha256, publish
+from ssia_zoo.hub import file_sha256, publish, update_collection
 from ssia_zoo.hub.files import WEIGHTS
+from ssia_zoo.hub.folder import EVAL_RESULTS, STATEMENT
 from ssia_zoo.models.card import weight_card
+from ssia_zoo.models.card_metadata import eval_results
 from ssia_zoo.models.registry import architecture_cfg, weight_path
 from ssia_zoo.models.saving import write_model_folder
 from ssia_zoo.models.weight import PublishedWeight, parse_published_weight, read_published_weights
 from ssia_zoo.resources import resource_dir
 
+COLLECTION = "SSIA Zoo"
+"""Title of the collection of all published weights."""
+
+_DESCRIPTION = (
+    "timm models trained with Self-Supervised Implicit Attention; each card shows every seed beside its control"
+)
 _log = logging.getLogger(__name__)
 _COMMIT_URL = re.compile(r".*/commit/([0-9a-f]{40})")
 
@@ -50,7 +59,8 @@ class Published:
 def write_weight_folder(weight: PublishedWeight, folder: Path, *, repo_id: str | None = None) -> Path:
     """Write a weight as a publishable folder: config.json, model.safetensors (float32), README.md.
 
-    The files depend on the weight and `repo_id` only, not on where the weight was published before.
+    If the weight's data is on the Hub, EVAL_RESULTS is written too. The files depend on the weight and `repo_id` only,
+    not on where the weight was published before.
 
     Args:
         weight: The weight; its file is verified.
@@ -108,7 +118,18 @@ def write_weight_folder(weight: PublishedWeight, folder: Path, *, repo_id: str |
         },
         card=weight_card(weight, repo_id),
     )
+    _write_eval_results(weight, folder / EVAL_RESULTS)
     return folder
+
+
+def _write_eval_results(weight: PublishedWeight, path: Path) -> None:
+    content = eval_results(weight)
+    if content is None:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(exist_ok=True)
+    with atomic_write(path) as new:
+        new.write_text(content, encoding="utf-8")
 
 
 def publish_all(
@@ -119,6 +140,7 @@ def publish_all(
     endpoint: str | None = None,
     names: Sequence[str] | None = None,
     hub_configs: Path | None = None,
+    sign: Callable[[Path], object] | None = None,
     repeat: str = "the same call of publish_all",
 ) -> list[Published]:
     """Publish weights as ``org/<arch>_ssia.<tag>``, and record repository, commit and sha256 in their JSON files.
@@ -133,6 +155,7 @@ def publish_all(
         endpoint: As in `hub.publish`.
         names: Full names of the weights, such as "resnet50_ssia.c10_r32"; all if None.
         hub_configs: Folder with the JSON and weight files; this checkout's hub_configs/ if None.
+        sign: Writes STATEMENT into each folder before it is uploaded; without, none is.
         repeat: How to repeat the call, such as a command; errors end with it.
 
     Returns:
@@ -152,7 +175,10 @@ def publish_all(
         repo_id = f"{org}/{name}"
         with tempfile.TemporaryDirectory(prefix="ssia-zoo-") as temporary:
             written = write_weight_folder(_with_path(folder, weights[name]), Path(temporary), repo_id=repo_id)
-            url = publish(written, repo_id, private=private, token=token, endpoint=endpoint, repeat=repeat)
+            if sign is not None:
+                sign(written)
+            extra = [file for file in (EVAL_RESULTS, STATEMENT) if (written / file).is_file()]
+            url = publish(written, repo_id, private=private, token=token, endpoint=endpoint, repeat=repeat, extra=extra)
             sha256 = file_sha256(written / WEIGHTS)
         commit = _COMMIT_URL.fullmatch(url)
         if commit is None:
@@ -162,6 +188,46 @@ def publish_all(
         _log.info("published %s", published)
         done.append(published)
     return done
+
+
+def collect(
+    org: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    endpoint: str | None = None,
+    hub_configs: Path | None = None,
+    repeat: str = "the same call of collect",
+) -> str:
+    """Create or update the collection of an organization's published weights.
+
+    Args:
+        org: Organization or user that `publish_all` published to.
+        private: As in `hub.update_collection`.
+        token: As in `hub.publish`.
+        endpoint: As in `hub.publish`.
+        hub_configs: As in `publish_all`.
+        repeat: As in `publish_all`.
+
+    Returns:
+        The collection's address.
+
+    Raises:
+        HubError: If it cannot be updated.
+    """
+    weights = read_published_weights(hub_configs or resource_dir("hub_configs"))
+    published = [(weight.repo_id or "", weight) for weight in weights]
+    models = {repo_id: _note(weight) for repo_id, weight in published if repo_id.startswith(f"{org}/")}
+    where: dict[str, Any] = {"private": private, "token": token, "endpoint": endpoint}
+    return update_collection(org, COLLECTION, models, description=_DESCRIPTION, repeat=repeat, **where)
+
+
+def _note(weight: PublishedWeight) -> str:
+    metrics, (_, height, width) = weight.metrics, weight.input_size
+    return (
+        f"{weight.dataset.name[:200]}, {height}x{width}: top-1 {metrics.top1:.2f} %, without SSIA "
+        f"{metrics.control_top1:.2f} % (seed {metrics.seed} of {len(metrics.runs)}; see the card for every seed)"
+    )
 
 
 def _with_path(folder: Path, weight: PublishedWeight) -> PublishedWeight:

@@ -22,6 +22,7 @@ from ssia_zoo.hub.files import are_arguments
 from ssia_zoo.models.registry import published_weight
 from ssia_zoo.resources import resource_dir
 from ssia_zoo.training.config import BEFORE_PIXELS, AutoBatchSize, TrainConfig
+from ssia_zoo.training.methods import check_method
 
 _log = logging.getLogger(__name__)
 
@@ -165,6 +166,8 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError(
             "`class_weights` auto and `balanced_sampling` both make up for uneven classes; leave out one of them"
         )
+    _check_serializable("method_kwargs", config.method_kwargs, "train_config.yaml")
+    check_method(config)
     if config.method == "ssia":
         _check_supervisor(config)
 
@@ -257,15 +260,20 @@ def _check_model_kwargs(kwargs: dict[str, Any]) -> None:
     for name, value in kwargs.items():
         if name in elsewhere:
             raise ConfigError(f"`model_kwargs` {name}={value}: {elsewhere[name]}; leave it out")
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"`model_kwargs` {name}={value!r}: cannot be saved in config.json ({error}); expected numbers, "
-                "strings, true or false, and lists or mappings of them"
-            ) from error
+        _check_serializable("model_kwargs", {name: value}, "config.json")
         if not are_arguments({name: value}):
             raise ConfigError(
                 f"`model_kwargs` {name}={value!r}: is not an argument of an architecture, or holds a number out of "
                 "range; leave it out"
             )
+
+
+def _check_serializable(setting: str, kwargs: dict[str, Any], file: str) -> None:
+    for name, value in kwargs.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"`{setting}` {name}={value!r}: cannot be saved in {file} ({error}); expected numbers, strings, true "
+                "or false, and lists or mappings of them"
+            ) from error

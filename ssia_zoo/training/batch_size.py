@@ -59,6 +59,20 @@ def resolve_batch_size(config: TrainConfig, accelerator: Accelerator) -> TrainCo
     return replace(config, batch_size=-negative)
 
 
+def fitting_batch_size(config: TrainConfig, accelerator: Accelerator) -> int:
+    """Return the largest halving of `batch_size` that fits in this process's memory, after the run itself did not.
+
+    Returns:
+        The size; 0 if none fits, if half a batch is not possible, or under FSDP2, which cannot be tried.
+    """
+    half = config.batch_size // 2
+    if accelerator.is_fsdp2 or config.batch_size % (2 * _smallest(config)):
+        return 0
+    _log.info("out of memory with batches of %d images: trying smaller ones", config.batch_size)
+    with quiet(logging.ERROR):  # the run has logged the same
+        return _search(replace(config, batch_size=half), accelerator)
+
+
 def _smallest(config: TrainConfig) -> int:
     """Return the number that a batch size must be a multiple of."""
     return math.lcm(config.aug_repeats, 2 if config.mixup or config.cutmix else 1)

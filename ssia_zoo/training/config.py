@@ -25,10 +25,11 @@ from pydantic.dataclasses import dataclass
 from ssia_zoo.data import DataConfig
 from ssia_zoo.data.preprocessing import Channels
 from ssia_zoo.loss import RivalConfig, SSIAConfig
+from ssia_zoo.loss.objectives import check_method_name
 from ssia_zoo.validation import STRICT, Fraction, FractionAbove0, FractionBelow1, one_line_errors
 
 
-def _read_pairs(words: list[str]) -> dict[str, Any]:
+def read_pairs(words: list[str]) -> dict[str, Any]:
     """Parse `key=value` words; a value that is not a Python literal is a string, as in timm's train.py."""
     pairs = {}
     for word in words:
@@ -47,7 +48,7 @@ Pairs = Annotated[
     tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="[KEY=VALUE ...]",
-        instance_from_str=_read_pairs,
+        instance_from_str=read_pairs,
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda pairs: [f"{key}={value!r}" for key, value in pairs.items()],
     ),
@@ -137,8 +138,13 @@ class TrainConfig(DataConfig):
     linear probe, without epochs."""
     probe_flip: bool = False
     """Fit the probe on the flipped training images too."""
-    method: str = "ssia"
-    """Training objective: ssia, vanilla, or a rival (docs/rivals.md): sad, at, dsn, byot, dks."""
+    method: Annotated[str, AfterValidator(check_method_name)] = "ssia"
+    """Training objective: ssia, vanilla, a rival (docs/rivals.md): sad, at, dsn, byot, dks; distillation from
+    --teacher: logit-kd, feature-kd; or a loss of your own (docs/losses.md): package.module:Class, or its name."""
+    method_kwargs: Pairs = field(default_factory=dict)
+    """Settings of the objective, such as heads=convolutional for byot and dks, or temperature=4 for logit-kd."""
+    teacher: str | None = None
+    """Trained model that logit-kd and feature-kd learn from: a name or folder, as for --model."""
     ssia: SSIAConfig = field(default_factory=SSIAConfig)
     rival: RivalConfig = field(default_factory=RivalConfig)
 
@@ -161,6 +167,12 @@ class TrainConfig(DataConfig):
     """Scaling of --lr-base with the global batch; if None, as timm: sqrt for ada* and lamb optimizers, else linear."""
     momentum: FractionBelow1 = 0.9
     """Momentum, for optimizers that use it."""
+    opt_betas: tuple[FractionBelow1, ...] = ()
+    """Betas, for optimizers that use them; if not set, the optimizer's own."""
+    opt_eps: PositiveFloat | None = None
+    """Epsilon, for optimizers that use it; if None, the optimizer's own."""
+    opt_kwargs: Pairs = field(default_factory=dict)
+    """Other arguments of the optimizer, such as amsgrad=True, or fused=False for torch's other form of it."""
     weight_decay: NonNegativeFloat = 0.05
     """Weight decay; not applied to biases, norms and parameters that the model excludes."""
     layer_decay: FractionAbove0 | None = None
@@ -226,6 +238,8 @@ class TrainConfig(DataConfig):
     mixed_precision: tyro.conf.DisallowNone[Precision | None] = None
     """Mixed precision; if None, the launcher's, else no. On CPUs without bf16 instructions (AVX512-BF16, AMX, Arm's
     BF16), bf16 is many times slower than no."""
+    tf32: bool = True
+    """Train with TensorFloat-32 where operations are in float32 (NVIDIA GPUs since Ampere); not used in evaluations."""
     channels_last: bool = False
     """Use the channels_last memory format, which suits convolutions."""
     compile: tyro.conf.DisallowNone[bool | None] = None
@@ -238,6 +252,10 @@ class TrainConfig(DataConfig):
     """Recompute activations in the backward pass (gradient checkpointing): less memory, more time."""
     sync_bn: bool = False
     """Synchronize BatchNorm across processes (GPUs only)."""
+    ddp_static_graph: bool = False
+    """Let DDP assume that each step uses the same parameters in the same way, which saves time."""
+    ddp_compression: Literal["no", "bf16"] = "no"
+    """Precision of the gradients that processes exchange (DDP): bf16 halves what is sent."""
 
     eval_only: bool = False
     """Evaluate the weights of --model without training, and write metrics.json."""
@@ -257,6 +275,8 @@ class TrainConfig(DataConfig):
     """Log to an experiment tracker."""
     tracker: str = "tensorboard"
     """Name of a tracker that Accelerate supports."""
+    profile: PositiveInt | None = None
+    """Write a torch profiler trace of this many optimizer steps to --output-dir."""
 
     push_to_hub: bool = False
     """Push the result to the Hugging Face Hub."""
@@ -311,5 +331,6 @@ def fill_unset(settings: dict[str, Any]) -> dict[str, Any]:
 
 _OUTPUT_SETTINGS = (
     *("output_dir", "resume", "checkpoint_every", "keep_checkpoints", "with_tracking", "tracker"),
+    "profile",
     *("push_to_hub", "hub_model_id", "hub_private", "push_every", "val_interval", "eval_only"),
 )

@@ -13,6 +13,8 @@ import torch
 
 from ssia_zoo.data.config import height_width
 from ssia_zoo.errors import SSIAZooError, TrainingError, one_line
+from ssia_zoo.loss import AuxiliaryLoss
+from ssia_zoo.loss.objectives import describe_error
 from ssia_zoo.training.config import TrainConfig
 
 _RESUME = "--resume auto continues from the last checkpoint, if there is one"
@@ -31,7 +33,7 @@ _LOADER = "torch.utils.data.dataloader"
 
 @contextmanager
 def translate_errors(config: TrainConfig) -> Iterator[None]:
-    """Turn known errors of torch and the operating system into a `TrainingError` with a fix; let others pass.
+    """Turn known errors of torch, the operating system and others' losses into a `TrainingError`; let others pass.
 
     Args:
         config: Settings of the run, which the advice refers to.
@@ -41,10 +43,23 @@ def translate_errors(config: TrainConfig) -> Iterator[None]:
     except SSIAZooError:
         raise
     except (RuntimeError, MemoryError, OSError, EOFError) as error:
-        message = _translate(error, config)
+        message = _translate(error, config) or _raised_by_objective(error, config)
         if message is None:
             raise
         raise TrainingError(message) from error
+    except Exception as error:
+        if (message := _raised_by_objective(error, config)) is None:
+            raise
+        raise TrainingError(message) from error
+
+
+def _raised_by_objective(error: Exception, config: TrainConfig) -> str | None:
+    """Describe an error that came up in an objective of another package; None for other errors."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        loss = type(frame.f_locals.get("self"))
+        if issubclass(loss, AuxiliaryLoss) and not loss.__module__.startswith("ssia_zoo."):
+            return f"`method` {config.method}: {loss.__name__} raised {describe_error(error)}"
+    return None
 
 
 def is_dead_worker(error: Exception) -> bool:
@@ -68,7 +83,7 @@ def _in_transfer(error: Exception) -> bool:
 def _translate(error: Exception, config: TrainConfig) -> str | None:
     text = one_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(text):
-        return _out_of_memory(text, config)
+        return out_of_memory(text, config)
     if full := _NO_SHARED_MEMORY.search(text):
         return (
             f"no shared memory for a batch: {full.group()}; enlarge /dev/shm (or the limit on file sizes), or lower "
@@ -94,16 +109,22 @@ def _distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _out_of_memory(text: str, config: TrainConfig) -> str:
+def out_of_memory(text: str, config: TrainConfig, fitting: int = 0) -> str:
+    """Return one line with a fix.
+
+    Args:
+        text: The error.
+        config: Settings of the run.
+        fitting: A smaller batch size whose training steps fit in memory; 0 if none is known.
+    """
     asked = re.search(r"tried to allocate ([\d.]+ ?\w+)", text, re.I)
     size = f" of {'x'.join(map(str, height_width(config.image_size)))}" if config.image_size else ""
     advice = []
     even = config.batch_size % (4 if config.mixup or config.cutmix else 2) == 0  # mixup takes even batches
-    if even:
-        advice.append(
-            f"--batch-size {config.batch_size // 2} --accumulation-steps {config.batches_per_step * 2}, for the same "
-            "global batch"
-        )
+    smaller = fitting or (config.batch_size // 2 if even else 0)
+    if smaller:
+        steps = config.batches_per_step * config.batch_size // smaller
+        advice.append(f"--batch-size {smaller} --accumulation-steps {steps}, for the same global batch")
     if not config.grad_checkpointing:
         advice.append("`grad_checkpointing`")
     if config.workers > 0:
@@ -111,5 +132,5 @@ def _out_of_memory(text: str, config: TrainConfig) -> str:
     advice.append("a smaller `image_size`")
     return (
         f"out of memory{f' (asked for {asked.group(1)} more)' if asked else ''} with batches of {config.batch_size} "
-        f"images{size}; in a new `output_dir`, try: {', or '.join(advice)}"
+        f"images{size}{f', while {fitting} fit' if fitting else ''}; in a new `output_dir`, try: {', or '.join(advice)}"
     )

@@ -12,6 +12,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from ssia_zoo.data import DataConfig, load_image_data, split_names
 from ssia_zoo.data.splits import names_test_split, split_of_name
 from ssia_zoo.errors import ConfigError
@@ -24,15 +26,19 @@ from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.folder import SETTINGS
 from ssia_zoo.training.loop import train
 from ssia_zoo.training.metrics import read_records
+from ssia_zoo.training.model import create_model
 
 _log = logging.getLogger(__name__)
 
 RECIPE: dict[str, Any] = {
-    **{"pretrained": True, "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 1e-3},
+    **{"pretrained": True, "epochs": 20, "batch_size": 32, "optimizer": "adamw", "lr": 3e-3},
     **{"ema": 0.99, "smoothing": 0.1, "scale": (0.35, 1.0), "color_jitter": 0.2, "class_weights": "auto"},
     **{"keep_best": True, "patience": 5, "workers": 2, "channels_last": True, "output_dir": "runs/finetuned"},
 }
 """Defaults of `finetune` that differ from those of `train`."""
+
+LR_WITHOUT_BATCH_NORM = 1e-4
+"""Learning rate for networks without BatchNorm, such as ViT and ConvNeXt: common practice for AdamW, not measured."""
 
 HOLDOUT = 0.15
 """Fraction of the training images to hold out if the data has no validation split."""
@@ -80,7 +86,19 @@ def parse_finetune(args: Sequence[str], prog: str) -> tuple[TrainConfig, float |
     if "--config" in rest:
         raise ConfigError("--config replaces the recipe of finetune; use ssia-zoo train --config")
     config = parse_config(rest, prog, default=TrainConfig(**RECIPE), description=_DESCRIPTION)
+    if not {"--lr", "--lr-base"} & {word.partition("=")[0] for word in rest}:
+        config = _with_rate(config)
     return config, None if known.budget is None else read_duration(known.budget)
+
+
+def _with_rate(config: TrainConfig) -> TrainConfig:
+    """Lower the learning rate for a network without BatchNorm."""
+    with quiet(logging.ERROR):
+        model = create_model(replace(config, pretrained=False))
+    if any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return config
+    _log.info("`lr` is %g, as %s has no BatchNorm", LR_WITHOUT_BATCH_NORM, config.model)
+    return replace(config, lr=LR_WITHOUT_BATCH_NORM)
 
 
 def read_duration(text: str) -> float:

@@ -29,7 +29,7 @@ from ssia_zoo.models.saving import public_model, public_name, write_model_folder
 from ssia_zoo.training.checkpoint import clean_up, find_checkpoint, save_checkpoint, set_aside_later
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.machine import describe_environment
-from ssia_zoo.training.methods import RIVALS
+from ssia_zoo.training.methods import describe_objective, outside_objective
 from ssia_zoo.training.metrics import MetricsTracker
 from ssia_zoo.training.resuming import PREPROCESSING, check_data, check_settings
 from ssia_zoo.training.selection import Selection
@@ -59,6 +59,8 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.is_main = accelerator.is_main_process
         self._environment = describe_environment(accelerator)
+        self.identity: dict[str, Any] = {}
+        self.fingerprint: dict[str, str] = {}
         self._pusher: BackgroundPusher | None = None
         self._lock = FileLock(self.path / ".lock", timeout=0)
         claimed: list[Any] = [None]
@@ -90,7 +92,8 @@ class RunFolder:
             self._check_content()
             found = find_checkpoint(self.config.resume, self.checkpoints) if self.config.resume else None
             if found is not None:
-                check_settings(found[1], self.config.decisive_settings(), processes, self._facts()["environment"])
+                facts = self._facts()
+                check_settings(found[1], facts["experiment"], processes, facts["environment"])
             self._check_hub()
         except BaseException:
             self.release()
@@ -138,9 +141,9 @@ class RunFolder:
         own = {name: getattr(preprocessing, name) for name in PREPROCESSING}
         self.config = replace(self.config, ssia=ssia, **own)
         self._class_weights = None if class_weights is None else class_weights.tolist()
-        self._identity = {**data_identity(data), "class_weights": self._class_weights}
+        self.identity = {**data_identity(data), "class_weights": self._class_weights}
         if self._manifest is not None:
-            check_data(self._manifest, self.config.decisive_settings(), self._identity)
+            check_data(self._manifest, self.config.decisive_settings(), self.identity)
 
     def image_counts(self) -> dict[str, int]:
         """Return the number of evaluated images, and of images that could not be read so far."""
@@ -163,7 +166,7 @@ class RunFolder:
 
     def save_checkpoint(self, accelerator: Accelerator, step: int) -> None:
         """Flush the metrics, then write a checkpoint; every process must call this."""
-        facts = {**self._facts(), "data": self._identity}
+        facts = {**self._facts(), "data": self.identity}
         if self.is_main:
             facts["records"] = self._metrics.flush()
         save_checkpoint(accelerator, self.checkpoints, step, self.config.keep_checkpoints, facts)
@@ -171,20 +174,25 @@ class RunFolder:
     def _facts(self) -> dict[str, Any]:
         """Return what a checkpoint's manifest states about its run."""
         environment = {**self._environment, "threads": str(torch.get_num_threads())}
-        return {"experiment": self.config.decisive_settings(), "environment": environment}
+        outside = outside_objective(self.config)
+        version = {} if outside is None else {"objective": f"{outside.path}, {outside.version}"}
+        return {"experiment": {**self.config.decisive_settings(), **version}, "environment": environment}
 
     def save_model(self, student: TimmModel, metrics: dict[str, float], selection: Selection | None = None) -> None:
         """Write config.json, model.safetensors and README.md, which state how the weights were chosen."""
         if not self.is_main:
             return
         config, data = self.config, self._data
-        rival = RIVALS.get(config.method)
-        unused = {"ssia", "rival"} - {"rival" if rival else config.method}
+        objective = describe_objective(config)
+        unused = {"ssia", "rival"} - {"rival" if objective else config.method}
         settings = {name: value for name, value in config.decisive_settings().items() if name not in unused}
         settings |= {"dataset": public_name(config.dataset), "model": public_model(config.model)}
         settings |= {"labels": Path(config.labels).name} if config.labels is not None else {}
+        settings |= {"teacher": public_model(config.teacher)} if config.teacher is not None else {}
         chosen = None if selection is None else selection.describe()
         metadata: dict[str, Any] = {} if chosen is None else {"selection": chosen}
+        if (outside := outside_objective(config)) is not None:
+            metadata["objective"] = {"path": outside.path, "version": outside.version}
         if config.class_weights is not None and self._class_weights is not None:
             settings["class_weights"] = Path(config.class_weights).name
             metadata["class_weights"] = dict(zip(data.label_names, self._class_weights, strict=True))
@@ -205,12 +213,13 @@ class RunFolder:
                 "unreadable_images": {"train": counts["unreadable_train"], "eval": counts["unreadable_eval"]},
                 "metrics": results,
                 "environment": self._environment,
+                "fingerprint": self.fingerprint,
                 **metadata,
             },
             card=training_card(
                 architecture=architecture,
                 method=config.method,
-                objective=rival.source if rival else None,
+                objective=objective,
                 settings=settings,
                 metrics=results,
                 eval_name=data.eval_name,

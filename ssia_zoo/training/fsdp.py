@@ -48,6 +48,8 @@ def sharding_plugin(config: TrainConfig) -> FullyShardedDataParallelPlugin | Non
         "`ssia.supervisor` average": config.method == "ssia" and config.ssia.supervisor == "average",
         "`compile` (or the launcher's dynamo backend)": bool(config.compile),
         "`sync_bn`": config.sync_bn,
+        "`ddp_static_graph`": config.ddp_static_graph,
+        "`ddp_compression`": config.ddp_compression != "no",
         "`lora`": config.lora is not None,
         "`channels_last`": config.channels_last,
         "`clip_mode` agc": config.clip_mode == "agc",

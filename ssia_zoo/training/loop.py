@@ -5,30 +5,33 @@ from __future__ import annotations
 import logging
 import signal
 import time
+import traceback
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import skip_first_batches
+from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import broadcast_object_list
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ssia_zoo.data.preprocessing import with_default_preprocessing
+from ssia_zoo.errors import TrainingError, one_line
 from ssia_zoo.evaluation.metrics import evaluate, share_buffers
 from ssia_zoo.evaluation.multi_label import build_evaluator
 from ssia_zoo.models.metric_names import describe, main_metric
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.arguments import check_config
-from ssia_zoo.training.batch_size import resolve_batch_size
+from ssia_zoo.training.batch_size import fitting_batch_size, resolve_batch_size
+from ssia_zoo.training.batches import overlapped
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.evaluation import evaluate_only
-from ssia_zoo.training.faults import translate_errors
+from ssia_zoo.training.faults import out_of_memory, translate_errors
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.freezing import keep_statistics
-from ssia_zoo.training.gradients import is_finite, optimizer_step
+from ssia_zoo.training.gradients import check_steps, is_finite, optimizer_step
 from ssia_zoo.training.launcher import resolve_launcher
-from ssia_zoo.training.machine import build_accelerator
+from ssia_zoo.training.machine import build_accelerator, fast_kernels
 from ssia_zoo.training.optimization import with_scaled_lr
 from ssia_zoo.training.probe import train_probe
 from ssia_zoo.training.progress import Progress, epochs_begun, report_evaluation, summarize
@@ -77,13 +80,25 @@ def train(config: TrainConfig) -> TrainResult:
             config = with_default_preprocessing(config)
         folder = RunFolder(config, accelerator)
         try:
-            run = prepare_run(config, accelerator, folder, stop)
-            with closing(Progress(run)) as progress, logging_redirect_tqdm():
-                metrics = _train(run, progress)
-            summarize(run, metrics, progress, time.monotonic() - start)
+            metrics = _run(config, accelerator, folder, stop, start)
+        except torch.OutOfMemoryError as error:  # of a GPU
+            traceback.clear_frames(error.__traceback__)  # they hold the run's tensors
+            accelerator.free_memory()
+            fitting = fitting_batch_size(config, accelerator)
+            raise TrainingError(out_of_memory(one_line(error), config, fitting)) from error
         finally:
             folder.release()
     return TrainResult(folder.path, metrics, time.monotonic() - start)
+
+
+def _run(
+    config: TrainConfig, accelerator: Accelerator, folder: RunFolder, stop: StopSignals, start: float
+) -> dict[str, float]:
+    run = prepare_run(config, accelerator, folder, stop)
+    with closing(Progress(run)) as progress, logging_redirect_tqdm():
+        metrics = _train(run, progress)
+    summarize(run, metrics, progress, time.monotonic() - start)
+    return metrics
 
 
 def _train(run: Run, progress: Progress) -> dict[str, float]:
@@ -92,7 +107,8 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
     run.stop.deferred = True
     while (state.step < run.total_steps or state.epoch_ended) and not (run.selection and run.selection.ended):
         if not state.epoch_ended:
-            _train_epoch(run, progress)
+            with fast_kernels(config):
+                _train_epoch(run, progress)
             # Before the evaluation, so that a run which is stopped during it resumes with it.
             if state.step % (config.checkpoint_every or 1) == 0 or state.step == run.total_steps:
                 _save_checkpoint(run)
@@ -155,7 +171,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
     remaining = skip_first_batches(run.batches, state.batches) if state.batches else run.batches
     progress.restart_clock()
     takes_indices = isinstance(task, AuxiliaryTask)  # timm's own tasks do not
-    for batch in remaining:
+    for batch in progress.waiting_for(overlapped(remaining, accelerator.device)):
         if state.batches >= usable:
             continue  # Accelerate needs to see the loader's end
         if state.step >= run.total_steps:
@@ -171,7 +187,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
             with accelerator.autocast():  # for FSDP2; under DDP the prepared forward does it
                 result = task(images, labels, indices) if takes_indices else task(images, labels)
             accelerator.backward(result["loss"])
-            run.loss_lost |= ~torch.isfinite(result["loss"].detach())
+            run.health.add_loss(result["loss"])
             if accelerator.sync_gradients:
                 optimizer_step(run)
         state.batches += 1
@@ -186,8 +202,8 @@ def _train_epoch(run: Run, progress: Progress) -> None:
             continue
         if config.checkpoint_every and state.step % config.checkpoint_every == 0:
             _save_checkpoint(run)
-        if run.stop_signal:
-            _stop(run, run.stop_signal)
+        if run.health.stop_signal:
+            _stop(run, run.health.stop_signal)
     state.epoch_ended = True
     if state.batches >= usable:
         state.epoch, state.batches = state.epoch + 1, 0
@@ -195,6 +211,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
 
 def _save_checkpoint(run: Run) -> bool:
     """Write a checkpoint and return True; return False if the weights are not finite."""
+    check_steps(run, wait=True)
     module = run.task.get_trainable_module()
     if run.unsharded is not None:
         share_buffers(module, run.accelerator)  # under FSDP2 any process's buffers may be saved

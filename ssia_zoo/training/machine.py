@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,13 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DDPCommunicationHookType,
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    TorchDynamoPlugin,
+)
 
 from ssia_zoo.data.jpeg import decoder_version
 from ssia_zoo.errors import ConfigError
@@ -43,6 +51,11 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             f"`tracker` {config.tracker} is not installed; installed: {', '.join(available) or 'none'} "
             "(pip install 'ssia-zoo[tracking]' installs tensorboard)"
         )
+    if config.ddp_static_graph and config.batches_per_step > 1:
+        raise ConfigError(
+            f"`ddp_static_graph` does not work with `accumulation_steps` {config.batches_per_step} (or a launcher's): "
+            "only some batches then average gradients; leave out one of them"
+        )
     if config.sync_bn and not torch.cuda.is_available():
         raise ConfigError("`sync_bn` needs GPUs; leave it out on CPUs")
     if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
@@ -60,10 +73,32 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         project_dir=config.output_dir,
         dynamo_plugin=TorchDynamoPlugin(backend=config.compile_backend or "no", mode=config.compile_mode),
         fsdp_plugin=plugin,
+        dataloader_config=DataLoaderConfiguration(non_blocking=torch.cuda.is_available()),
+        kwargs_handlers=[_ddp_options(config)],
     )
     if plugin is not None:
         check_applied(accelerator)
     return accelerator
+
+
+def _ddp_options(config: TrainConfig) -> DistributedDataParallelKwargs:
+    """Build the options of DDP; gradients are views of its buffers, which saves a copy of them."""
+    compression = {"no": DDPCommunicationHookType.NO, "bf16": DDPCommunicationHookType.BF16}[config.ddp_compression]
+    return DistributedDataParallelKwargs(
+        gradient_as_bucket_view=True, static_graph=config.ddp_static_graph, comm_hook=compression
+    )
+
+
+@contextmanager
+def fast_kernels(config: TrainConfig) -> Iterator[None]:
+    """Let cuDNN try its convolutions and take the fastest, and use TensorFloat-32 if asked; both for NVIDIA GPUs."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, config.tf32, config.tf32
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def describe_environment(accelerator: Accelerator) -> dict[str, str]:

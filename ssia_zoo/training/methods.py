@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,73 +12,127 @@ from timm.loss import BinaryCrossEntropy, create_classification_loss
 from timm.task import ClassificationTask, MultiLabelClassificationTask, TrainingTask
 from torch import Tensor, nn
 
-from ssia_zoo.errors import ConfigError, did_you_mean
-from ssia_zoo.loss import ATLoss, BYOTLoss, ClassWeightedLoss, DKSLoss, DSNLoss, RivalLoss, SADLoss
+from ssia_zoo.errors import ConfigError
+from ssia_zoo.loss import AuxiliaryLoss, ClassWeightedLoss
+from ssia_zoo.loss.objectives import RIVALS, Objective, build, check_keywords, find_objective
 from ssia_zoo.models.features import TimmModel
+from ssia_zoo.models.saving import public_model
 from ssia_zoo.task import AuxiliaryTask, SSIATask
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.distillation import DISTILLATIONS, check_distillation, create_distillation, load_teacher
 
 _log = logging.getLogger(__name__)
 
 InputSize = tuple[int, int, int]
 PerImage = Callable[[Tensor, Tensor], Tensor]
-Method = Callable[[TimmModel, TrainConfig, InputSize, nn.Module, int | None, bool], TrainingTask]
 
 
-def _vanilla(
-    model: TimmModel,
-    config: TrainConfig,
-    input_size: InputSize,
-    criterion: nn.Module,
-    images: int | None,
-    multi_label: bool,
-) -> TrainingTask:
+@dataclass(frozen=True, kw_only=True)
+class TaskInputs:
+    """What a training task is built from, beside the model; see `create_task`."""
+
+    config: TrainConfig
+    input_size: InputSize
+    criterion: nn.Module
+    images: int | None
+    multi_label: bool
+    label_names: Sequence[str]
+
+
+Method = Callable[[TimmModel, TaskInputs], TrainingTask]
+
+
+def _vanilla(model: TimmModel, inputs: TaskInputs) -> TrainingTask:
     """Build the control: timm's own task, without any code of this package."""
-    task = MultiLabelClassificationTask if multi_label else ClassificationTask
-    return task(model, criterion, verbose=False)
+    task = MultiLabelClassificationTask if inputs.multi_label else ClassificationTask
+    return task(model, inputs.criterion, verbose=False)
 
 
-def _ssia(
-    model: TimmModel,
-    config: TrainConfig,
-    input_size: InputSize,
-    criterion: nn.Module,
-    images: int | None,
-    multi_label: bool,
-) -> TrainingTask:
+def _ssia(model: TimmModel, inputs: TaskInputs) -> TrainingTask:
+    config, images = inputs.config, inputs.images
     if config.ssia.supervisor == "memory" and images is not None:
         size = 2 * images * int(model.num_classes) / 1e6
         _log.info("memory of predictions: %d images x %d classes, %.1f MB", images, model.num_classes, size)
     if config.ssia.supervisor == "average":
         _log.info("`ssia.supervisor` average: each step makes one more forward pass, of the moving average of `ema`")
-    kwargs: dict[str, Any] = {"input_size": input_size, "criterion": criterion}
-    return SSIATask(model, config.ssia, images=images, multi_label=multi_label, **kwargs)
+    kwargs: dict[str, Any] = {"input_size": inputs.input_size, "criterion": inputs.criterion}
+    return SSIATask(model, config.ssia, images=images, multi_label=inputs.multi_label, **kwargs)
 
 
-def _rival(loss: type[RivalLoss]) -> Method:
-    def method(
-        model: TimmModel,
-        config: TrainConfig,
-        input_size: InputSize,
-        criterion: nn.Module,
-        images: int | None,
-        multi_label: bool,
-    ) -> TrainingTask:
+def _auxiliary(loss: type[AuxiliaryLoss], path: str) -> Method:
+    """Return the method of an objective other than SSIA."""
+
+    def method(model: TimmModel, inputs: TaskInputs) -> TrainingTask:
+        config = inputs.config
         lambda_at = partial(config.rival.lambda_at, default=loss.default_weight)
-        return AuxiliaryTask(model, loss, lambda_at, input_size=input_size, criterion=criterion)
+        objective = partial(build, loss, config.method_kwargs, path)
+        return AuxiliaryTask(model, objective, lambda_at, input_size=inputs.input_size, criterion=inputs.criterion)
 
     return method
 
 
-RIVALS: dict[str, type[RivalLoss]] = {loss.name: loss for loss in (SADLoss, ATLoss, DSNLoss, BYOTLoss, DKSLoss)}
-_DISTRIBUTIONS = ("byot", "dks")
-"""Rivals with a softmax over the classes."""
+def _distillation(model: TimmModel, inputs: TaskInputs) -> TrainingTask:
+    config = inputs.config
+    teacher = load_teacher(
+        str(config.teacher),
+        inputs.input_size,
+        by_logits=config.method == "logit-kd",
+        num_classes=int(model.num_classes),
+        label_names=inputs.label_names,
+    )
+    lambda_at = partial(config.rival.lambda_at, default=1.0)
+    return create_distillation(
+        config.method, model, teacher, lambda_at, inputs.criterion, inputs.input_size, config.method_kwargs
+    )
+
 
 METHODS: dict[str, Method] = {
     "ssia": _ssia,
     "vanilla": _vanilla,
-    **{name: _rival(loss) for name, loss in RIVALS.items()},
+    **{name: _auxiliary(loss, name) for name, loss in RIVALS.items()},
+    **dict.fromkeys(DISTILLATIONS, _distillation),
 }
+
+
+def outside_objective(config: TrainConfig) -> Objective | None:
+    """Return the objective of another package that `method` names; None if it is one of this package.
+
+    Raises:
+        ConfigError: It cannot be imported, or is not an objective.
+    """
+    return None if config.method in METHODS else find_objective(config.method)
+
+
+def check_method(config: TrainConfig) -> None:
+    """Check that the objective can be imported and takes the settings of `method_kwargs`, and `teacher`.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    method, keywords = config.method, config.method_kwargs
+    if method in DISTILLATIONS:
+        check_distillation(config)
+    elif config.teacher is not None:
+        raise ConfigError(f"`teacher` is for the methods {' and '.join(DISTILLATIONS)}; `method` is {method}")
+    elif method in ("ssia", "vanilla"):
+        if keywords:
+            name = next(iter(keywords))
+            hint = f"use `ssia.{name}`" if hasattr(config.ssia, name) and method == "ssia" else "leave it out"
+            raise ConfigError(f"`method_kwargs` {name}: `method` {method} takes none; {hint}")
+    elif (outside := outside_objective(config)) is not None:
+        check_keywords(outside.loss, keywords, outside.path)
+    else:
+        check_keywords(RIVALS[method], keywords, method)
+
+
+def describe_objective(config: TrainConfig) -> str | None:
+    """Describe an objective other than SSIA for model cards; None for ssia and vanilla."""
+    if config.method in RIVALS:
+        return RIVALS[config.method].source
+    if config.method in DISTILLATIONS:
+        return f"{DISTILLATIONS[config.method]} the teacher {public_model(str(config.teacher))}"
+    outside = outside_objective(config)
+    return None if outside is None else str(outside)
 
 
 def with_lambda(config: TrainConfig, model: TimmModel) -> TrainConfig:
@@ -99,6 +153,7 @@ def create_task(
     class_weights: Tensor | None = None,
     *,
     multi_label: bool = False,
+    label_names: Sequence[str] = (),
 ) -> TrainingTask:
     """Build the training task of `config.method`.
 
@@ -111,15 +166,23 @@ def create_task(
             equal if None.
         multi_label: Whether targets are vectors of 0 and 1, for several labels an image; the loss is then binary
             cross-entropy per class.
+        label_names: Names of the classes, matched with those of a teacher.
 
     Raises:
-        ConfigError: There is no such method, or it does not support this model or several labels an image.
+        ConfigError: The method cannot be built, or does not support this model or several labels an image.
     """
-    if config.method not in METHODS:
-        hint = did_you_mean(config.method, METHODS, "choose one of them", most=1)
-        raise ConfigError(f"`method` is {config.method!r}; expected one of {', '.join(METHODS)}; {hint}")
-    criterion = build_criterion(config, class_weights, multi_label)
-    return METHODS[config.method](model, config, input_size, criterion, images, multi_label)
+    inputs = TaskInputs(
+        config=config,
+        input_size=input_size,
+        criterion=build_criterion(config, class_weights, multi_label),
+        images=images,
+        multi_label=multi_label,
+        label_names=label_names,
+    )
+    if (outside := outside_objective(config)) is None:
+        return METHODS[config.method](model, inputs)
+    _log.info("objective: %s", outside)
+    return _auxiliary(outside.loss, outside.path)(model, inputs)
 
 
 def build_criterion(config: TrainConfig, class_weights: Tensor | None = None, multi_label: bool = False) -> nn.Module:
@@ -160,11 +223,13 @@ def check_multi_label(config: TrainConfig) -> None:
     Raises:
         ConfigError: There is one.
     """
-    if config.method in _DISTRIBUTIONS:
-        others = ", ".join(name for name in METHODS if name not in _DISTRIBUTIONS)
+    outside = outside_objective(config)
+    loss = RIVALS.get(config.method) if outside is None else outside.loss
+    if config.method == "logit-kd" or (loss is not None and loss.one_label):
+        others = [name for name in METHODS if name != "logit-kd" and not (name in RIVALS and RIVALS[name].one_label)]
         raise ConfigError(
             f"`method` {config.method} compares distributions over classes, but the images have several labels; choose "
-            f"one of: {others}"
+            f"one of: {', '.join(others)}"
         )
     for name in ("class_weights", "balanced_sampling", "probe"):
         if getattr(config, name):

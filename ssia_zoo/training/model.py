@@ -16,6 +16,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.models import resolve_model_input_args
 from torch import Tensor
 
+from ssia_zoo.data.config import height_width
 from ssia_zoo.data.preprocessing import ConvertMode, Preprocessing, model_preprocessing, with_default_preprocessing
 from ssia_zoo.errors import ConfigError, SSIAZooError, one_line
 from ssia_zoo.models.features import TimmModel, evaluating, forward_stages, stage_indices, try_blank_image
@@ -49,13 +50,14 @@ def build_model(
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     preprocessing = model_preprocessing(model, config if config.pretrained else with_default_preprocessing(config))
-    size = preprocessing.input_size
+    size = train_input_size(config, preprocessing)
     ConvertMode(size[0])  # raises for a number of channels that no image has
-    try_blank_image(model, size, name=f"`model` {config.model}")
+    for one in {preprocessing.input_size, size}:
+        try_blank_image(model, one, name=f"`model` {config.model}")
     if config.freeze is not None:
         freeze(model, config.freeze, config.model)
     if config.lora is not None:
-        add_adapters(model, config.lora, preprocessing.input_size, config.model)
+        add_adapters(model, config.lora, size, config.model)
     if config.batch_size == 1:
         _check_batch_of_one(model, config.model, size)
     if config.grad_checkpointing:
@@ -64,6 +66,8 @@ def build_model(
         model = convert_sync_batchnorm(model)
     origin = f"{config.model}'s" if config.pretrained else "the defaults, as training is from scratch"
     _log.info("preprocessing (%s, unless set): %s", origin, preprocessing)
+    if size != preprocessing.input_size:
+        _log.info("training images are %dx%d, evaluation images %dx%d", *size[1:], *preprocessing.input_size[1:])
     own = len(model.pretrained_cfg.get("mean") or size[:1])
     if own != size[0]:
         first = "; timm adapts the first layer's weights, or warns that it cannot" if config.pretrained else ""
@@ -72,6 +76,12 @@ def build_model(
             *(config.model, own, size[0], first),
         )
     return model, preprocessing
+
+
+def train_input_size(config: TrainConfig, preprocessing: Preprocessing) -> tuple[int, int, int]:
+    """Return channels, height and width of the training images."""
+    size = config.train_image_size
+    return preprocessing.input_size if size is None else (preprocessing.input_size[0], *height_width(size))
 
 
 def create_model(config: TrainConfig, num_classes: int | None = None) -> TimmModel:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import (
+    create_optimizer_v2,
+    get_optimizer_class,
+    get_optimizer_info,
+    list_optimizers,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from timm.scheduler import create_scheduler_v2
 
 from ssia_zoo.errors import ConfigError, did_you_mean, one_line
@@ -16,6 +25,10 @@ from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.freezing import classifier_parameters
 
 _log = logging.getLogger(__name__)
+
+_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+_NOT_FUSED = {"fused", "foreach", "differentiable", "dampening"}
+"""Arguments that decide the form themselves, or (dampening) make a first momentum that is not its gradient."""
 
 
 def with_scaled_lr(config: TrainConfig, processes: int) -> TrainConfig:
@@ -36,10 +49,16 @@ def with_scaled_lr(config: TrainConfig, processes: int) -> TrainConfig:
     return config
 
 
-def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(config: TrainConfig, module: torch.nn.Module, *, sharded: bool = False) -> torch.optim.Optimizer:
     """Build timm's optimizer for student and heads, without weight decay where timm or the model exclude it.
 
-    With `head_lr`, the groups of the classifier's parameters have "classifier": True.
+    SGD, Adam and AdamW are torch's fused forms. With `head_lr`, the groups of the classifier's parameters have
+    "classifier": True.
+
+    Args:
+        config: Settings.
+        module: Student and heads.
+        sharded: Whether FSDP2 will shard the module; torch's fused SGD does not support that.
 
     Raises:
         ConfigError: timm has no such optimizer, or it does not support these settings.
@@ -47,21 +66,52 @@ def build_optimizer(config: TrainConfig, module: torch.nn.Module) -> torch.optim
     if config.optimizer not in list_optimizers():
         hint = did_you_mean(config.optimizer, list_optimizers(), "expected a timm optimizer, such as adamw or sgd")
         raise ConfigError(f"`optimizer` is {config.optimizer!r}; {hint}")
+    arguments = {
+        "momentum": config.momentum,
+        "layer_decay": config.layer_decay,
+        **_optimizer_arguments(config, sharded),
+    }
+    groups = None if config.head_lr is None else partial(_groups_with_head, config, config.head_lr)
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
-            module,
-            config.optimizer,
-            config.lr,
-            config.weight_decay,
-            momentum=config.momentum,
-            layer_decay=config.layer_decay,
-            param_group_fn=None if config.head_lr is None else partial(_groups_with_head, config, config.head_lr),
+            module, config.optimizer, config.lr, config.weight_decay, param_group_fn=groups, **arguments
         )
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"`optimizer` {config.optimizer} does not support these settings: {one_line(error)}"
         ) from error
     return optimizer
+
+
+def _optimizer_arguments(config: TrainConfig, sharded: bool) -> dict[str, Any]:
+    """Return the optimizer's own arguments: those that are set, and torch's fused form where there is one.
+
+    Raises:
+        ConfigError: The optimizer has no epsilon or not that many betas, which timm would accept.
+    """
+    info = get_optimizer_info(config.optimizer)
+    for name, given, used in (
+        ("opt_betas", bool(config.opt_betas), info.has_betas),
+        ("opt_eps", config.opt_eps is not None, info.has_eps),
+    ):
+        if given and not used:
+            raise ConfigError(f"`{name}`: `optimizer` {config.optimizer} does not use it; leave it out")
+    optimizer = get_optimizer_class(config.optimizer, bind_defaults=False)
+    betas = getattr(signature(optimizer).parameters.get("betas"), "default", None)
+    if config.opt_betas and isinstance(betas, tuple) and len(betas) != len(config.opt_betas):
+        raise ConfigError(f"`opt_betas` has {len(config.opt_betas)} values; expected {len(betas)}, such as {betas}")
+    arguments: dict[str, Any] = {"betas": config.opt_betas} if config.opt_betas else {}
+    arguments |= {} if config.opt_eps is None else {"eps": config.opt_eps}
+    arguments |= json.loads(json.dumps(config.opt_kwargs))  # a copy
+    fused = optimizer in _FUSED and not _NOT_FUSED & arguments.keys()
+    if fused and not (sharded and optimizer is torch.optim.SGD):
+        arguments["fused"] = True
+    return arguments
+
+
+def skips_by_itself(optimizer: Any) -> bool:
+    """Return whether the optimizer skips a step whose gradients are not finite on the device: torch's fused ones do."""
+    return all(group.get("fused") for group in optimizer.param_groups)
 
 
 def _groups_with_head(config: TrainConfig, head_lr: float, module: torch.nn.Module) -> list[dict[str, Any]]:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
 import shlex
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ssia_zoo.commands import folder_argument
 from ssia_zoo.models.metric_names import describe, main_metric
-from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.gradients import check_steps
+from ssia_zoo.training.profiling import StepProfiler
 from ssia_zoo.training.run import Run
+from ssia_zoo.training.utilization import peak_flops
 
 _RECORDS_PER_EPOCH = 10
 _EVALUATION_SETTINGS = (
@@ -45,11 +51,26 @@ class Progress:
             disable=None if run.accelerator.is_main_process else True,  # None: disabled without a terminal
         )
         self._logged = time.monotonic()
+        self._profiler: StepProfiler | None = None
+        if run.config.profile is not None and run.accelerator.is_main_process:
+            self._profiler = StepProfiler(run.folder.path, run.config.profile)
         self.restart_clock()
 
     def restart_clock(self) -> None:
         """Restart the measurement of speed, without the evaluation or checkpoint before."""
         self._batches, self._since = 0, time.monotonic()  # state.counted may include batches before a resume
+        self._waited = 0.0
+
+    def waiting_for(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield batches and measure the time until each arrives."""
+        iterator = iter(batches)
+        while True:
+            begin = time.monotonic()
+            batch = next(iterator, None)
+            self._waited += time.monotonic() - begin
+            if batch is None:
+                return
+            yield batch
 
     def add(self, result: dict[str, Tensor], labels: Tensor) -> None:
         """Add the losses and the top-1 of a batch."""
@@ -65,17 +86,33 @@ class Progress:
         """Advance the bar by an optimizer step, and write a record if one is due."""
         run, state = self.run, self.run.state
         self._bar.update()
+        if self._profiler is not None:
+            self._profiler.step()
         done = state.batches // run.config.batches_per_step
         if done % self._every == 0 or done == run.steps_per_epoch or state.step == run.total_steps:
+            check_steps(run, wait=True)
             values = {name: float(total) / state.counted for name, total in state.sums.items()}
             images = self._batches * run.config.batch_size * run.accelerator.num_processes
             seconds = time.monotonic() - self._since
             self.images, self.seconds = self.images + images, self.seconds + seconds
             self._show(values, images / seconds)
-            _record_training(run, values, images / seconds)
+            _record_training(run, values, self._speed(images, seconds))
             run.data.unreadable_train.collect()
             state.sums, state.counted = {}, 0
             self.restart_clock()
+
+    def _speed(self, images: int, seconds: float) -> dict[str, float]:
+        """Return what a record tells about speed and memory."""
+        run, device = self.run, self.run.accelerator.device
+        speed = {
+            "images_per_second": round(images / seconds, 1),
+            "data_wait": round(self._waited / seconds, 4),
+            "peak_memory_mb": round(_peak_memory(device) / 1e6, 1),
+        }
+        if run.flops_per_image and (peak := peak_flops(run.config, device)):
+            each = images / seconds / run.accelerator.num_processes
+            speed["mfu"] = round(each * run.flops_per_image / peak, 4)
+        return speed
 
     def _show(self, values: dict[str, float], images_per_second: float) -> None:
         run, step = self.run, self.run.state.step
@@ -91,22 +128,30 @@ class Progress:
             _log.info("step %d/%d, %s left: %s", step, run.total_steps, remaining, text)
 
     def close(self) -> None:
-        """Remove the bar from the terminal."""
+        """Remove the bar from the terminal, and end profiling."""
         self._bar.close()
+        if self._profiler is not None:
+            self._profiler.close()
 
 
-def _record_training(run: Run, values: dict[str, float], images_per_second: float) -> None:
+def _peak_memory(device: torch.device) -> int:
+    """Return the most bytes allocated so far: on the GPU, or by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux states KiB
+
+
+def _record_training(run: Run, values: dict[str, float], speed: dict[str, float]) -> None:
     state = run.state
     values.setdefault("task_loss", values["loss"])
     groups = run.optimizer.param_groups
     values["lr"] = max(group["lr"] for group in groups if not group.get("classifier"))
     if run.config.head_lr is not None:
         values["head_lr"] = max(group["lr"] for group in groups if group.get("classifier"))
-    if isinstance(run.task, AuxiliaryTask):
-        values["lambda"] = run.task.lambda_at((state.step - 1) / run.total_steps)
+    if (lambda_at := getattr(run.task, "lambda_at", None)) is not None:
+        values["lambda"] = lambda_at((state.step - 1) / run.total_steps)
     epoch = state.epoch + state.batches / (run.steps_per_epoch * run.config.batches_per_step)
-    speed = {"images_per_second": round(images_per_second, 1), "skipped": state.skipped}
-    _record(run, "train", {"epoch": epoch, **values, **speed})
+    _record(run, "train", {"epoch": epoch, **values, **speed, "skipped": state.skipped})
 
 
 def _record(run: Run, kind: str, values: dict[str, float]) -> None:

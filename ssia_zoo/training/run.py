@@ -13,7 +13,15 @@ from accelerate.utils import set_seed
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 
-from ssia_zoo.data import DeviceTransform, ImageData, eval_loader, load_image_data, share_loader, train_loader
+from ssia_zoo.data import (
+    DeviceTransform,
+    ImageData,
+    ImageStream,
+    eval_loader,
+    load_image_data,
+    share_loader,
+    train_loader,
+)
 from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import ConfigError
@@ -21,15 +29,18 @@ from ssia_zoo.models.features import TimmModel
 from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
 from ssia_zoo.training.class_balance import class_weights, report_imbalance
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.fingerprint import fingerprint
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
+from ssia_zoo.training.health import StepHealth
 from ssia_zoo.training.lora import merged
 from ssia_zoo.training.methods import check_multi_label, create_task, with_lambda
 from ssia_zoo.training.mixup import Mixing, build_mixing
-from ssia_zoo.training.model import build_model
+from ssia_zoo.training.model import build_model, train_input_size
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
 from ssia_zoo.training.selection import Selection, build_selection
 from ssia_zoo.training.signals import StopSignals
+from ssia_zoo.training.utilization import peak_flops, training_flops
 
 _log = logging.getLogger(__name__)
 
@@ -58,10 +69,9 @@ class Run:
     steps_per_epoch: int
     total_steps: int
     stop: StopSignals
-    stop_signal: int = 0
-    """the signal that stops all processes after this step, or 0"""
-    loss_lost: torch.Tensor
-    """whether a loss of this optimizer step was not finite, in this process"""
+    health: StepHealth
+    flops_per_image: int | None
+    """of training; None unless the peak of the device is known"""
 
     def unsharded_student(self) -> TimmModel:
         """Return the model to evaluate and save: the student or its moving average; every process must call this."""
@@ -91,9 +101,16 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     folder.describe(data, preprocessing, config.ssia, weights)
     task = build_task(config, model, preprocessing, data, accelerator, weights)
     unsharded = unsharded_copy(accelerator, model)
-    optimizer: Any = build_optimizer(config, task.get_trainable_module())
+    flops = (
+        training_flops(model, train_input_size(config, preprocessing))
+        if peak_flops(config, accelerator.device)
+        else None
+    )
+    optimizer: Any = build_optimizer(config, task.get_trainable_module(), sharded=accelerator.is_fsdp2)
     mean, std = preprocessing.mean, preprocessing.std
     loader = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
+    order = None if isinstance(data.train, ImageStream) else loader.sampler
+    folder.fingerprint = fingerprint(model, order, folder.identity) if folder.is_main else {}
     batches = share_loader(loader, accelerator)
     # Accelerate wraps the module for DDP or FSDP2, in place of timm's task.prepare_distributed, and compiles it.
     task.trainable_module, optimizer, eval_batches = accelerator.prepare(
@@ -139,7 +156,8 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         stop=stop,
-        loss_lost=torch.zeros((), dtype=torch.bool, device=accelerator.device),
+        flops_per_image=flops,
+        health=StepHealth(state, accelerator.device, accelerator.num_processes),
     )
 
 
@@ -152,8 +170,10 @@ def build_task(
     weights: torch.Tensor | None,
 ) -> TrainingTask:
     """Build the training task for these images on the run's device, with its moving average."""
-    size, images = preprocessing.input_size, len(data.train)
-    task = create_task(model, config, size, images, weights, multi_label=data.multi_label).to(accelerator.device)
+    size, images = train_input_size(config, preprocessing), len(data.train)
+    task = create_task(
+        model, config, size, images, weights, multi_label=data.multi_label, label_names=data.label_names
+    ).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
     if (memory := getattr(task, "memory", None)) is not None:

@@ -79,7 +79,7 @@ def test_a_table_is_replaced_between_its_marks_and_nowhere_else(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "name", [*REPORTS, "finetune", "stages", pytest.param("accuracy_report", marks=pytest.mark.slow)]
+    "name", [*REPORTS, "finetune", "gpu", "stages", pytest.param("accuracy_report", marks=pytest.mark.slow)]
 )
 def test_tables_in_the_documentation_are_those_of_the_results(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -94,7 +94,10 @@ def test_tables_in_the_documentation_are_those_of_the_results(
         script.main(settings(report=True))
     elif name == "accuracy_report":
         accuracy = load_script("accuracy")
+        arena = accuracy.ARENA
+        monkeypatch.setattr(accuracy, "ARENA", Path(shutil.copy(arena, tmp_path)))
         accuracy.main(accuracy.Report())
+        assert accuracy.ARENA.read_text(encoding="utf-8") == arena.read_text(encoding="utf-8")
     else:
         script.report()
     assert script.REPORT.read_text(encoding="utf-8") == original.read_text(encoding="utf-8")

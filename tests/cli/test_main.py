@@ -50,6 +50,10 @@ def test_an_unknown_command_suggests_the_nearest(capsys: Captured) -> None:
         ["publish", "--org", "org"],
         ["publish", "folder", "org/name", "--all", "--org", "org"],
         ["export", "onnx"],
+        ["arena"],
+        ["arena", "run"],
+        ["arena", "report"],
+        ["arena", "power", "plan.yaml"],
     ],
 )
 def test_a_wrong_command_line_ends_with_status_2(wrong: list[str], capsys: Captured) -> None:

@@ -10,8 +10,13 @@ import timm
 
 import ssia_zoo
 from ssia_zoo.cli.main import main
+from ssia_zoo.evaluation.identity import Check
+from ssia_zoo.evaluation.verify import VerificationReport
+from ssia_zoo.hub.folder import PUBLISHED_FILES, STATEMENT
 from tests.helpers.commands import FULL, WEIGHT, Captured, failed_in_one_line
 from tests.helpers.hub_server import HubServer
+from tests.helpers.keys import write_key_pair
+from tests.helpers.publishable_folder import contents
 
 
 def test_list_shows_a_weight_with_its_control(capsys: Captured) -> None:
@@ -71,14 +76,20 @@ def test_fetch_into_a_file_fails(tmp_path: Path, capsys: Captured) -> None:
 def test_publish_all_prints_the_address_of_each_weight(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     asked = []
 
-    def publish_all(org: str, *, private: bool, repeat: str) -> list[object]:
+    def publish_all(org: str, *, private: bool, sign: object, repeat: str) -> list[object]:
+        assert sign is None
         asked.append((org, private))
         return ["x: https://hub/org/x"]
 
+    def collect(org: str, *, private: bool, repeat: str) -> str:
+        assert (org, private) == ("org", True)
+        return "https://hub/collections/org/zoo"
+
     monkeypatch.setattr("ssia_zoo.models.release.publish_all", publish_all)
+    monkeypatch.setattr("ssia_zoo.models.release.collect", collect)
     assert main(["publish", "--all", "--org", "org", "--private"]) == 0
     assert asked == [("org", True)]
-    assert capsys.readouterr().out == "x: https://hub/org/x\n"
+    assert capsys.readouterr().out == "x: https://hub/org/x\ncollection: https://hub/collections/org/zoo\n"
 
 
 def test_publish_prints_the_address(
@@ -109,3 +120,37 @@ def test_fetch_replaces_a_fetched_weight_and_no_other_folder(tmp_path: Path, cap
     assert (tmp_path / "mine" / "README.md").read_text() == "my notes"
     assert main(["fetch", WEIGHT, "--out", str(tmp_path / "weight")]) == 0
     assert main(["fetch", WEIGHT, "--out", str(tmp_path / "weight")]) == 0
+
+
+def test_a_signed_publication_passes_the_check_of_its_readers(
+    hub: HubServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    private, public = write_key_pair(tmp_path / "keys")
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    before = contents(folder)
+    assert main(["publish", str(folder), "org/name", "--sign", str(private)]) == 0
+    assert hub.url in capsys.readouterr().out
+    assert contents(folder) == before
+    assert set(hub.repos["org/name"].resolve("main").files) == {*PUBLISHED_FILES, STATEMENT}
+    assert main(["verify", "hf-hub:org/name", "--check", str(public)]) == 0
+    assert "passed   signature" in capsys.readouterr().out
+    secret = "".join(private.read_text().splitlines()[1:-1])
+    assert not [
+        blob for blob in hub.repos["org/name"].resolve("main").files.values() if secret.encode() in blob.content
+    ]
+
+
+def test_nothing_is_published_if_it_cannot_be_signed(
+    hub: HubServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    private, public = write_key_pair(tmp_path / "keys")
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    assert main(["publish", str(folder), "org/name", "--sign", str(public)]) == 1
+    assert "is not a private key" in failed_in_one_line(capsys)
+    failing = Check("graph", "failed", "node 7 is relu")
+    monkeypatch.setattr(
+        "ssia_zoo.evaluation.attestation.verify", lambda target, data: VerificationReport(target, (failing,))
+    )
+    assert main(["publish", str(folder), "org/name", "--sign", str(private)]) == 1
+    assert "fails verification (graph: node 7 is relu); nothing is published" in failed_in_one_line(capsys)
+    assert hub.repos == {}

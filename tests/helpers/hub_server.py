@@ -18,82 +18,22 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
 import uvicorn
 import yaml
+from huggingface_hub import ModelCard
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tests.helpers import hub_collections
+from tests.helpers.hub_store import Blob, Commit, HubFault, Repo
+
 DATE = "2025-01-01T00:00:00.000Z"
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---", re.DOTALL)
-
-
-class HubFault(Exception):
-    """An error response, with the headers that the client reads."""
-
-    def __init__(self, status: int, message: str, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code = status, message, code
-
-    def response(self) -> Response:
-        headers = {"X-Error-Message": self.message} | ({"X-Error-Code": self.code} if self.code else {})
-        return JSONResponse({"error": self.message}, self.status, headers)
-
-
-@dataclass(frozen=True)
-class Blob:
-    """A file's content; `lfs` is whether it was uploaded to the LFS store or within the commit."""
-
-    content: bytes
-    lfs: bool
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
-
-    @property
-    def git_oid(self) -> str:
-        return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
-
-    @property
-    def etag(self) -> str:
-        return self.sha256 if self.lfs else self.git_oid
-
-
-@dataclass
-class Commit:
-    """One commit: all its files, and the fields of `list_repo_commits`."""
-
-    oid: str
-    title: str
-    message: str
-    parent: str | None
-    files: dict[str, Blob]
-
-
-@dataclass
-class Repo:
-    """A repository of a model or a data set."""
-
-    private: bool
-    commits: dict[str, Commit] = field(default_factory=dict)
-    branches: dict[str, str] = field(default_factory=dict)
-
-    def resolve(self, revision: str) -> Commit:
-        oid = self.branches.get(revision, revision)
-        if oid not in self.commits:
-            raise HubFault(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return self.commits[oid]
-
-    def commit(self, title: str, message: str, parent: Commit | None, files: dict[str, Blob]) -> Commit:
-        oid = hashlib.sha1(f"{title} {len(self.commits)} {sorted(files)}".encode()).hexdigest()
-        self.commits[oid] = Commit(oid, title, message, parent.oid if parent else None, files)
-        return self.commits[oid]
 
 
 class HubServer:
@@ -103,6 +43,7 @@ class HubServer:
         url: Its address, for ``endpoint`` or ``HF_ENDPOINT``.
         requests: (method, raw path) of every request so far.
         repos: Repositories by id.
+        collections: Collections by slug, as the Hub describes them.
         delay: Seconds before each response; a lower value also applies to pending ones.
         die_after_bytes: Bytes of an LFS upload after which all connections are closed and no new one is accepted.
         dead: Whether that has happened.
@@ -113,6 +54,7 @@ class HubServer:
         self.requests: list[tuple[str, str]] = []
         self.repos: dict[str, Repo] = {}
         self.lfs: dict[str, bytes] = {}
+        self.collections: dict[str, dict[str, Any]] = {}
         self.delay, self.dead, self.url = 0.0, False, ""
         self.die_after_bytes: int | None = None
 
@@ -120,7 +62,7 @@ class HubServer:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        app = Starlette(routes=[Route("/{path:path}", self._answer, methods=["GET", "POST", "PUT", "DELETE"])])
+        app = Starlette(routes=[Route("/{path:path}", self._answer, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])])
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
         self._thread.start()
@@ -224,6 +166,8 @@ class Call:
         answer = {"_id": repo_id, "id": (name := repo_id.removeprefix("datasets/")), "modelId": name}
         answer |= {"sha": commit.oid, "private": repo.private}
         answer |= {"siblings": [{"rfilename": path} for path in sorted(commit.files)], "cardData": data}
+        found = hub_collections.eval_results(commit.files)
+        answer |= {"evalResults": found} if "evalResults" in self.request.query_params.getlist("expand") else {}
         answer |= {"tags": data.get("tags", []), "downloads": 0, "likes": 0, "lastModified": DATE, "createdAt": DATE}
         return JSONResponse(answer)
 
@@ -278,10 +222,9 @@ class Call:
         return JSONResponse({})
 
     async def validate_yaml(self) -> Response:
-        card = FRONT_MATTER.match((await self.request.json())["content"])
         try:
-            yaml.safe_load(card[1] if card else "")
-        except yaml.YAMLError as error:
+            ModelCard((await self.request.json())["content"])  # raises for a model-index that is not valid
+        except (yaml.YAMLError, ValueError, KeyError) as error:
             return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, 400)
         return JSONResponse({"errors": [], "warnings": []})
 
@@ -383,6 +326,7 @@ ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Awaitable[Response]]]] = 
         ("GET", "/api/whoami-v2", Call.whoami),
         ("POST", "/api/repos/create", Call.create_repo),
         ("POST", "/api/validate-yaml", Call.validate_yaml),
+        *hub_collections.ROUTES,
         ("GET", f"{API}(/revision/{REV})?", Call.info),
         ("GET", f"{API}/tree/{REV}(/(?P<folder>.+))?", Call.tree),
         ("POST", f"{API}/paths-info/{REV}", Call.paths_info),

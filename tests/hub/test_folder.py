@@ -10,6 +10,7 @@ import torch
 
 from ssia_zoo.errors import WeightError
 from ssia_zoo.hub import PUBLISHED_FILES, check_folder
+from ssia_zoo.hub.folder import EVAL_RESULTS, check_extra
 from tests.helpers.publishable_folder import edit_config, edit_weights, make_folder
 
 
@@ -89,3 +90,20 @@ def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(WeightError, match=f"{name} is not"):
         check_folder(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[", "- value: 1", "- dataset: {id: org/data}\n  value: 1", "value: 1", "- 7"])
+def test_results_that_the_client_cannot_read_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / EVAL_RESULTS
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(WeightError, match="holds no evaluation results in the Hub's format") as refused:
+        check_extra(tmp_path, [EVAL_RESULTS])
+    assert "\n" not in str(refused.value)
+    path.write_text("- dataset: {id: org/data, task_id: default}\n  value: 71.0\n")
+    check_extra(tmp_path, [EVAL_RESULTS])
+
+
+def test_only_known_files_are_published_in_addition(tmp_path: Path) -> None:
+    with pytest.raises(WeightError, match=r"key\.pem cannot be published"):
+        check_extra(tmp_path, ["key.pem"])

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
+from PIL import Image
 
 from ssia_zoo.models.card import training_card, weight_card
+from ssia_zoo.models.card_metadata import eval_results
+from ssia_zoo.models.release import write_weight_folder
+from ssia_zoo.models.stats import model_stats
 from ssia_zoo.models.weight import PairedRun, PublishedWeight
 from tests.helpers.toy_weight import CLASSES, write_toy_weight
 
@@ -88,6 +94,54 @@ def test_a_card_contains_what_users_need(config: PublishedWeight) -> None:
 def test_a_card_does_not_depend_on_where_the_weight_was_published_before(config: PublishedWeight) -> None:
     published = replace(config, repo_id=REPO, revision="a" * 40, repo_sha256="b" * 64)
     assert weight_card(published, REPO) == weight_card(config, REPO)
+
+
+def test_a_card_has_the_parts_of_timms_cards(config: PublishedWeight) -> None:
+    text = weight_card(config, REPO)
+    stats = model_stats("test_resnet", len(CLASSES), (3, 64, 64))
+    for row in stats.rows():
+        assert f"  {row}\n" in text
+    for heading in ("Image classification", "Feature map extraction", "Image embeddings"):
+        assert f"### {heading}" in text
+
+
+def test_the_examples_of_a_card_run(config: PublishedWeight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_configs = tmp_path / "hub_configs"
+    weight = write_toy_weight(hub_configs)
+    folder = write_weight_folder(replace(weight, file=str(hub_configs / str(weight.file))), tmp_path / "FOLDER")
+    Image.new("RGB", (80, 70)).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    results: dict[str, Any] = {}
+    for block in blocks[:3]:  # the fourth is for transformers, which test_everyone_loads runs
+        exec(block, results)
+    assert results["probabilities"].shape == (1, len(CLASSES))
+    assert results["embedding"].shape == (1, results["model"].num_features)
+
+
+def test_data_and_base_model_are_links(config: PublishedWeight) -> None:
+    dataset = replace(config.dataset, source="makers/toys")
+    training = {**config.training, "pretrained": True, "model": "resnet18.a1_in1k"}
+    text = weight_card(replace(config, dataset=dataset, training=training), REPO)
+    assert "[makers/toys](https://huggingface.co/datasets/makers/toys)" in text
+    assert "[timm/resnet18.a1_in1k](https://huggingface.co/timm/resnet18.a1_in1k)" in text
+    assert ModelCard(text).data.to_dict()["base_model_relation"] == "finetune"
+    assert "base_model_relation" not in ModelCard(weight_card(config, REPO)).data.to_dict()
+    assert "huggingface.co/datasets" not in weight_card(config, REPO)
+
+
+def test_the_client_reads_a_result_in_the_newer_format(config: PublishedWeight) -> None:
+    written = eval_results(config)
+    assert written is not None
+    (entry,) = parse_eval_result_entries(yaml.safe_load(written))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("makers/toys", "default", 71.0)
+    about = "top-1, percent of 400 images of test at 64x64; seed 0 of 3 that were run; "
+    assert entry.notes == f"{about}the control without SSIA reaches 70.50"
+    other = replace(config, training={**config.training, "dataset_config": "small"})
+    (entry,) = parse_eval_result_entries(yaml.safe_load(str(eval_results(other))))
+    assert entry.task_id == "small"
+    assert eval_results(replace(config, training={**config.training, "dataset": "digits"})) is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,16 @@ from safetensors.torch import load_file
 
 from ssia_zoo.cli import main
 from ssia_zoo.errors import ConfigError, HubError, WeightError
+from ssia_zoo.evaluation.attestation import check_model, sign_folder
 from ssia_zoo.evaluation.verify import verify
-from ssia_zoo.hub import check_folder, fetch
+from ssia_zoo.hub import PUBLISHED_FILES, check_folder, fetch
+from ssia_zoo.hub.folder import EVAL_RESULTS
 from ssia_zoo.models.registry import weights
-from ssia_zoo.models.release import publish_all, write_weight_folder
+from ssia_zoo.models.release import COLLECTION, collect, publish_all, write_weight_folder
 from ssia_zoo.models.weight import read_published_weight, read_published_weights
 from ssia_zoo.resources import resource_dir
 from tests.helpers.hub_server import HubServer
+from tests.helpers.keys import write_key_pair
 from tests.helpers.publishable_folder import contents
 from tests.helpers.toy_weight import CLASSES, write_toy_weight
 
@@ -59,7 +63,7 @@ def test_a_weight_becomes_a_folder_that_plain_timm_loads(hub_configs: Path, tmp_
     half = hub_configs / str(config.file)
     folder = write_weight_folder(replace(config, file=str(half)), tmp_path / "new" / "out")
     check_folder(folder)
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert set(contents(folder)) == {*PUBLISHED_FILES, EVAL_RESULTS}
 
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     stored = load_file(half)
@@ -139,6 +143,52 @@ def test_every_weight_is_published_and_recorded_in_its_json(hub: HubServer, hub_
         assert path.read_text() == expected
     assert not [path for path in hub_configs.iterdir() if path.name.startswith(".")]
     read_published_weights(hub_configs)
+
+
+def test_the_hub_reads_card_and_results(hub: HubServer, hub_configs: Path) -> None:
+    (item,) = publish_all("org", token=SECRET, names=[SMALL], hub_configs=hub_configs)
+    ModelCard(hub.file(item.repo_id, "README.md").decode()).validate()  # by the client, which asks the Hub
+    info = HfApi(endpoint=hub.url).model_info(item.repo_id, expand=["evalResults", "cardData"])
+    (result,) = info.eval_results
+    assert (result.dataset_id, result.value) == ("makers/toys", 71.0)
+    assert info.card_data is not None
+    assert info.card_data.eval_results[0].metric_value == 71.0
+
+
+def test_every_weight_is_signed_on_request_and_publishing_again_changes_nothing(
+    hub: HubServer, hub_configs: Path, tmp_path: Path
+) -> None:
+    private, public = write_key_pair(tmp_path / "keys")
+    sign = partial(sign_folder, key=private)
+    (item,) = publish_all("org", token=SECRET, names=[SMALL], hub_configs=hub_configs, sign=sign)
+    report = check_model(f"hf-hub:{item.repo_id}", public)
+    assert report.ok, report
+    assert publish_all("org", token=SECRET, names=[SMALL], hub_configs=hub_configs, sign=sign) == [item]
+
+
+def test_a_weight_whose_data_is_not_on_the_hub_has_no_results_there(hub: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "hub_configs"
+    weight = write_toy_weight(folder, training={"model": "test_resnet", "dataset": "digits"})
+    (item,) = publish_all("org", token=SECRET, hub_configs=folder)
+    assert set(hub.repos[item.repo_id].resolve("main").files) == set(PUBLISHED_FILES)
+    written = write_weight_folder(replace(weight, file=str(folder / str(weight.file))), tmp_path / "out")
+    (written / EVAL_RESULTS).parent.mkdir()
+    (written / EVAL_RESULTS).write_text("- of another weight")
+    write_weight_folder(replace(weight, file=str(folder / str(weight.file))), written)
+    assert not (written / EVAL_RESULTS).exists()
+
+
+def test_all_weights_of_the_organization_are_collected(hub: HubServer, hub_configs: Path) -> None:
+    publish_all("org", token=SECRET, hub_configs=hub_configs)
+    url = collect("org", token=SECRET, hub_configs=hub_configs)
+    (collection,) = hub.collections.values()
+    assert url == f"{hub.url}/collections/{collection['slug']}"
+    assert collection["title"] == COLLECTION
+    notes = {item["id"]: item["note"]["text"] for item in collection["items"]}
+    assert set(notes) == {f"org/{SMALL}", f"org/{LARGE}"}
+    assert notes[f"org/{SMALL}"].startswith("Toys, 64x64: top-1 71.00 %, without SSIA 70.50 % (seed 0 of 3;")
+    assert collect("org", token=SECRET, hub_configs=hub_configs) == url
+    assert len(hub.collections) == 1
 
 
 def test_publishing_again_changes_nothing(hub: HubServer, hub_configs: Path) -> None:
@@ -267,6 +317,7 @@ def test_the_command_publishes_all_and_prints_their_addresses(
     for name in (SMALL, LARGE):
         revision = read_published_weight(hub_configs / f"{name}.json").revision
         assert f"{name}: {hub.url}/org/{name}/commit/{revision}" in printed
+    assert f"collection: {hub.url}/collections/org/ssia-zoo-" in printed
 
 
 @pytest.mark.parametrize("name", [SMALL, LARGE])

@@ -62,6 +62,26 @@ def test_a_process_that_runs_out_of_memory_trains_with_half_the_batch(tmp_path: 
     assert yaml.safe_load((tmp_path / "run" / "train_config.yaml").read_text())["batch_size"] < 64
 
 
+def test_a_run_that_does_not_fit_on_the_gpu_names_the_batch_that_does(
+    tmp_path: Path, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("ssia_zoo.training.loop.optimizer_step", no_memory)
+    expected = (
+        r"^out of memory \(asked for 2.00 GiB more\) with batches of 32 images of 32x32, while 8 fit; .*"
+        r"--batch-size 8 --accumulation-steps 4, for the same global batch"
+    )
+    with pytest.raises(TrainingError, match=expected):
+        small_run(tmp_path / "run", batch_size=32)
+    assert tried == [16, 8]
+    tried.clear()
+    with pytest.raises(TrainingError, match=r"with batches of 33 images of 32x32; in a new"):
+        small_run(tmp_path / "odd", batch_size=33)
+    assert not tried
+
+
 def test_without_a_size_that_fits_one_line_says_so(tmp_path: Path, tried: list[int]) -> None:
     with pytest.raises(TrainingError, match="out of memory with a batch of 64; set `grad_checkpointing`"):
         small_run(tmp_path / "run", batch_size="auto", aug_repeats=64)

@@ -87,6 +87,19 @@ def test_the_budget_decides_the_epochs(
     assert "the budget is too short, and one epoch exceeds it" in caplog.text
 
 
+def test_the_learning_rate_suits_the_network_unless_it_is_given(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    def rate(*words: str) -> float:
+        return parse_finetune(["digits", *words], "x")[0].lr
+
+    assert rate("--model", "test_resnet") == 3e-3
+    assert not caplog.messages
+    assert rate("--model", "test_vit") == 1e-4
+    assert caplog.messages == ["`lr` is 0.0001, as test_vit has no BatchNorm"]
+    assert rate("--model", "test_vit", "--lr=0.003") == rate("--model", "test_vit", "--lr", "0.003") == 3e-3
+
+
 def test_a_timed_epoch_leaves_nothing_behind_and_a_resumed_run_keeps_its_epochs(
     photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

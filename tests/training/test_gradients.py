@@ -17,7 +17,9 @@ from timm.utils.model import unwrap_model
 from ssia_zoo.training.checkpoint import TrainState
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.gradients import _clip, optimizer_step
+from ssia_zoo.training.health import StepHealth
 from ssia_zoo.training.methods import create_task
+from ssia_zoo.training.optimization import build_optimizer, skips_by_itself
 from tests.helpers.runs import same_weights, small_run
 
 
@@ -30,7 +32,7 @@ def clipped(mode: str, value: float | None, method: str) -> tuple[float, dict[st
         generator = torch.Generator().manual_seed(sum(name.removeprefix("student.").encode()))
         parameter.grad = torch.randn(parameter.shape, generator=generator)
     run = SimpleNamespace(config=config, task=task, accelerator=Accelerator())
-    norm = _clip(run)  # type: ignore[arg-type]
+    norm = float(_clip(run))  # type: ignore[arg-type]
     student = unwrap_model(task.get_eval_model())
     return norm, {name: p.grad for name, p in student.named_parameters()}, student
 
@@ -78,18 +80,18 @@ def test_lambda_zero_is_vanilla_to_the_bit_whatever_is_set(tmp_path: Path, more:
 class Scaled:
     """What `optimizer_step` uses of a run in float16, with torch's scaler, which works on CPUs too."""
 
-    def __init__(self, clip_grad: float | None) -> None:
+    def __init__(self, clip_grad: float | None, fused: bool) -> None:
         torch.manual_seed(0)
         self.config = TrainConfig(clip_grad=clip_grad, method="vanilla")
         self.task = create_task(timm.create_model("test_resnet", num_classes=10), self.config, (3, 64, 64))
         self.accelerator = Accelerator()
         self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-        sgd = torch.optim.SGD(self.task.trainable_module.parameters(), lr=0.1)
+        sgd = torch.optim.SGD(self.task.trainable_module.parameters(), lr=0.1, fused=fused)
         self.optimizer = AcceleratedOptimizer(sgd, scaler=self.accelerator.scaler)
         self.accelerator._optimizers.append(self.optimizer)
         self.state = TrainState()
         self.stop = SimpleNamespace(received=0)
-        self.loss_lost = torch.zeros((), dtype=torch.bool)
+        self.health = StepHealth(self.state, torch.device("cpu"), processes=1)
         self.folder = SimpleNamespace(checkpoints="checkpoints")
 
     def step(self, loss_lost: bool, overflow: bool = False) -> bool:
@@ -99,14 +101,17 @@ class Scaled:
         self.accelerator.scaler.scale(loss).backward()
         if overflow:
             next(self.task.trainable_module.parameters()).grad.fill_(math.inf)
-        self.loss_lost |= loss_lost
+        self.health.add_loss(torch.tensor(math.nan if loss_lost else 1.0))
         optimizer_step(self)  # type: ignore[arg-type]
         return not all(torch.equal(p, b) for p, b in zip(self.task.trainable_module.parameters(), before, strict=True))
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("clip_grad", [None, 1.0])
-def test_a_scaled_step_whose_loss_is_lost_is_not_taken_though_its_gradients_are_finite(clip_grad: float | None) -> None:
-    run = Scaled(clip_grad)
+def test_a_scaled_step_whose_loss_is_lost_is_not_taken_though_its_gradients_are_finite(
+    clip_grad: float | None, fused: bool
+) -> None:
+    run = Scaled(clip_grad, fused)
     assert run.step(loss_lost=False)
     assert not run.step(loss_lost=True)
     assert run.state.skipped == 1
@@ -116,3 +121,63 @@ def test_a_scaled_step_whose_loss_is_lost_is_not_taken_though_its_gradients_are_
     assert run.accelerator.scaler.get_scale() == 512.0, "it learns of gradients that overflow"
     assert run.state.skipped == 2
     assert run.step(loss_lost=False)
+
+
+class Plain:
+    """What `optimizer_step` uses of a run in float32."""
+
+    def __init__(self, **settings: object) -> None:
+        torch.manual_seed(0)
+        self.config = TrainConfig(method="vanilla", lr=0.1, **settings)
+        self.task = create_task(timm.create_model("test_vit", num_classes=10, img_size=32), self.config, (3, 32, 32))
+        self.accelerator = Accelerator()
+        self.optimizer = self.accelerator.prepare(build_optimizer(self.config, self.task.trainable_module))
+        self.state = TrainState()
+        self.stop = SimpleNamespace(received=0)
+        self.health = StepHealth(self.state, torch.device("cpu"), processes=1)
+        self.folder = SimpleNamespace(checkpoints="checkpoints")
+
+    def step(self, number: int, bad: str = "") -> None:
+        """Take a step with gradients that depend on the number alone; "loss" or "gradient" is not finite."""
+        for place, parameter in enumerate(self.task.trainable_module.parameters()):
+            generator = torch.Generator().manual_seed(1000 * number + place)
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        if bad == "gradient":
+            parameter.grad.view(-1)[0] = math.nan
+        self.health.add_loss(torch.tensor(math.inf if bad == "loss" else 1.0))
+        optimizer_step(self)  # type: ignore[arg-type]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return copies of all weights and of all state of the optimizer."""
+        state = self.optimizer.state_dict()["state"]
+        kept = [value for values in state.values() for value in values.values() if isinstance(value, torch.Tensor)]
+        return [tensor.detach().clone() for tensor in (*self.task.trainable_module.parameters(), *kept)]
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "momentum", "lamb"])
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_the_optimizers_state(optimizer: str, bad: str) -> None:
+    run, without = Plain(optimizer=optimizer, clip_grad=1.0), Plain(optimizer=optimizer, clip_grad=1.0)
+    run.step(0, bad)  # the first one, before the optimizer has a state
+    for number in (1, 2):
+        run.step(number)
+        without.step(number)
+    before = run.tensors()
+    run.step(3, bad)
+    assert all(torch.equal(a, b) for a, b in zip(run.tensors(), before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(run.tensors(), without.tensors(), strict=True)), "as if it were not"
+    assert (run.state.skipped, run.state.skipped_in_a_row) == (2, 1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "momentum"])
+def test_fused_and_plain_steps_are_equal_to_rounding(optimizer: str) -> None:
+    fused, plain = Plain(optimizer=optimizer), Plain(optimizer=optimizer, opt_kwargs={"fused": False})
+    for number in range(3):
+        fused.step(number)
+        plain.step(number)
+    assert skips_by_itself(fused.optimizer)
+    assert not skips_by_itself(plain.optimizer)
+    for one, other in zip(
+        fused.task.trainable_module.parameters(), plain.task.trainable_module.parameters(), strict=True
+    ):
+        torch.testing.assert_close(one, other)

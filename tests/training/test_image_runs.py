@@ -199,3 +199,31 @@ def test_an_input_that_the_model_cannot_have_is_refused_in_one_line(
         build_model(parse_config(flags(output_dir=tmp_path, **settings)), 2)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.covers("train_image_size")
+def test_training_images_may_be_smaller_than_the_models_input(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    seen: set[tuple[bool, tuple[int, ...]]] = set()
+
+    def record(module: torch.nn.Module, images: tuple[torch.Tensor, ...]) -> None:
+        if len(images[0]) > 1:  # not a trial of one blank image
+            seen.add((module.training, tuple(images[0].shape[1:])))
+
+    with torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, images: record(module, images) if isinstance(module, timm.models.ResNet) else None
+    ):
+        result = small_run(tmp_path / "run", image_size=(32, 40), train_image_size=(24, 28), **SHORT)
+    assert seen == {(True, (3, 24, 28)), (False, (3, 32, 40))}
+    assert "training images are 24x28, evaluation images 32x40" in caplog.text
+    described = json.loads((result.folder / "config.json").read_text())
+    assert described["pretrained_cfg"]["input_size"] == [3, 32, 40]
+
+
+def test_a_size_that_the_model_cannot_train_at_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot take images of size 3x48x48"):
+        small_run(
+            tmp_path / "run", model="test_vit", train_image_size=48, model_kwargs="dynamic_img_size=False", **SHORT
+        )
+    with pytest.raises(ConfigError, match="`crop_padding` is 4; expected less than `train_image_size` 4"):
+        DataConfig(dataset="digits", image_size=32, train_image_size=4, crop_padding=4)

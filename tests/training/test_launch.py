@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
+from tests.helpers.hub_server import HubServer
 from tests.helpers.runs import ROOT, TRAIN, environment, flags, run, same_weights, small_run
 
 LAUNCH = ROOT / "docs" / "launch"
+HF_JOB = LAUNCH / "hf_job.py"
 
 
 def processes_of(folder: Path) -> str:
@@ -39,6 +44,26 @@ def test_accelerate_takes_every_field_of_a_config(path: Path) -> None:
 @pytest.mark.parametrize("path", [*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")], ids=lambda path: path.name)
 def test_scripts_have_no_error_of_syntax(path: Path) -> None:
     assert subprocess.run(["bash", "-n", path], capture_output=True, check=False).returncode == 0
+
+
+def test_a_job_needs_this_package_and_its_python() -> None:
+    block = re.search(r"^# /// script$\n(?P<toml>(?:^#.*$\n)+?)^# ///$", HF_JOB.read_text(), re.MULTILINE)
+    assert block is not None
+    header = tomllib.loads("".join(line[2:] + "\n" for line in block["toml"].splitlines()))
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert header == {
+        "requires-python": setup["options"]["python_requires"],
+        "dependencies": [setup["metadata"]["name"]],
+    }
+
+
+def test_a_job_trains_and_publishes(hub: HubServer, tmp_path: Path) -> None:
+    command = [sys.executable, HF_JOB, *flags(max_steps=2), "--hub-model-id", "org/model"]
+    settings = {**environment(), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_good", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"config.json", "model.safetensors", "README.md"} <= set(hub.repos["org/model"].resolve("main").files)
 
 
 def test_accelerate_launch_runs_the_script_as_the_config_says(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,3 +37,40 @@ def test_the_compiler_and_its_mode_reach_the_accelerator() -> None:
 def test_sync_bn_without_gpus_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^`sync_bn` needs GPUs[^\n]*$"):
         small_run(tmp_path / "run", sync_bn=True)
+
+
+@pytest.mark.covers("ddp_static_graph", "ddp_compression")
+def test_options_of_ddp_reach_the_accelerator() -> None:
+    plain = build_accelerator(TrainConfig()).ddp_handler
+    assert (plain.static_graph, plain.comm_hook.value, plain.gradient_as_bucket_view) == (False, "no", True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    chosen = build_accelerator(TrainConfig(ddp_static_graph=True, ddp_compression="bf16")).ddp_handler
+    assert (chosen.static_graph, chosen.comm_hook.value) == (True, "bf16")
+
+
+def test_a_static_graph_with_accumulation_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^`ddp_static_graph` does not work with `accumulation_steps` 2[^\n]*$"):
+        small_run(tmp_path / "run", ddp_static_graph=True, accumulation_steps=2)
+
+
+@pytest.mark.covers("tf32")
+@pytest.mark.parametrize("tf32", [True, False])
+def test_a_run_trains_with_tf32_if_asked_and_leaves_torchs_options_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tf32: bool
+) -> None:
+    def options() -> tuple[bool, bool, bool]:
+        cudnn = torch.backends.cudnn
+        return cudnn.benchmark, cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    seen = set()
+    backward = torch.Tensor.backward
+
+    def watched(*args: Any, **kwargs: Any) -> None:
+        seen.add(options())
+        backward(*args, **kwargs)
+
+    before = options()
+    monkeypatch.setattr(torch.Tensor, "backward", watched)
+    small_run(tmp_path / "run", tf32=tf32, max_steps=1)
+    assert seen == {(True, tf32, tf32)}
+    assert options() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import timm
@@ -13,7 +14,7 @@ import torch
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.methods import create_task
-from ssia_zoo.training.optimization import build_optimizer, build_scheduler, with_scaled_lr
+from ssia_zoo.training.optimization import build_optimizer, build_scheduler, skips_by_itself, with_scaled_lr
 
 STEPS = 10  # per epoch
 
@@ -115,6 +116,43 @@ def test_the_optimizer_is_the_one_asked_for_with_its_settings(optimizer: str, ki
     assert type(made).__name__ == kind
     assert {(group["lr"], group[momentum]) for group in made.param_groups} == {(0.25, 0.5)}
     assert {group["weight_decay"] for group in made.param_groups} == {0.0, 0.125}
+
+
+@pytest.mark.covers("opt_betas", "opt_eps", "opt_kwargs")
+def test_arguments_of_the_optimizer_reach_it() -> None:
+    config = TrainConfig(opt_betas=(0.8, 0.95), opt_eps=1e-5, opt_kwargs={"amsgrad": True})
+    (group, *_) = build_optimizer(config, module_of("test_resnet")).param_groups
+    assert (group["betas"], group["eps"], group["amsgrad"], group["fused"]) == ((0.8, 0.95), 1e-5, True, True)
+
+
+@pytest.mark.covers("opt_betas", "opt_eps", "opt_kwargs")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "sgd", "opt_betas": (0.9, 0.99)}, r"`opt_betas`: `optimizer` sgd does not use it"),
+        ({"optimizer": "sgd", "opt_eps": 1e-6}, r"`opt_eps`: `optimizer` sgd does not use it"),
+        ({"opt_kwargs": {"amsgrat": True}}, r"`optimizer` adamw does not support these settings: .*amsgrat"),
+        ({"opt_betas": (0.9, 0.99, 0.999)}, r"`opt_betas` has 3 values; expected 2, such as \(0\.9, 0\.999\)"),
+    ],
+    ids=["betas", "eps", "unknown", "three-betas"],
+)
+def test_arguments_that_the_optimizer_does_not_use_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(TrainConfig(**settings), module_of("test_resnet"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "fused"),
+    [
+        ({}, True),
+        ({"optimizer": "sgd"}, True),
+        ({"optimizer": "momentum", "opt_kwargs": {"dampening": 0.5}}, False),
+        ({"opt_kwargs": {"foreach": True}}, False),
+        ({"optimizer": "lamb"}, False),
+    ],
+)
+def test_torchs_fused_form_is_used_where_there_is_one(settings: dict[str, Any], fused: bool) -> None:
+    assert skips_by_itself(build_optimizer(TrainConfig(**settings), module_of("test_resnet"))) == fused
 
 
 @pytest.mark.covers("head_lr")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
+import json
 import logging
 import os
 import pty
@@ -113,3 +115,20 @@ def test_the_command_that_the_end_prints_measures_the_same(
     assert command_line([*words[1:], "--workers", "0"]) == 0
     assert f"top-1 {result.metrics['top1']:.2f} %" in (output := capsys.readouterr().out)
     assert "8 images" in output
+
+
+@pytest.mark.covers("profile")
+def test_a_profile_is_a_trace_of_as_many_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    result = small_run(tmp_path / "run", profile=2, max_steps=6, epochs=1)
+    with gzip.open(result.folder / "trace.json.gz") as file:
+        names = {event.get("name") for event in json.load(file)["traceEvents"]}
+    assert {name for name in names if str(name).startswith("ProfilerStep")} == {"ProfilerStep#3", "ProfilerStep#4"}
+    assert "aten::" in (result.folder / "trace.txt").read_text()
+    assert "`profile`: a trace of 2 steps is in" in caplog.text
+
+
+def test_a_run_too_short_for_its_profile_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    result = small_run(tmp_path / "run", profile=2, max_steps=1)
+    assert not (result.folder / "trace.json.gz").exists()
+    assert "`profile`: no trace, as training ended after 1 steps" in caplog.text
