@@ -29,9 +29,9 @@ _ON_TENSORS = ("bilinear", "bicubic")
 """Interpolations that torch does on uint8 as Pillow does: the same weights, and pixels that differ by one level of 255,
 or by more next to black and white, where each clips what overshoots between its two passes."""
 
-_GAP = 2.0
-"""A JPEG is decoded at the smallest size at which the crop has at least this multiple of the input's size: the default
-`reducing_gap` of Pillow's `Image.thumbnail`."""
+_GAP = 1.5
+"""A JPEG is decoded at the smallest size at which the crop has at least this multiple of the input's size. Like
+`reducing_gap` of Pillow's `Image.thumbnail`, which is 2 by default: a larger one is closer to a decode at full size."""
 
 Box = tuple[int, int, int, int]
 """Top, left, height and width, pixels."""
