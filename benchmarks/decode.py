@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/decode.py FOLDER
 
 FOLDER contains parquet files with a column "image" of 64x64 images. The photographs are mosaics of them, JPEG quality
-90: 8x6 for 512x384 pixels; for 4000x3000, 32x24 at twice the size (3.8 MB, sharp) and 8x6 at eight times (1.7 MB, soft).
-All functions are timed in turns, in CPU time, which depends less on other load, and compared by the median of the ratios
-within a turn. TorchCodec is measured if it is installed. The result is appended to results/decode.jsonl; without FOLDER,
-the latest one is printed.
+90: 8x6 for 512x384 pixels; for 4000x3000, 32x24 at twice the size (3.8 MB, sharp) and 8x6 at eight times (1.7 MB).
+All functions are timed in turns, in CPU time, which depends less on other load, and compared by the median of the
+ratios within a turn. TorchCodec is measured if it is installed. The result is appended to results/decode.jsonl; without
+FOLDER, the latest one is printed.
 """
 
 from __future__ import annotations
