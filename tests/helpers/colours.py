@@ -43,3 +43,17 @@ def stored(folder: Path, names: list[str], used: list[str], splits: tuple[str, .
     for split in splits:
         part.to_parquet(folder / f"{split}.parquet")
     return DataConfig(str(folder), batch_size=4, workers=0)
+
+
+def write_mixed_colours(folder: Path) -> Path:
+    """Write 48 photos whose labels are the colours that they are mixed of; labels.csv is beside the folder returned."""
+    photos = folder / "photos"
+    photos.mkdir()
+    lines = ["path,label"]
+    for number in range(48):
+        names = [name for place, name in enumerate(NAMES) if (number % 7 + 1) >> place & 1]
+        mixed = tuple(200 * (name in names) + number % 5 for name in NAMES)
+        Image.new("RGB", (16, 16), mixed).save(photos / f"{number}.png")
+        lines.append(f"{number}.png,{';'.join(names)}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return photos

@@ -17,6 +17,7 @@ from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.loss.ssia import SSIAConfig
 from ssia_zoo.task import SSIATask
 from ssia_zoo.training.metrics import read_records
+from tests.helpers.colours import write_mixed_colours
 from tests.helpers.runs import ROOT, flags, run, same_weights, small_run, weights
 
 SEVERAL = ROOT / "tests" / "helpers" / "several_runs.py"
@@ -42,7 +43,9 @@ RUNS: dict[str, dict[str, Any]] = {
         **{**SGD, "epochs": 2, "max_steps": 10},  # the last 4 steps read the memory
     },
     "convnext": {"model": "test_convnext", **SGD},
+    "several labels": {"model": "test_vit", "holdout": 0.25, "max_eval_images": 99, **SGD, "epochs": 3, "lr": 0.5},
 }
+"""Settings by name; several labels are those of mixed colours."""
 NORMS = {"batch_size": 8, "max_eval_images": 41, "ema": 0.5}  # for test_resnet, which has BatchNorm
 # An unsteady run, so that the last epoch is not the best.
 BEST = {
@@ -79,10 +82,20 @@ def layouts(processes: int) -> dict[str, dict[str, int]]:
 
 def runs_in_layouts(folder: Path, processes: int, names: Sequence[str]) -> list[dict[str, Any]]:
     return [
-        {"output_dir": folder / f"{name}_{layout}", **sizes, **RUNS[name]}
+        {"output_dir": folder / f"{name}_{layout}", **sizes, **settings(name, folder)}
         for name in names
         for layout, sizes in layouts(processes).items()
     ]
+
+
+def settings(name: str, folder: Path) -> dict[str, Any]:
+    """Return the settings of a run, whose data are written into the folder if they are not digits."""
+    if name != "several labels":
+        return RUNS[name]
+    photos = folder / "photos"
+    if not photos.exists():
+        write_mixed_colours(folder)
+    return {"dataset": photos, "labels": folder / "labels.csv", **RUNS[name]}
 
 
 def described(folder: Path) -> dict[str, Any]:
@@ -93,7 +106,7 @@ def described(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    runs = runs_in_layouts(folder, 2, ["vanilla", "ssia", "memory"])
+    runs = runs_in_layouts(folder, 2, ["vanilla", "ssia", "memory", "several labels"])
     checkpoint = folder / "best" / "checkpoints" / "step_00000006"
     chosen = [{"output_dir": folder / "best", **BEST}, {"output_dir": folder / "again", "resume": checkpoint, **BEST}]
     in_processes(2, folder, [*runs, {"output_dir": folder / "norms", **NORMS}, *chosen])
@@ -125,16 +138,22 @@ def assert_as_in_one_process(folder: Path, processes: int, name: str, settings: 
         assert described(other)["metrics"]["loss"] == pytest.approx(loss, rel=1e-4), "each image is evaluated once"
 
 
-@pytest.mark.parametrize("name", ["vanilla", "ssia", "memory"])
+@pytest.mark.parametrize("name", ["vanilla", "ssia", "memory", "several labels"])
 def test_two_processes_train_the_weights_of_one(two_processes: Path, name: str) -> None:
-    assert_as_in_one_process(two_processes, 2, name, RUNS[name])
+    assert_as_in_one_process(two_processes, 2, name, settings(name, two_processes))
+
+
+def test_two_processes_evaluate_several_labels_as_one_does(two_processes: Path) -> None:
+    one, two = (described(two_processes / f"several labels_{name}")["metrics"] for name in ("one", "plain"))
+    assert {"map", "micro_f1", "threshold"} <= one.keys()
+    assert two == pytest.approx(one, rel=1e-3)
 
 
 @pytest.mark.slow
 def test_four_processes_train_the_weights_of_one(tmp_path: Path) -> None:
     in_processes(4, tmp_path, runs_in_layouts(tmp_path, 4, list(RUNS)))
     for name in RUNS:
-        assert_as_in_one_process(tmp_path, 4, name, RUNS[name])
+        assert_as_in_one_process(tmp_path, 4, name, settings(name, tmp_path))
 
 
 def test_ssia_sends_its_heads_weights_once_and_their_gradients_and_the_progress_each_step(two_processes: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoModelForImageClassification
 
 from ssia_zoo.cli import main
@@ -20,24 +19,13 @@ from ssia_zoo.models.label_names import multi_label_threshold
 from ssia_zoo.models.loading import load_model
 from ssia_zoo.training import parse_config, train
 from ssia_zoo.training.metrics import read_records
+from tests.helpers.colours import write_mixed_colours
 from tests.helpers.runs import same_weights, small_run
-
-COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 photos whose labels are the colours that they are mixed of."""
-    folder = tmp_path_factory.mktemp("colours") / "photos"
-    folder.mkdir()
-    lines = ["path,label"]
-    for number in range(48):
-        names = [name for place, name in enumerate(COLOURS) if (number % 7 + 1) >> place & 1]
-        mixed = tuple(map(sum, zip(*(COLOURS[name] for name in names), strict=True)))
-        Image.new("RGB", (16, 16), tuple(value + number % 5 for value in mixed)).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{';'.join(names)}")
-    (folder.parent / "labels.csv").write_text("\n".join(lines))
-    return folder
+    return write_mixed_colours(tmp_path_factory.mktemp("colours"))
 
 
 def settings(photos: Path, **others: object) -> dict[str, object]:
