@@ -8,6 +8,7 @@ class. The maps are Grad-CAM of the predicted class, red where the class is wron
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import datasets
@@ -28,7 +29,7 @@ def main(
     weight: tyro.conf.Positional[str],
     control: tyro.conf.Positional[Path],
     data: tyro.conf.Positional[Path],
-    out: Path = DOCS / "images" / "grocery.png",
+    out: Path = DOCS / "images" / "grocery.jpg",
 ) -> None:
     """Draw the picture.
 
@@ -52,7 +53,7 @@ def main(
             found = explain(name, classifier, photo)
             if row == 1:
                 axes[0, column].imshow(found.pixels)
-                axes[0, column].set_title(label.replace("-", " "), fontsize=8)
+                axes[0, column].set_title(spaced(label), fontsize=8)
             draw_map(axes[row, column], found, right=found.guess.label == label)
     axes[0, 0].set_ylabel("photo", fontsize=12)
     figure.savefig(out, dpi=110)
@@ -70,6 +71,11 @@ def draw_photos(data: Path) -> tuple[list[PIL.Image.Image], list[str]]:
     return [test[index]["image"] for index in chosen.values()], list(chosen)
 
 
+def spaced(label: str) -> str:
+    """Return a class name in words, shortened to fit above a photo."""
+    return textwrap.shorten(label.replace("-", " "), 24, placeholder=" …")
+
+
 def draw_map(axis: object, found: Explanation, right: bool) -> None:
     """Draw a photo in grey with the class map over it, and the answer above it."""
     grey = found.pixels.mean(axis=2)
@@ -81,7 +87,7 @@ def draw_map(axis: object, found: Explanation, right: bool) -> None:
         axis.imshow(  # type: ignore[attr-defined]
             share, cmap="inferno", alpha=0.25 + 0.45 * share, extent=(0, width, height, 0), interpolation="bilinear"
         )
-    answer = f"{found.guess.label.replace('-', ' ')} {found.guess.probability:.0%}"
+    answer = f"{spaced(found.guess.label)} {found.guess.probability:.0%}"
     axis.set_title(answer, fontsize=7, color="black" if right else "crimson")  # type: ignore[attr-defined]
 
 

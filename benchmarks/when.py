@@ -26,7 +26,8 @@ _COLORS = dict(zip(FORMS, ("tab:blue", "tab:orange", "tab:green", "tab:gray"), s
 SITUATIONS = {
     "fine-tune on 100 photos a class: EfficientNet-Lite0, CIFAR-10 at 96 px": ("cifar_finetune", "c10 1000"),
     "fine-tune on 33 photos a class: EfficientNet-Lite0, Grocery at 128 px": ("grocery_r128", "grocery"),
-    "fine-tune on 33 photos a class at 224 px, 20 epochs: EfficientNet-Lite0, Grocery": ("grocery_r224", "grocery"),
+    "fine-tune on 33 photos a class at 160 px: EfficientNet-Lite0, Grocery at 224 px": ("weights", "grocery_r224"),
+    "the same at 224 px, with RandAugment and a third of the learning rate": ("grocery_r224", "grocery"),
     "40 % of the labels wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels", "worse"),
     "17 % wrong: the same network and images": ("wrong_labels_fewer", "random1"),
     "9 % wrong: the same network and images": ("wrong_labels_fewer", "aggre"),
@@ -59,7 +60,8 @@ def situation_runs(plans: dict[str, list[Record]], plan: str, data: str, arch: s
     """Return the runs of a situation by form and seed."""
     found: Group = defaultdict(dict)
     for run in plans.get(plan, []):
-        name = form(run["settings"])
+        own = {"smoothing": 0} if plan == "weights" else {}  # in a plan, smoothing makes another method
+        name = form({**run["settings"], **own})
         if run["data"] == data and (arch is None or run["arch"] == arch) and name and run["evaluated_on"] == "test":
             found[name][run["seed"]] = run
     return found

@@ -42,7 +42,7 @@ def test_an_image_is_classified(tmp_path: Path) -> None:
     assert command is not None
     of_command = [line.split() for line in bash(command[1], tmp_path).splitlines()[1:4]]
     assert [line.split()[1] for line in printed] == [name for _, name in of_command]
-    names = ssia_zoo.weights()["resnet18_ssia.c10_r32"].label_names
+    names = ssia_zoo.weights()["tf_efficientnet_lite0_ssia.grocery_r224"].label_names
     assert {line.split()[1] for line in printed} < set(names)
 
 
