@@ -6,11 +6,13 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ssia_zoo.allocator import keep_freed_memory
-from ssia_zoo.training.main import run_training
+from ssia_zoo.training import train
+from tests.helpers.runs import small_run
 
 COUNT = """
 import resource
@@ -38,11 +40,11 @@ def test_a_command_uses_freed_blocks_again_and_an_import_changes_nothing() -> No
     assert command < 100
 
 
-def test_so_does_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_does_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setitem(run_training.__globals__, "keep_freed_memory", lambda: calls.append(1))
-    run_training(lambda: calls.append(2))
-    assert calls == [1, 2]
+    monkeypatch.setitem(train.__globals__, "keep_freed_memory", lambda: calls.append(1))
+    small_run(tmp_path / "run", max_steps=1)
+    assert calls == [1]
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import broadcast_object_list
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ssia_zoo.allocator import keep_freed_memory
 from ssia_zoo.data.preprocessing import with_default_preprocessing
 from ssia_zoo.errors import TrainingError, one_line
 from ssia_zoo.evaluation.metrics import evaluate, share_buffers
@@ -54,7 +55,7 @@ class TrainResult:
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train a model; in a distributed run, every process must call this.
+    """Train a model; in a distributed run, every process must call this. Freed memory then stays in the process.
 
     Args:
         config: Settings.
@@ -69,13 +70,16 @@ def train(config: TrainConfig) -> TrainResult:
     with StopSignals() as stop, translate_errors(config):
         config = resolve_launcher(config)
         accelerator = build_accelerator(config)
+        if not (config.eval_only or config.probe):
+            config = resolve_batch_size(config, accelerator)
+        keep_freed_memory()  # not before that search, which needs the memory of a batch that did not fit
         if config.eval_only:
             metrics = evaluate_only(config, accelerator)
             return TrainResult(Path(config.output_dir), metrics, time.monotonic() - start)
         if config.probe:
             metrics = train_probe(config, accelerator)
             return TrainResult(Path(config.output_dir), metrics, time.monotonic() - start)
-        config = with_scaled_lr(resolve_batch_size(config, accelerator), accelerator.num_processes)
+        config = with_scaled_lr(config, accelerator.num_processes)
         if not config.pretrained:  # else the pretrained model's preprocessing is used
             config = with_default_preprocessing(config)
         folder = RunFolder(config, accelerator)

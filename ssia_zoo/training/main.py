@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from ssia_zoo.allocator import keep_freed_memory
 from ssia_zoo.errors import ConfigError, SSIAZooError, one_line, with_flags
 from ssia_zoo.log import show_log
 from ssia_zoo.training.arguments import parse_config
@@ -36,8 +35,7 @@ def main_finetune(args: Sequence[str], prog: str = "ssia-zoo finetune") -> int:
 
 
 def run_training(action: Callable[[], object]) -> int:
-    """Show the log, keep freed memory, run an action, print its error in one line, and return the exit status."""
-    keep_freed_memory()
+    """Show the log, run an action, print its error in one line, and return the exit status."""
     show_log(logging.INFO if _is_main_process() else logging.WARNING)
     try:
         action()

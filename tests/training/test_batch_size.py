@@ -52,8 +52,8 @@ def test_the_size_is_halved_until_it_fits_and_a_resumed_run_uses_it(
 
 
 def test_a_process_that_runs_out_of_memory_trains_with_half_the_batch(tmp_path: Path) -> None:
-    settings = {"model": "test_vit", "method": "vanilla", "image_size": 256, "max_steps": 1, "val_interval": 0}
-    limits = {resource.RLIMIT_DATA: 500 << 20}
+    settings = {"model": "test_vit", "method": "vanilla", "image_size": 512, "max_steps": 1, "val_interval": 0}
+    limits = {resource.RLIMIT_DATA: 1200 << 20}
     run = Run(tmp_path / "log", limits=limits, output_dir=tmp_path / "run", batch_size="auto", **settings)
     try:
         assert run.wait() == [0], run.output()
