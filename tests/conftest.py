@@ -12,7 +12,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Small sums are quicker on one thread, and waiting threads would take the cores from the tests' child processes.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import logging
 import shutil
 import threading
 import time
@@ -27,6 +26,7 @@ from huggingface_hub.utils import close_session
 from hypothesis import settings
 
 from ssia_zoo.models import registry
+from tests.helpers.commands import logging_stays
 from tests.helpers.hub_server import HubServer
 from tests.helpers.publishable_folder import make_folder
 
@@ -37,12 +37,9 @@ if os.environ.get("CI"):
 
 
 @pytest.fixture(autouse=True)
-def logging_stays() -> Iterator[None]:
-    """What a command sets up of logging ends with its process, which here goes on."""
-    level, factory = logging.getLogger("ssia_zoo").level, logging.getLogRecordFactory()
-    yield
-    logging.getLogger("ssia_zoo").setLevel(level)
-    logging.setLogRecordFactory(factory)
+def _logging_stays() -> Iterator[None]:
+    with logging_stays():
+        yield
 
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ssia_zoo.cli.main import main
-from tests.helpers.commands import FULL
+from tests.helpers.commands import FULL, logging_stays
 from tests.helpers.documents import ROOT, blocks, python, unmarked_blocks
 from tests.helpers.hub_server import HubServer
 
@@ -63,7 +63,7 @@ def run(script: str, folder: Path, *more: str) -> None:
     for line in script.replace("tf_efficientnet_lite0.in1k", FULL).strip().splitlines():
         command, *words = shlex.split(line, comments=True)
         assert command == "ssia-zoo"
-        with contextlib.chdir(folder):
+        with contextlib.chdir(folder), logging_stays():  # the fixtures of a module come before those of a test
             assert main([*words, *more]) == 0
 
 

@@ -138,7 +138,7 @@ def _folder(target: str) -> Path:
         return fetch_repository(parts["repo_id"], revision=parts["revision"])
     folder = Path(target.removeprefix("local-dir:")).expanduser()
     if published_weight(target) is not None:
-        raise ConfigError(f"{target} is a published weight, not a folder; first run: ssia-zoo fetch {target} --out DIR")
+        raise ConfigError(f"{target} is a published weight, not a folder; write it into one by ssia-zoo fetch")
     if target in ("", "local-dir:") or not folder.is_dir():
         raise ConfigError(f"there is no folder {target!r}; expected a model's folder, or hf-hub:org/name")
     return folder

@@ -310,7 +310,7 @@ def test_bad_input_fails_in_one_line(
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        ("mobilenetv3_small_050_ssia", "is a published weight, not a folder; first run: ssia-zoo fetch"),
+        ("mobilenetv3_small_050_ssia", "is a published weight, not a folder; write it into one by ssia-zoo fetch"),
         ("./nowhere", "there is no folder './nowhere'"),
         ("", "there is no folder ''"),
     ],

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -12,6 +15,17 @@ WEIGHT = "mobilenetv3_small_050_ssia"
 FULL = f"{WEIGHT}.digits_r32"
 
 Captured = pytest.CaptureFixture[str]
+
+
+@contextmanager
+def logging_stays() -> Iterator[None]:
+    """Undo what a command sets up of logging, which ends with its process, where it runs in this one."""
+    level, factory = logging.getLogger("ssia_zoo").level, logging.getLogRecordFactory()
+    try:
+        yield
+    finally:
+        logging.getLogger("ssia_zoo").setLevel(level)
+        logging.setLogRecordFactory(factory)
 
 
 def start(*words: str, **options: object) -> subprocess.Popen[str]:
