@@ -26,13 +26,15 @@ from ssia_zoo.models.card import training_card
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.models.registry import vanilla_architecture
 from ssia_zoo.models.saving import public_model, public_name, write_model_folder
-from ssia_zoo.training.checkpoint import clean_up, find_checkpoint, save_checkpoint, set_aside_later
+from ssia_zoo.training.checkpoint import clean_up, find_checkpoint, set_aside_later
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.machine import describe_environment
 from ssia_zoo.training.methods import describe_objective, outside_objective
 from ssia_zoo.training.metrics import MetricsTracker
 from ssia_zoo.training.resuming import PREPROCESSING, check_data, check_settings
+from ssia_zoo.training.saving import CheckpointSaver
 from ssia_zoo.training.selection import Selection
+from ssia_zoo.training.snapshot import Checkpointed
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class RunFolder:
         self.identity: dict[str, Any] = {}
         self.fingerprint: dict[str, str] = {}
         self._pusher: BackgroundPusher | None = None
+        self.saver = CheckpointSaver(self.checkpoints, config.keep_checkpoints)
         self._lock = FileLock(self.path / ".lock", timeout=0)
         claimed: list[Any] = [None]
         if self.is_main:
@@ -111,7 +114,8 @@ class RunFolder:
             )
 
     def release(self) -> None:
-        """Release the lock."""
+        """Wait for a checkpoint that is being written, and release the lock."""
+        self.saver.close()
         if self._lock.is_locked:
             # Unlink first: a run that came in between would lock a file that is then deleted, and the next run another.
             (self.path / ".lock").unlink(missing_ok=True)
@@ -164,12 +168,12 @@ class RunFolder:
             if not can_draw():
                 _log.warning("curves.png is not drawn without matplotlib; run: pip install 'ssia-zoo[plots]'")
 
-    def save_checkpoint(self, accelerator: Accelerator, step: int) -> None:
-        """Flush the metrics, then write a checkpoint; every process must call this."""
+    def save_checkpoint(self, checkpointed: Checkpointed, step: int) -> None:
+        """Flush the metrics, then save a checkpoint; every process must call this."""
         facts = {**self._facts(), "data": self.identity}
         if self.is_main:
             facts["records"] = self._metrics.flush()
-        save_checkpoint(accelerator, self.checkpoints, step, self.config.keep_checkpoints, facts)
+        self.saver.save(checkpointed, step, facts)
 
     def _facts(self) -> dict[str, Any]:
         """Return what a checkpoint's manifest states about its run."""

@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ssia_zoo.allocator import keep_freed_memory
 from ssia_zoo.data.preprocessing import with_default_preprocessing
 from ssia_zoo.errors import TrainingError, one_line
-from ssia_zoo.evaluation.metrics import evaluate, share_buffers
+from ssia_zoo.evaluation.metrics import evaluate
 from ssia_zoo.evaluation.multi_label import build_evaluator
 from ssia_zoo.models.metric_names import describe, main_metric
 from ssia_zoo.task import AuxiliaryTask
@@ -139,6 +139,7 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
         metrics = evaluate(
             student, run.eval_batches, accelerator, config.channels_last, autocast=False, evaluator=evaluator
         )
+    run.folder.saver.wait()
     run.folder.save_model(student, metrics, selection)
     run.folder.finish()
     accelerator.end_training()
@@ -200,6 +201,7 @@ def _train_epoch(run: Run, progress: Progress) -> None:
             continue
         state.step += 1
         progress.step()
+        run.folder.saver.check()
         run.scheduler.step_update(state.step)
         task.update_ema(step=state.step)
         if state.batches == usable or state.step == run.total_steps:
@@ -214,16 +216,16 @@ def _train_epoch(run: Run, progress: Progress) -> None:
 
 
 def _save_checkpoint(run: Run) -> bool:
-    """Write a checkpoint and return True; return False if the weights are not finite."""
+    """Begin to write a checkpoint and return True; return False if the weights are not finite."""
+    begin = time.monotonic()
     check_steps(run, wait=True)
     module = run.task.get_trainable_module()
-    if run.unsharded is not None:
-        share_buffers(module, run.accelerator)  # under FSDP2 any process's buffers may be saved
     (not_finite,) = all_reduce_max(run.accelerator, int(not is_finite(module)))
     if not_finite:
         _log.warning("step %d: weights are not finite; no checkpoint is written", run.state.step)
         return False
-    run.folder.save_checkpoint(run.accelerator, run.state.step)
+    run.folder.save_checkpoint(run.checkpointed, run.state.step)
+    run.folder.saver.blocked += time.monotonic() - begin
     return True
 
 
@@ -237,6 +239,8 @@ def _stop_if_asked(run: Run) -> None:
 def _stop(run: Run, number: int) -> None:
     """Write a checkpoint and end the run."""
     origin = "there" if _save_checkpoint(run) else "the last checkpoint, if there is one"
+    run.folder.saver.wait()
+    run.accelerator.wait_for_everyone()  # a launcher kills the others when one ends
     name, step = signal.Signals(number).name, run.state.step
     raise TrainingStopped(
         number, f"stopped by {name} after step {step}; the same command with --resume auto continues from {origin}"

@@ -108,7 +108,9 @@ class Progress:
             "images_per_second": round(images / seconds, 1),
             "data_wait": round(self._waited / seconds, 4),
             "peak_memory_mb": round(_peak_memory(device) / 1e6, 1),
+            "save_seconds": round(run.folder.saver.blocked, 4),
         }
+        run.folder.saver.blocked = 0.0
         if run.flops_per_image and (peak := peak_flops(run.config, device)):
             each = images / seconds / run.accelerator.num_processes
             speed["mfu"] = round(each * run.flops_per_image / peak, 4)

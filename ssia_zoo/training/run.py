@@ -24,9 +24,9 @@ from ssia_zoo.data import (
 )
 from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.data.preprocessing import Preprocessing
-from ssia_zoo.errors import ConfigError
+from ssia_zoo.errors import ConfigError, TrainingError, one_line
 from ssia_zoo.models.features import TimmModel
-from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
+from ssia_zoo.training.checkpoint import TrainState
 from ssia_zoo.training.class_balance import class_weights, report_imbalance
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.fingerprint import fingerprint
@@ -40,6 +40,7 @@ from ssia_zoo.training.model import build_model, train_input_size
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
 from ssia_zoo.training.selection import Selection, build_selection
 from ssia_zoo.training.signals import StopSignals
+from ssia_zoo.training.snapshot import Checkpointed
 from ssia_zoo.training.utilization import peak_flops, training_flops
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Run:
     mixing: Mixing | None
     folder: RunFolder
     state: TrainState
+    checkpointed: Checkpointed
     selection: Selection | None
     """the best evaluation so far, with `keep_best` or `patience`"""
     steps_per_epoch: int
@@ -119,16 +121,16 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     steps_per_epoch = _steps_per_epoch(config, len(data.train), len(batches), accelerator.num_processes)
     scheduler = build_scheduler(config, optimizer, steps_per_epoch)
     state = TrainState()
-    accelerator.register_for_checkpointing(state, scheduler, data.unreadable_train)
-    if task.has_ema():
-        accelerator.register_for_checkpointing(task.get_trainable_module(ema=True))
-    if (memory := getattr(task, "memory", None)) is not None:
-        accelerator.register_for_checkpointing(memory)
-    if selection is not None:
-        accelerator.register_for_checkpointing(selection)
+    possible = {
+        **{"train": state, "unreadable": data.unreadable_train, "selection": selection},
+        **{"ema": task.get_trainable_module(ema=True), "memory": getattr(task, "memory", None)},
+    }
+    parts = {name: part for name, part in possible.items() if part is not None}
+    checkpointed = Checkpointed(accelerator, task.trainable_module, optimizer, parts)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes; a checkpoint restores it
     if folder.resume_from is not None:
-        _resume(accelerator, folder.resume_from, scheduler, state)
+        _resume(checkpointed, folder.resume_from, config.seed, state)
+        scheduler.step_update(state.step)
     folder.begin(accelerator, state.step)
     total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
     _log.info(
@@ -152,6 +154,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         mixing=build_mixing(config, len(data.label_names), accelerator.process_index, multi_label=data.multi_label),
         folder=folder,
         state=state,
+        checkpointed=checkpointed,
         selection=selection,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
@@ -181,12 +184,20 @@ def build_task(
     return task
 
 
-def _resume(accelerator: Accelerator, checkpoint: Path, scheduler: Any, state: TrainState) -> None:
-    """Load a checkpoint, but keep this run's schedule, which may have more epochs."""
-    schedule = scheduler.state_dict()
-    load_checkpoint(accelerator, checkpoint)
-    scheduler.load_state_dict(schedule)
-    scheduler.step_update(state.step)
+def _resume(checkpointed: Checkpointed, checkpoint: Path, seed: int, state: TrainState) -> None:
+    """Load a checkpoint; the schedule stays this run's, which may have more epochs.
+
+    Raises:
+        TrainingError: If the checkpoint does not fit this run.
+    """
+    try:
+        checkpointed.load(checkpoint)
+        checkpointed.load_random_state(checkpoint, seed, state.step)
+    except Exception as error:  # each part has its own errors
+        raise TrainingError(
+            f"{checkpoint} cannot be loaded ({type(error).__name__}: {one_line(error, 200)}); "
+            "give the path of an earlier one, --resume PATH"
+        ) from error
     _log.info("resumed %s at step %d", checkpoint, state.step)
 
 
