@@ -32,10 +32,12 @@ class TrainState:
 
     def __init__(self) -> None:
         self.epoch = 0
-        self.batches = 0
-        """batches of this epoch done"""
+        self.images = 0
+        """images of this epoch done, of all processes; the first ones of the epoch's order"""
         self.step = 0
         """optimizer steps done"""
+        self.shift = 0
+        """added to `step`, the position in the schedule; not 0 after the global batch has changed"""
         self.skipped = 0
         """optimizer steps skipped because the loss or a gradient was not finite"""
         self.skipped_in_a_row = 0

@@ -24,11 +24,14 @@ from ssia_zoo.data import (
 )
 from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.data.preprocessing import Preprocessing
+from ssia_zoo.data.sampling import EpochSampler
+from ssia_zoo.data.streaming import StreamSampler
 from ssia_zoo.errors import ConfigError, TrainingError, one_line
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.training.checkpoint import TrainState
 from ssia_zoo.training.class_balance import class_weights, report_imbalance
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.elastic import align
 from ssia_zoo.training.fingerprint import fingerprint
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
@@ -57,6 +60,8 @@ class Run:
     unsharded: TimmModel | None
     """under FSDP2 a copy of the student, into which its shards are gathered"""
     batches: Any
+    order: EpochSampler | StreamSampler
+    """of `batches`: its `start` leaves out the images of an epoch that are done"""
     on_device: DeviceTransform
     """makes a batch of `batches` the model's input"""
     eval_batches: Any
@@ -70,10 +75,21 @@ class Run:
     """the best evaluation so far, with `keep_best` or `patience`"""
     steps_per_epoch: int
     total_steps: int
+    """the last step, as `state.step` counts"""
     stop: StopSignals
     health: StepHealth
     flops_per_image: int | None
     """of training; None unless the peak of the device is known"""
+
+    @property
+    def position(self) -> int:
+        """Steps in the schedule: those taken, in units of the present global batch."""
+        return self.state.step + self.state.shift
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the training done, as lambda's schedule counts it."""
+        return self.position / (self.total_steps + self.state.shift)
 
     def unsharded_student(self) -> TimmModel:
         """Return the model to evaluate and save: the student or its moving average; every process must call this."""
@@ -111,8 +127,9 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     optimizer: Any = build_optimizer(config, task.get_trainable_module(), sharded=accelerator.is_fsdp2)
     mean, std = preprocessing.mean, preprocessing.std
     loader = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
-    order = None if isinstance(data.train, ImageStream) else loader.sampler
-    folder.fingerprint = fingerprint(model, order, folder.identity) if folder.is_main else {}
+    order: Any = loader.sampler
+    readable = None if isinstance(data.train, ImageStream) else order
+    folder.fingerprint = fingerprint(model, readable, folder.identity) if folder.is_main else {}
     batches = share_loader(loader, accelerator)
     # Accelerate wraps the module for DDP or FSDP2, in place of timm's task.prepare_distributed, and compiles it.
     task.trainable_module, optimizer, eval_batches = accelerator.prepare(
@@ -130,13 +147,16 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     set_seed(config.seed, device_specific=True)  # dropout differs between processes; a checkpoint restores it
     if folder.resume_from is not None:
         _resume(checkpointed, folder.resume_from, config.seed, state)
-        scheduler.step_update(state.step)
+        if folder.batch.images != folder.batch_before:
+            align(state, len(data.train), folder.batch.images, steps_per_epoch)
+        scheduler.step_update(state.step + state.shift)
     folder.begin(accelerator, state.step)
-    total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
+    all_steps = config.epochs * steps_per_epoch - state.shift
+    total_steps = min(all_steps, config.max_steps or all_steps)
     _log.info(
         "%s, %s: %d images, %d classes, global batch %d, %d steps on %d x %s",
         *(config.model, config.method, len(data.train), len(data.label_names)),
-        config.batch_size * config.batches_per_step * accelerator.num_processes,
+        folder.batch.images,
         *(total_steps, accelerator.num_processes, accelerator.device.type),
     )
     report_imbalance(config, data)
@@ -147,6 +167,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         task=task,
         unsharded=unsharded,
         batches=batches,
+        order=order,
         on_device=DeviceTransform(config, mean, std),
         eval_batches=eval_batches,
         optimizer=optimizer,

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from timm.task import ClassificationTask
 from torch import Tensor
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
