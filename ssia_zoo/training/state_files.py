@@ -13,11 +13,11 @@ from torch.distributed.tensor import DTensor
 
 from ssia_zoo.errors import TrainingError
 
-_TENSOR, _TUPLE = "__tensor__", "__tuple__"
+_TENSOR, _TUPLE, _DTYPE = "__tensor__", "__tuple__", "__dtype__"
 
 
 def copy_to_host(state: Any, *, keep: bool = True) -> Any:
-    """Copy a nested state to the CPU, so that it stays as it is while training goes on.
+    """Copy a nested state to the CPU, so that training does not change it while it is written.
 
     Sharded tensors are gathered, one at a time; every process must call this with the same structure.
 
@@ -94,6 +94,8 @@ def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, list | tuple):
         parts = [_pack(part, f"{place}/{index}", tensors) for index, part in enumerate(value)]
         return {_TUPLE: parts} if isinstance(value, tuple) else parts
+    if isinstance(value, torch.dtype):
+        return {_DTYPE: str(value).removeprefix("torch.")}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{place} is a {type(value).__name__}, which a checkpoint cannot hold")
@@ -110,6 +112,11 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
         if stride == tensor.stride():
             return tensor
         return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
+    if _DTYPE in value:
+        dtype = getattr(torch, value[_DTYPE])
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"{value[_DTYPE]} is no type of numbers")
+        return dtype
     if _TUPLE in value:
         return tuple(_unpack(part, tensors) for part in value[_TUPLE])
     return {key: _unpack(part, tensors) for key, part in value.items()}
