@@ -37,13 +37,14 @@ class EvaluationStatistics:
         channels_last: Memory format of the images.
 
     Attributes:
+        batches: The images and labels.
         layers: Names of the layers whose statistics are refreshed.
     """
 
     def __init__(self, trained: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], channels_last: bool) -> None:
         keep_statistics(trained.train())
         self.layers = [name for name, layer in trained.named_modules() if _collects(layer) and layer.training]
-        self._batches = batches
+        self.batches = batches
         self._format = torch.channels_last if channels_last else torch.contiguous_format
 
     @torch.no_grad()
@@ -57,7 +58,7 @@ class EvaluationStatistics:
             layer.train()
             layer.reset_running_stats()
             layer.momentum = None  # the average over all batches
-        for images, labels in self._batches:
+        for images, labels in self.batches:
             readable = images[(labels != NOT_COUNTED).reshape(len(labels), -1).all(1)]
             if len(readable) > 1:  # BatchNorm cannot normalize one vector
                 model(readable.to(device).contiguous(memory_format=self._format))
@@ -84,6 +85,7 @@ def evaluation_statistics(
         return None
     batch = min(_BATCH, len(data.train))
     rows = subset(data.train, min(_IMAGES, len(data.train)) // batch * batch)
+    rows = rows.shuffle(seed=0)  # a batch of one class, as in a sorted folder, has too little variance
     unreadable = UnreadableImages("the training images", len(rows), max_fraction=1.0)  # training itself reports them
     loader = eval_loader(
         replace(data, eval=rows, unreadable_eval=unreadable),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,15 @@ def test_without_another_size_or_batchnorm_nothing_is_computed(tmp_path: Path, s
     data = load_image_data(config)
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
     assert evaluation_statistics(preprocessing.applied_to(config), model, data, preprocessing) is None
+
+
+def test_each_batch_has_images_of_many_classes_though_the_data_is_sorted(tmp_path: Path) -> None:
+    config = parse_config(flags(output_dir=tmp_path, **{**SMALLER, "max_train_images": 1010}))
+    data = load_image_data(config)
+    model, preprocessing = build_model(config, len(data.label_names), data.label_names)
+    data = replace(data, train=data.train.sort(data.label_column))
+    found = evaluation_statistics(preprocessing.applied_to(config), model, data, preprocessing)
+    assert found is not None
+    labels = [labels for _, labels in found.batches]
+    assert [len(each) for each in labels] == [50] * 20
+    assert all(len(each.unique()) >= 8 for each in labels)
