@@ -51,6 +51,7 @@ class Progress:
             disable=None if run.accelerator.is_main_process else True,  # None: disabled without a terminal
         )
         self._logged = time.monotonic()
+        self._gradient_mb = round(_gradient_bytes(run.optimizer.param_groups) / 1e6, 3)
         self._profiler: StepProfiler | None = None
         if run.config.profile is not None and run.accelerator.is_main_process:
             self._profiler = StepProfiler(run.folder.path, run.config.profile)
@@ -108,6 +109,7 @@ class Progress:
             "images_per_second": round(images / seconds, 1),
             "data_wait": round(self._waited / seconds, 4),
             "peak_memory_mb": round(_peak_memory(device) / 1e6, 1),
+            "gradient_mb": self._gradient_mb,
             "save_seconds": round(run.folder.saver.blocked, 4),
         }
         run.folder.saver.blocked = 0.0
@@ -134,6 +136,11 @@ class Progress:
         self._bar.close()
         if self._profiler is not None:
             self._profiler.close()
+
+
+def _gradient_bytes(groups: list[dict[str, Any]]) -> int:
+    """Return the bytes of a step's gradients, training-only heads included; under FSDP2, those of this process."""
+    return sum(each.numel() * each.element_size() for group in groups for each in group["params"] if each.requires_grad)
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -28,6 +28,7 @@ from ssia_zoo.data.sampling import EpochSampler
 from ssia_zoo.data.streaming import StreamSampler
 from ssia_zoo.errors import ConfigError, TrainingError, one_line
 from ssia_zoo.models.features import TimmModel
+from ssia_zoo.training.batch_norm import EvaluationStatistics, evaluation_statistics
 from ssia_zoo.training.checkpoint import TrainState
 from ssia_zoo.training.class_balance import class_weights, report_imbalance
 from ssia_zoo.training.config import TrainConfig
@@ -73,6 +74,8 @@ class Run:
     checkpointed: Checkpointed
     selection: Selection | None
     """the best evaluation so far, with `keep_best` or `patience`"""
+    statistics: EvaluationStatistics | None
+    """BatchNorm's, if training images are smaller than those of evaluation"""
     steps_per_epoch: int
     total_steps: int
     """the last step, as `state.step` counts"""
@@ -96,10 +99,12 @@ class Run:
         student = unwrap_model(self.task.get_eval_model(ema=self.config.ema is not None))
         if self.config.lora is not None:
             student = merged(student)
-        if self.unsharded is None:
-            return student
-        gather(student, self.unsharded)
-        return self.unsharded
+        if self.unsharded is not None:
+            gather(student, self.unsharded)
+            student = self.unsharded
+        if self.statistics is not None:
+            self.statistics.refresh(student)
+        return student
 
 
 def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, stop: StopSignals) -> Run:
@@ -116,6 +121,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
     report_conversions(data.eval, data.image_column, preprocessing.input_size[0])
     config = preprocessing.applied_to(with_lambda(config, model))
+    statistics = evaluation_statistics(config, model, data, preprocessing)
     folder.describe(data, preprocessing, config.ssia, weights)
     task = build_task(config, model, preprocessing, data, accelerator, weights)
     unsharded = unsharded_copy(accelerator, model)
@@ -177,6 +183,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         state=state,
         checkpointed=checkpointed,
         selection=selection,
+        statistics=statistics,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         stop=stop,
