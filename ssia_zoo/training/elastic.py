@@ -1,4 +1,4 @@
-"""Continue a run with another number of processes: the same global batch where possible, each image once an epoch."""
+"""Continue a run with another number of processes: same global batch where possible, each image once per epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ssia_zoo.errors import ConfigError, TrainingError
+from ssia_zoo.errors import ConfigError
 from ssia_zoo.training.checkpoint import TrainState
 from ssia_zoo.training.config import TrainConfig
 
@@ -39,15 +39,15 @@ def resume_batch(config: TrainConfig, manifest: Mapping[str, Any] | None, proces
         processes: Number of processes.
 
     Raises:
-        ConfigError: A static graph would need accumulation.
-        TrainingError: A stream was left in the middle of an epoch by another number of processes.
+        ConfigError: A static graph would need accumulation, or a stream was left in the middle of an epoch by another
+            number of processes. Every process raises it.
     """
     asked, each = config.batches_per_step, config.batch_size * processes
     if manifest is None:
         return GlobalBatch(each * asked, each * asked, asked)
     before = manifest["processes"]
     if config.streaming and before != processes and manifest["epoch_images"]:
-        raise TrainingError(
+        raise ConfigError(
             f"`streaming`: processes share a stream by their number, so within an epoch the run resumes with {before} "
             f"processes, not {processes}; or give a checkpoint of the end of an epoch to `resume`"
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ssia_zoo.errors import ConfigError, TrainingError
+from ssia_zoo.errors import ConfigError
 from ssia_zoo.training import parse_config
 from ssia_zoo.training.checkpoint import TrainState, list_checkpoints
 from ssia_zoo.training.elastic import align, describe_change, resume_batch, with_accumulation
@@ -106,14 +106,14 @@ def test_four_then_two_then_three_processes_train_the_weights_of_one(tmp_path: P
 @pytest.mark.slow
 def test_a_global_batch_that_the_processes_cannot_keep_changes_in_a_line_and_loses_no_image(tmp_path: Path) -> None:
     folder, seen = tmp_path / "run", tmp_path / "seen"
-    settings = {**RUN, "batch_size": 6, "accumulation_steps": 1}  # 24 in 4 processes, 18 in 3
-    go_on(folder, 4, seen, **{**settings, "max_train_images": 66, "epochs": 3}, stop=2)
-    log = go_on(folder, 3, seen, **{**settings, "max_train_images": 66, "epochs": 3})
+    settings = {**RUN, "batch_size": 6, "accumulation_steps": 1, "max_train_images": 84, "epochs": 3}
+    go_on(folder, 4, seen, **settings, stop=2)  # of 3 steps of 24 images
+    log = go_on(folder, 3, seen, **settings)  # steps of 18
     assert "give a global batch of 18 instead of 24 (24 is no multiple of 18)" in log
     found = images_seen(seen)
-    assert [len(found[epoch]) for epoch in range(3)] == [66, 54, 54]
+    assert [len(found[epoch]) for epoch in range(3)] == [84, 72, 72]
     assert all(set(counted.values()) == {1} for counted in found.values())
-    assert manifests(folder)[-1] == (9, 3, 18)
+    assert manifests(folder)[-1] == (12, 3, 18)
 
 
 # -- without processes
@@ -155,7 +155,7 @@ def test_accumulation_may_be_given_as_it_follows_but_not_otherwise() -> None:
 
 def test_other_processes_within_an_epoch_of_a_stream_are_refused() -> None:
     streaming = settings(dataset="somewhere", streaming=True)
-    with pytest.raises(TrainingError, match=r"^`streaming`: [^\n]* resumes with 4 processes, not 2[^\n]*$"):
+    with pytest.raises(ConfigError, match=r"^`streaming`: [^\n]* resumes with 4 processes, not 2[^\n]*$"):
         resume_batch(streaming, manifest(4, 32, epoch_images=64), 2)
     assert resume_batch(streaming, manifest(4, 32), 2).images == 32
 
