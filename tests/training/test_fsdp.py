@@ -158,7 +158,8 @@ def test_a_run_goes_on_with_ddp_and_with_fsdp2_and_with_other_processes(
     for name in ("sharded_then_ddp", "ddp_then_sharded", "sharded_then_one", "one_then_sharded"):
         records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         assert min(record["step"] for record in records) > 2, "it must have resumed"
-        assert_same_up_to_rounding(tmp_path / name, tmp_path / "ddp", tmp_path / "start")
+        # AdamW amplifies the rounding of gradients that are nearly zero, as of a bias of keys.
+        assert_same_up_to_rounding(tmp_path / name, tmp_path / "ddp", tmp_path / "start", share=1e-2)
 
 
 REFUSED: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
