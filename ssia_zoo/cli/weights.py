@@ -34,7 +34,8 @@ def list_weights(
         dataset: Part of the data set's name.
         json: Print one JSON document.
     """
-    from ssia_zoo.cli.listing import select_weights, summary, table
+    from ssia_zoo.cli.listing import table
+    from ssia_zoo.models.listing import select_weights, summary
     from ssia_zoo.models.registry import skipped_weights, weights
 
     chosen = select_weights(pattern, dataset)
