@@ -17,6 +17,7 @@ from ssia_zoo.inference import Classifier, Guess, read_image
 from ssia_zoo.inference.attention import AttentionMap
 from ssia_zoo.inference.explain import Explanation, explain
 from ssia_zoo.inference.model import check_finite
+from ssia_zoo.report.page import percent
 from ssia_zoo.report.pictures import overlay
 
 _TOP = 5
@@ -33,7 +34,7 @@ class Panel:
     picture: PIL.Image.Image
     alt: str
     title: str
-    note: str = ""
+    notes: tuple[str, ...] = ()
     changed: bool = False
     """Whether the answer differs from that to the full picture."""
 
@@ -59,8 +60,8 @@ def open_picture(path: Path, config: AppConfig) -> PIL.Image.Image:
         DataError: If it is larger than the limits, or no image; the message is for that person.
     """
     size = path.stat().st_size
-    if size > config.max_megabytes * 1e6:
-        raise DataError(f"the file has {size / 1e6:.1f} MB; expected at most {config.max_megabytes:g} MB (`max_megabytes`)")
+    if size > config.max_bytes:
+        raise DataError(f"the file has {size / 2**20:.1f} MB, but `max_megabytes` is {config.max_megabytes:g}: shrink it")
     if size == 0:
         raise DataError("the file is empty; choose another picture")
     try:
@@ -98,6 +99,11 @@ def answer(name: str, classifier: Classifier, picture: PIL.Image.Image) -> Answe
     return Answer(name, guesses, tuple(maps), tuple(changes), remark)
 
 
+def share(value: float) -> str:
+    """Format a probability as a percentage."""
+    return f"<{percent(0.001)}" if 0 < value < 0.0005 else percent(value)
+
+
 def readable(label: str) -> str:
     """Return ImageNet's description for a WordNet id, and any other label as it is."""
     if _WORDNET_ID.fullmatch(label):
@@ -129,7 +135,7 @@ def _guesses(classifier: Classifier, probabilities: torch.Tensor) -> tuple[Guess
 def _variants(picture: PIL.Image.Image) -> Sequence[tuple[str, Callable[[PIL.Image.Image], PIL.Image.Image]]]:
     return [
         ("as it is", lambda image: image),
-        (f"cropped to its centre, {_CLOSE_UP:.0%} of each side", _crop),
+        ("cropped", _crop),
         ("in grey", lambda image: image.convert("LA" if image.mode == "RGBA" else "L").convert(image.mode)),
         ("mirrored", lambda image: image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)),
     ]
@@ -144,8 +150,10 @@ def _crop(picture: PIL.Image.Image) -> PIL.Image.Image:
 def _change(title: str, picture: PIL.Image.Image, classifier: Classifier, row: torch.Tensor, best: int) -> Panel:
     now = int(row.argmax())
     labels = [readable(classifier.labels[index]) for index in (now, best)]
-    note = f"{labels[0]} {row[now]:.1%}" + ("" if now == best else f"; {labels[1]} {row[best]:.1%}")
-    return Panel(thumbnail(picture), f"The picture {title}", title, note, changed=now != best)
+    notes = [f"“{label}” {share(float(row[index]))}" for label, index in zip(labels, (now, best), strict=True)]
+    if now == best:
+        return Panel(thumbnail(picture), f"The picture {title}", title, (notes[0],))
+    return Panel(thumbnail(picture), f"The picture {title}", title, (f"now {notes[0]}", notes[1]), changed=True)
 
 
 def thumbnail(picture: PIL.Image.Image) -> PIL.Image.Image:
@@ -162,20 +170,21 @@ def thumbnail(picture: PIL.Image.Image) -> PIL.Image.Image:
 def _maps(found: Explanation) -> list[Panel]:
     height, width = found.pixels.shape[:2]
     pixels = PIL.Image.fromarray((255 * found.pixels).round().astype("uint8"))
-    panels = [Panel(thumbnail(pixels), "The model's input", "input", f"{height}×{width} pixels")]
+    panels = [Panel(thumbnail(pixels), "The model's input", "input", (f"{height}×{width} pixels",))]
     for stage, values in enumerate(found.stages, start=1):
         title = f"stage {stage}"
         if values.size == 1:
-            panels.append(Panel(overlay(found.pixels, values * 0), f"Attention of {title}", title, "one position"))
+            panels.append(Panel(overlay(found.pixels, values * 0), f"Attention of {title}", title, ("one position",)))
             continue
-        note = f"{_size(values)}, peak {values.max():.1%} (uniform {1 / values.size:.1%})"
-        panels.append(Panel(overlay(found.pixels, values), f"Attention of {title}, highest {where(values)}", title, note))
+        alt = f"Attention of {title}, highest {where(values)}"
+        note = f"{_size(values)}, peak {share(float(values.max()))}"
+        panels.append(Panel(overlay(found.pixels, values), alt, title, (note,)))
     label = readable(found.guess.label)
     if found.class_map is not None:
         values = found.class_map.values
-        alt = f"Class map of {label}, highest {where(values)}"
-        note = f"for {label}, at stage {found.class_map.stage + 1}"
-        panels.append(Panel(overlay(found.pixels, values), alt, "class map", note))
+        alt = f"Class map of “{label}”, highest {where(values)}"
+        notes = (f"of “{label}”,", f"at stage {found.class_map.stage + 1}")
+        panels.append(Panel(overlay(found.pixels, values), alt, "class map", notes))
     return panels
 
 

@@ -71,9 +71,9 @@ def make_catalog(models: Sequence[str], *, others: bool, only: bool = False) -> 
     Raises:
         SSIAZooError: If a model cannot be loaded.
     """
-    reports = [Report(name, path) for name in models if (path := find_report(name)) is not None]
-    with_report = {report.name for report in reports}
-    chosen = [name for name in models if name not in with_report or (_folder(name) / CONFIG).is_file()]
+    found = {name: path for name in models if (path := find_report(name)) is not None}
+    reports = [Report(_folder(name).resolve().name, path) for name, path in found.items()]
+    chosen = [name for name in models if name not in found or (_folder(name) / CONFIG).is_file()]
     catalog = Catalog([*chosen, *([] if only else weights())], others=others, reports=reports)
     for name in chosen[-_KEPT:]:
         catalog.load(name)

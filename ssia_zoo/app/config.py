@@ -34,6 +34,11 @@ class AppConfig:
     """whether only `models` are offered, without the published weights"""
 
     @property
+    def max_bytes(self) -> int:
+        """Largest file; a megabyte is 2**20 bytes, as in Gradio's messages."""
+        return int(self.max_megabytes * 2**20)
+
+    @property
     def loopback(self) -> bool:
         """Whether the page can be opened from this machine only."""
         if self.host == "localhost":

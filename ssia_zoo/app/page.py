@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from ssia_zoo.app.answers import answer, open_picture
+from ssia_zoo.app.answers import answer, open_picture, share
 from ssia_zoo.app.catalog import Catalog
 from ssia_zoo.app.config import AppConfig
 from ssia_zoo.app.examples import Example
@@ -44,20 +44,20 @@ def make_page(catalog: Catalog, examples: Sequence[Example], config: AppConfig) 
     with page:
         gr.Markdown(_INTRODUCTION)
         with gr.Tabs():
-            with gr.Tab("Look at a picture"):
+            with gr.Tab("Picture"):
                 _picture_tab(page, catalog, examples, config)
             if not config.only:
-                with gr.Tab("Published weights"):
+                with gr.Tab("Weights"):
                     _zoo_tab()
             for index, report in enumerate(catalog.reports):
-                with gr.Tab(f"Report of {report.name}"):
+                with gr.Tab(f"Report: {report.name}"):
                     gr.HTML(render("report.html", index=index, name=report.name))
     page.queue(api_open=False)
     return page
 
 
 def _picture_tab(page: gr.Blocks, catalog: Catalog, examples: Sequence[Example], config: AppConfig) -> None:
-    first = next((example for example in examples if example.model == catalog.names[0]), None)
+    first = examples[0] if examples and not config.models else None
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
             picture = gr.Image(
@@ -75,7 +75,7 @@ def _picture_tab(page: gr.Blocks, catalog: Catalog, examples: Sequence[Example],
             others = "; or a timm name, a folder, hf-hub:org/name" if catalog.others else ""
             model = gr.Dropdown(
                 list(catalog.names),
-                value=catalog.names[0],
+                value=catalog.names[0] if first is None else first.model,
                 label="Model",
                 info=f"A published weight{others}.",
                 allow_custom_value=catalog.others,
@@ -84,7 +84,7 @@ def _picture_tab(page: gr.Blocks, catalog: Catalog, examples: Sequence[Example],
                 [_NONE, *catalog.names],
                 value=_NONE,
                 label="Compare with",
-                info="Such as its control, trained without SSIA.",
+                info="A second model, such as a control trained without SSIA.",
                 allow_custom_value=catalog.others,
             )
             if examples:
@@ -119,7 +119,7 @@ def _look(catalog: Catalog, config: AppConfig, path: str | None, model: str | No
         if not names:
             return _message("Choose a model.")
         answers = [answer(name, catalog.load(name), picture) for name in names]
-        return str(render("answers.html", answers=answers))
+        return str(render("answers.html", answers=answers, share=share))
     except SSIAZooError as error:
         return _message(with_flags(one_line(error)), error=True)
     except Exception as error:
