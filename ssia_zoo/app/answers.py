@@ -61,7 +61,8 @@ def open_picture(path: Path, config: AppConfig) -> PIL.Image.Image:
     """
     size = path.stat().st_size
     if size > config.max_bytes:
-        raise DataError(f"the file has {size / 2**20:.1f} MB, but `max_megabytes` is {config.max_megabytes:g}: shrink it")
+        megabytes = size / 2**20
+        raise DataError(f"the file has {megabytes:.1f} MB, but `max_megabytes` is {config.max_megabytes:g}: shrink it")
     if size == 0:
         raise DataError("the file is empty; choose another picture")
     try:

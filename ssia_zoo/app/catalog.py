@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssia_zoo.app.config import AppConfig
 from ssia_zoo.errors import ConfigError, did_you_mean
 from ssia_zoo.hub.files import CONFIG
 from ssia_zoo.inference import Classifier
@@ -60,21 +61,21 @@ class Catalog:
             return self._loaded[name]
 
 
-def make_catalog(models: Sequence[str], *, others: bool, only: bool = False) -> Catalog:
-    """Make the catalog of the published weights and of further models, which are loaded at once to find errors early.
-
-    Args:
-        models: Names as in `load_model`, and folders with a report, with or without a model.
-        others: As in `Catalog`.
-        only: Whether to leave out the published weights.
+def make_catalog(config: AppConfig) -> Catalog:
+    """Make the catalog of the given models, which are loaded at once to find errors early, and the published weights.
 
     Raises:
+        ConfigError: If there is no model to offer.
         SSIAZooError: If a model cannot be loaded.
     """
+    models = config.models
     found = {name: path for name in models if (path := find_report(name)) is not None}
     reports = [Report(_folder(name).resolve().name, path) for name, path in found.items()]
     chosen = [name for name in models if name not in found or (_folder(name) / CONFIG).is_file()]
-    catalog = Catalog([*chosen, *([] if only else weights())], others=others, reports=reports)
+    names = [*chosen, *(weights() if config.zoo else [])]
+    if not names:
+        raise ConfigError(f"`models` is {', '.join(models) or 'empty'}; expected at least one model to offer")
+    catalog = Catalog(names, others=config.others and config.loopback, reports=reports)
     for name in chosen[-_KEPT:]:
         catalog.load(name)
     return catalog

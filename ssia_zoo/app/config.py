@@ -30,8 +30,10 @@ class AppConfig:
     """largest file"""
     max_pixels: Annotated[int, Field(ge=1024, le=MAX_PIXELS)] = 50_000_000
     """largest picture; larger JPEGs are decoded at a lower resolution"""
-    only: bool = False
-    """whether only `models` are offered, without the published weights"""
+    zoo: bool = True
+    """whether the published weights are offered and listed"""
+    others: bool = True
+    """whether any other model may be asked for by its name; on loopback only"""
 
     @property
     def max_bytes(self) -> int:

@@ -46,7 +46,7 @@ def make_page(catalog: Catalog, examples: Sequence[Example], config: AppConfig) 
         with gr.Tabs():
             with gr.Tab("Picture"):
                 _picture_tab(page, catalog, examples, config)
-            if not config.only:
+            if config.zoo:
                 with gr.Tab("Weights"):
                     _zoo_tab()
             for index, report in enumerate(catalog.reports):
@@ -72,12 +72,12 @@ def _picture_tab(page: gr.Blocks, catalog: Catalog, examples: Sequence[Example],
             )
             # Gradio would decode the file itself, without the limits and messages of `open_picture`.
             picture.preprocess = lambda payload: None if payload is None else payload.path
-            others = "; or a timm name, a folder, hf-hub:org/name" if catalog.others else ""
+            info = "A published weight; or a timm name, a folder, hf-hub:org/name." if catalog.others else None
             model = gr.Dropdown(
                 list(catalog.names),
                 value=catalog.names[0] if first is None else first.model,
                 label="Model",
-                info=f"A published weight{others}.",
+                info=info,
                 allow_custom_value=catalog.others,
             )
             second = gr.Dropdown(
@@ -90,7 +90,9 @@ def _picture_tab(page: gr.Blocks, catalog: Catalog, examples: Sequence[Example],
             if examples:
                 gr.Markdown("Or try one of these:")
                 with gr.Row():
-                    buttons = [gr.Button(example.name, icon=str(example.path), size="sm", min_width=90) for example in examples]
+                    buttons = [
+                        gr.Button(example.name, icon=str(example.path), size="sm", min_width=90) for example in examples
+                    ]
         with gr.Column(scale=3, min_width=300):
             shown = gr.HTML()
     inputs = [picture, model, second]

@@ -28,7 +28,7 @@ def serve(config: AppConfig) -> None:
     with _listen(config) as listener, tempfile.TemporaryDirectory(prefix="ssia-zoo-app-") as temporary:
         # Read by Gradio when it is imported and when it gets a file.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=temporary, HF_HUB_DISABLE_TELEMETRY="1")
-        catalog = make_catalog(config.models, others=config.loopback, only=config.only)
+        catalog = make_catalog(config)
         _run(config, catalog, listener, Path(temporary))
 
 
@@ -38,8 +38,8 @@ def _listen(config: AppConfig) -> socket.socket:
         return socket.create_server((config.host, config.port), reuse_port=False)
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {config.host}, port {config.port} ({error.strerror or error}); set `port` to another one, "
-            "or to 0 for any free one"
+            f"cannot listen on {config.host}, port {config.port} ({error.strerror or error}); set `port` to another "
+            "one, or to 0 for any free one"
         ) from error
 
 
