@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ssia_zoo.app.catalog import Catalog, make_catalog
 from ssia_zoo.app.config import AppConfig
+from ssia_zoo.app.content import css
 from ssia_zoo.app.examples import write_examples
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.extras import require_packages
@@ -49,17 +50,17 @@ def _run(config: AppConfig, catalog: Catalog, listener: socket.socket, folder: P
     import uvicorn
     from fastapi.responses import FileResponse
 
-    from ssia_zoo.app.page import css, make_page
+    from ssia_zoo.app.page import make_page
 
     app = fastapi.FastAPI(openapi_url=None)
     reports = catalog.reports
 
-    @app.get("/reports/{index}")
     def report(index: int) -> FileResponse:
         if not 0 <= index < len(reports):
             raise fastapi.HTTPException(404)
         return FileResponse(reports[index].path, media_type="text/html")
 
+    app.add_api_route("/reports/{index}", report, response_model=None)
     page = make_page(catalog, write_examples(folder, catalog.names), config)
     gradio.mount_gradio_app(
         app,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 
 from huggingface_hub import SpaceCard, SpaceCardData
@@ -118,6 +118,8 @@ def _copy_package(destination: Path, embedded: list[PublishedWeight]) -> None:
         shutil.copyfile(path, configs / path.name)
     for weight in embedded:
         shutil.copyfile(weight_path(weight), configs / str(weight.file))
+    if licence := distribution("ssia-zoo").read_text("licenses/LICENSE"):
+        (destination / "LICENSE").write_text(licence, encoding="utf-8")
 
 
 def _write_card(destination: Path, title: str, repositories: list[str], model: str | None) -> None:
@@ -128,6 +130,7 @@ def _write_card(destination: Path, title: str, repositories: list[str], model: s
         python_version=_PYTHON,
         app_file="app.py",
         models=repositories or None,
+        license="apache-2.0",
         pinned=False,
     )
     about = "All published weights of SSIA Zoo." if model is None else f"The model is {Path(model).name}."
