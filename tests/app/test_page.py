@@ -66,23 +66,19 @@ def test_an_example_sets_picture_and_model(tab: Tab) -> None:
     tab.page.wait_for_function("document.querySelector('.zoo-label').innerText === '8'")
 
 
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("broken.png", "The picture cannot be read: not an image, or damaged"),
-        ("huge.png", "1200x1000 pixels, but --max-pixels is 1000000"),
-        ("large.png", "exceed the maximum allowed size of 1"),
-        ("notes.txt", "Invalid file type: notes.txt"),
-    ],
-)
-def test_a_file_that_cannot_be_shown_gives_a_sentence(name: str, sentence: str, tab: Tab, tmp_path: Path) -> None:
-    path = tmp_path / name
-    path.write_bytes(bytes(2_000_000 if name == "large.png" else 1000))
-    if name == "huge.png":
-        PIL.Image.new("RGB", (1200, 1000)).save(path)
+def test_a_file_that_cannot_be_shown_gives_a_sentence(tab: Tab, tmp_path: Path) -> None:
+    for name, size in {"broken.png": 1000, "large.png": 2_000_000, "notes.txt": 1000}.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    PIL.Image.new("RGB", (1200, 1000)).save(tmp_path / "huge.png")
     tab.answers(RESNET18)
-    tab.upload(path)
-    tab.page.get_by_text(sentence).first.wait_for()
+    for name, sentence in {
+        "broken.png": "The picture cannot be read: not an image, or damaged",
+        "huge.png": "1200x1000 pixels, but --max-pixels is 1000000",
+        "large.png": "exceed the maximum allowed size of 1",
+        "notes.txt": "Invalid file type: notes.txt",
+    }.items():
+        tab.upload(tmp_path / name)
+        tab.page.get_by_text(sentence).first.wait_for()
 
 
 def test_a_wrong_model_gives_a_sentence(tab: Tab) -> None:
@@ -97,6 +93,7 @@ def test_the_table_of_weights_is_filtered(tab: Tab) -> None:
     tab.page.get_by_label("Name contains").fill("resnet50")
     tab.page.get_by_text("1 published weight.").wait_for()
     tab.page.get_by_label("Name contains").fill("")
+    tab.page.get_by_role("rowheader", name=FULL).wait_for()
     tab.page.get_by_label("Only weights whose interval excludes zero").check()
     tab.page.get_by_role("rowheader", name=FULL).wait_for(state="detached")
     assert tab.page.get_by_role("rowheader", name=RESNET18).count() == 1
