@@ -1,7 +1,8 @@
 """A Hugging Face Hub for tests: real HTTP on 127.0.0.1, models and data sets in memory, no Xet.
 
 It implements the endpoints that the `huggingface_hub` client uses, with the Hub's status codes and error headers, so
-that tests use the real client. Data sets are stored as "datasets/org/name". Clients need ``HF_HUB_DISABLE_XET=1``.
+that tests use the real client. Data sets are stored as "datasets/org/name", Spaces as "spaces/org/name". Clients need
+``HF_HUB_DISABLE_XET=1``.
 
     with HubServer(tokens={"hf_good": "alice"}, orgs={"alice": ["org"]}) as hub:
         HfApi(endpoint=hub.url, token="hf_good").create_repo("org/model")
@@ -150,7 +151,8 @@ class Call:
         body = await self.request.json()
         namespace = body.get("organization") or self.user
         self.may_write(namespace)
-        repo_id = "datasets/" * (body.get("type") == "dataset") + (name := f"{namespace}/{body['name']}")
+        prefix = {"dataset": "datasets/", "space": "spaces/"}.get(body.get("type"), "")
+        repo_id = prefix + (name := f"{namespace}/{body['name']}")
         answer = {"url": f"{self.hub.url}/{repo_id}", "name": name}
         if repo_id in self.hub.repos:
             return JSONResponse(answer | {"error": "You already created this model repo"}, 409)
@@ -163,7 +165,8 @@ class Call:
         commit = repo.resolve(rev or "main")
         card = FRONT_MATTER.match(commit.files["README.md"].content.decode()) if "README.md" in commit.files else None
         data = (yaml.safe_load(card[1]) if card else None) or {}
-        answer = {"_id": repo_id, "id": (name := repo_id.removeprefix("datasets/")), "modelId": name}
+        name = repo_id.removeprefix("datasets/").removeprefix("spaces/")
+        answer: dict[str, Any] = {"_id": repo_id, "id": name, "modelId": name}
         answer |= {"sha": commit.oid, "private": repo.private}
         answer |= {"siblings": [{"rfilename": path} for path in sorted(commit.files)], "cardData": data}
         found = hub_collections.eval_results(commit.files)
@@ -318,7 +321,7 @@ def file_entry(path: str, blob: Blob) -> dict[str, Any]:
     return entry
 
 
-REPO, REV = r"(?P<repo_id>(?:datasets/)?[^/]+/[^/]+)", r"(?P<rev>[^/]+)"
+REPO, REV = r"(?P<repo_id>(?:datasets/|spaces/)?[^/]+/[^/]+)", r"(?P<rev>[^/]+)"
 API = f"/api/(?:models/)?{REPO}"
 ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Awaitable[Response]]]] = [
     (methods, re.compile(pattern), handler)
