@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _xet
 
 from ssia_zoo import hub as zoo_hub
-from ssia_zoo.errors import HubError
+from ssia_zoo.errors import HubError, WeightError
 from ssia_zoo.hub import BackgroundPusher
 from tests.helpers.hub_server import HubServer
 from tests.helpers.hub_xet import XetStorage
@@ -38,6 +38,24 @@ def fetched(hub: HubServer, folder: Path, cache: Path) -> bytes:
     sha256 = zoo_hub.file_sha256(folder / WEIGHTS)
     revision = hub.repos[REPO].resolve("main").oid
     return zoo_hub.fetch(REPO, WEIGHTS, revision=revision, sha256=sha256, cache_dir=cache).read_bytes()
+
+
+def test_a_repository_comes_from_xet_storage(hub: HubServer, storage: XetStorage, folder: Path, tmp_path: Path) -> None:
+    zoo_hub.publish(folder, REPO, token=SECRET)
+    copy = zoo_hub.fetch_repository(REPO, cache_dir=tmp_path / "cache")
+    assert all((copy / name).read_bytes() == (folder / name).read_bytes() for name in zoo_hub.PUBLISHED_FILES)
+
+
+def test_a_file_from_xet_storage_that_was_damaged_is_refused(
+    hub: HubServer, storage: XetStorage, folder: Path, tmp_path: Path
+) -> None:
+    zoo_hub.publish(folder, REPO, token=SECRET)
+    fetched(hub, folder, tmp_path / "cache")
+    blob = next((tmp_path / "cache").rglob(WEIGHTS)).resolve()
+    blob.chmod(0o644)
+    blob.write_bytes(b"damaged")
+    with pytest.raises(WeightError, match="damaged"):
+        zoo_hub.fetch_repository(REPO, cache_dir=tmp_path / "cache")
 
 
 def paths(hub: HubServer, *words: str) -> list[str]:
@@ -94,7 +112,8 @@ def test_a_hub_without_xet_is_named_with_what_to_set_and_then_everything_arrives
     with pytest.raises(HubError) as refused:
         zoo_hub.publish(folder, REPO, token=SECRET)
     assert str(refused.value) == (
-        f"could not push to {REPO}: the Hub at {hub.url} has no Xet storage; set HF_HUB_DISABLE_XET=1 to upload without it"
+        f"could not push to {REPO}: the Hub at {hub.url} has no Xet storage; "
+        "set HF_HUB_DISABLE_XET=1 to upload without it"
     )
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     zoo_hub.publish(folder, REPO, token=SECRET)
