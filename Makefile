@@ -79,8 +79,7 @@ site: $(VENV)/installed-test
 	$(BIN)/mkdocs serve
 
 notebooks: $(VENV)/installed-test
-	PYTHONWARNINGS="ignore:IProgress not found" HF_HUB_OFFLINE=1 $(BIN)/jupyter execute --inplace \
-		--NotebookClient.record_timing=False --NotebookClient.coalesce_streams=True docs/notebooks/*.ipynb
+	$(BIN)/python -m tests.helpers.notebooks
 
 # The wheel is built from the sdist.
 dist: $(VENV)/installed-test

@@ -30,6 +30,7 @@ import torch.distributed as dist
 import tyro
 from growth_report import write_tables
 from recording import (
+    DOCS,
     METHODS,
     RESULTS,
     Record,
@@ -47,6 +48,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ssia_zoo.task import SSIATask
 
 RECORDS = RESULTS / "growth.jsonl"
+REPORT = DOCS / "scaling.md"
 PARTS = ("images", "classes", "processes")
 DIFFERENT = 1000
 """Files; the other images are links to them."""
@@ -201,7 +203,7 @@ def main(settings: Settings) -> None:
         rows = measures[part](settings)
         append_record(RECORDS, {"part": part, "settings": asdict(settings), "rows": rows, **environment(load)})
     found = {record["part"]: record for record in read_results(RECORDS)}
-    write_tables(found)
+    write_tables(REPORT, found)
 
 
 if __name__ == "__main__":

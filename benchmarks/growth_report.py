@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import timm
-from recording import DOCS, Record, machine_text, replace_table
+import torch
+from recording import Record, machine_text, replace_table
 
 from ssia_zoo.task import SSIATask
-
-REPORT = DOCS / "scaling.md"
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,24 @@ class Target:
     """bytes per second that one GPU sends on the slowest link of the ring"""
 
 
-def write_tables(found: dict[str, Record]) -> None:
-    """Write the tables of the last record of each part."""
+def write_tables(page: Path, found: dict[str, Record]) -> None:
+    """Write the tables of a record of each part."""
     tables = {"images": images_table, "classes": classes_table, "processes": processes_table}
     for part, table in tables.items():
-        replace_table(REPORT, f"growth-{part}", table(found[part]))
-    replace_table(REPORT, "growth-projection", projection_table(found, Target()))
+        replace_table(page, f"growth-{part}", table(found[part]))
+    replace_table(page, "growth-projection", projection_table(found, Target()))
 
 
 def images_table(record: Record) -> list[str]:
     lines = [
-        "| images in the folder | CPU to list and label them, s | to the first batch, s | memory, MB |",
-        "|---" * 4 + "|",
+        "| images in the folder | listed and labelled, CPU s | first batch, s | with the digest, s | memory, MB |",
+        "|---" * 5 + "|",
     ]
     for row in record["rows"]:
         more = row["peak_mb"] - row["imports_mb"]
-        lines.append(f"| {row['images']:,} | {row['load']:.2f} | {row['first_batch']:.2f} | {more:.0f} |")
-    return [*lines, "", f"Memory beyond that of the imports. {_when(record)}"]
+        times = " | ".join(f"{row[name]:.2f}" for name in ("load", "first_batch", "identity"))
+        lines.append(f"| {row['images']:,} | {times} | {more:.0f} |")
+    return [*lines, "", f"Times from the start, after the imports; memory beyond that of the imports. {_when(record)}"]
 
 
 def classes_table(record: Record) -> list[str]:
@@ -82,11 +83,12 @@ def projection_table(found: dict[str, Record], target: Target) -> list[str]:
     """Compute the projection from the measured parts and the assumptions of `Target`."""
     small, large = found["images"]["rows"][-2:]
     grown = {
-        name: (large[name] - small[name]) / (large["images"] - small["images"]) for name in ("first_batch", "peak_mb")
+        name: (large[name] - small[name]) / (large["images"] - small["images"]) for name in ("identity", "peak_mb")
     }
-    model = timm.create_model(target.arch, num_classes=target.classes)
-    parameters = sum(p.numel() for p in model.parameters())
-    heads = sum(p.numel() for p in SSIATask(model, input_size=(3, 224, 224)).trainable_module.projection.parameters())
+    with torch.device("meta"):  # sizes alone
+        model = timm.create_model(target.arch, num_classes=target.classes)
+        loss = SSIATask(model, input_size=(3, 224, 224)).trainable_module.projection
+    parameters, heads = (sum(p.numel() for p in module.parameters()) for module in (model, loss))
     compute = 1000 * target.batch_size / target.images_per_second
     ring = 2 * (target.gpus - 1) / target.gpus / target.bandwidth
     send, share = (1000 * 4 * count * ring for count in (parameters + heads, heads))
@@ -95,14 +97,14 @@ def projection_table(found: dict[str, Record], target: Target) -> list[str]:
     megabytes = grown["peak_mb"] * target.images
     rows = [
         (
-            "listing a folder of all images",
-            f"{grown['first_batch'] * target.images:.0f} s of CPU in each process",
-            "measured slope, longer by arithmetic",
+            "start from a folder of all images",
+            f"{grown['identity'] * target.images:.0f} s of CPU in each process",
+            "slope of the last two sizes above",
         ),
         (
             "memory of the list",
             f"{megabytes / 1000:.1f} GB a process, {megabytes * target.gpus_per_node / 1000:.0f} GB a node",
-            "measured slope; assumed that nothing is shared",
+            "slope of the last two sizes above; assumed not shared by processes",
         ),
         (
             f"gradients of {target.arch}, SSIA's heads",

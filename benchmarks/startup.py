@@ -51,17 +51,18 @@ print(json.dumps({"images": len(data.train) + len(data.eval), "wall": time.perf_
 
 def make_folder(root: Path, images: int, different: int | None = None) -> None:
     """Write small images; all of them different, or `different` many and hard links to these."""
+    names = []
     for number in range(images):
         split = "test" if number % 10 == 9 else "train"
-        folder = root / split / f"class{number // 10 % 10}"
-        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{root}/{split}/class{number // 10 % 10}/{number:07d}.bmp"
         if different is not None and number >= different:
-            first = number % different  # of the same split and class, if `different` is a multiple of 100
-            (folder / f"{number:07d}.bmp").hardlink_to(folder / f"{first:07d}.bmp")
+            os.link(names[number % different], name)  # the same split and class, if `different` is a multiple of 100
             continue
+        names.append(name)
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
         pixels = np.full((2, 2, 3), 0, dtype=np.uint8)
         pixels.ravel()[:3] = number % 256, number // 256 % 256, number // 65536
-        PIL.Image.fromarray(pixels).save(folder / f"{number:07d}.bmp")
+        PIL.Image.fromarray(pixels).save(name)
 
 
 def measure(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:

@@ -4,40 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 import PIL.Image
 import pytest
-from nbclient import NotebookClient
 
-from tests.helpers.documents import ROOT
+from tests.helpers.notebooks import FOLDER, run, stored
 
-FOLDER = ROOT / "docs" / "notebooks"
 NAMES = ("create", "finetune", "loss")
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
-
-
-def stored(name: str) -> Any:
-    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
-
-
-def run(name: str, folder: Path) -> Any:
-    """Execute a notebook in a kernel of its own, offline."""
-    notebook = stored(name)
-    environment = {
-        **{**os.environ, "PYTHONPATH": str(ROOT), "IPYTHONDIR": str(folder), "TMPDIR": str(folder)},
-        **{"ACCELERATE_USE_CPU": "true", "PYTHONWARNINGS": "ignore:IProgress not found"},
-    }
-    client = NotebookClient(notebook, timeout=540, coalesce_streams=True, resources={"metadata": {"path": str(folder)}})
-    client.execute(env=environment)
-    return notebook
 
 
 @pytest.fixture(scope="module")

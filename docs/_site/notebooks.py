@@ -30,7 +30,7 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
                 pictures[name] = base64.b64decode("".join(png))
                 parts.append(f"![Output of the cell above]({name})")
     title, _, rest = parts[0].partition("\n")
-    run_it = f"This page is a notebook: [download {path.name}]({path.name}) to run it."
+    run_it = f'This page is a notebook: <a href="../{path.name}" download>download {path.name}</a> to run it.'
     return "\n\n".join([title, run_it, rest.strip(), *parts[1:]]), pictures
 
 
