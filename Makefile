@@ -8,7 +8,7 @@ FAST := tests/loss tests/data tests/models/test_registry.py tests/models/test_we
 	tests/training/test_config.py tests/training/test_settings.py tests/test_errors.py
 PYPI_LIMIT := 100000000
 
-.PHONY: help demo test-fast test test-slow test-oldest app-test quality style site dist clean
+.PHONY: help demo test-fast test test-slow test-oldest app-test quality style site notebooks dist clean
 
 help:
 	@echo "make demo         train with and without SSIA on real images, publish, load again (2-4 minutes)"
@@ -19,6 +19,7 @@ help:
 	@echo "make app-test     run the tests of the page in the browser (Gradio, Playwright, Chromium)"
 	@echo "make quality      check lint, format, types, the direction of imports, repeated code and the website's links"
 	@echo "make site         show the documentation as a website, at http://127.0.0.1:8000"
+	@echo "make notebooks    run the notebooks of docs/ and store their outputs"
 	@echo "make style        fix lint and format"
 	@echo "make dist         build and check the sdist and the wheel"
 
@@ -76,6 +77,10 @@ style: $(VENV)/installed-test
 
 site: $(VENV)/installed-test
 	$(BIN)/mkdocs serve
+
+notebooks: $(VENV)/installed-test
+	PYTHONWARNINGS="ignore:IProgress not found" HF_HUB_OFFLINE=1 $(BIN)/jupyter execute --inplace \
+		--NotebookClient.record_timing=False --NotebookClient.coalesce_streams=True docs/notebooks/*.ipynb
 
 # The wheel is built from the sdist.
 dist: $(VENV)/installed-test

@@ -21,7 +21,7 @@ PAGE, RUNS, COMPARISONS = "report.md", "runs.csv", "comparisons.csv"
 
 _RUN_COLUMNS = (
     *("plan", "data", "arch", "method", "seed", "evaluated_on", "images", "top1", "top5", "loss", "train_task_loss"),
-    *("steps", "seconds", "memory_mb", "gpu_memory_mb", "initial_weights", "data_order", "key"),
+    *("steps", "seconds", "memory_mb", "gpu_memory_mb", "gradient_mb", "initial_weights", "data_order", "key"),
 )
 
 

@@ -36,6 +36,8 @@ _GRACE_SECONDS = 600.0
 """How long a stopped run may take to finish its step and write a checkpoint, before it is killed."""
 _LOG, _SECONDS = "log.txt", "seconds.txt"
 _STOPPED = {128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+_NOT_BEGUN = -signal.SIGTERM
+"""Status of a run that is stopped before it handles signals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +193,7 @@ class _Runner:
         for running in [running for running in self.running if running.process.poll() is not None]:
             self._finish(running)
 
-    def _finish(self, running: _Running) -> None:
+    def _finish(self, running: _Running, asked_to_stop: bool = False) -> None:
         self.running.remove(running)
         self._looked = -_LOOK_SECONDS
         cell, folder, status = running.cell, running.folder, running.process.returncode
@@ -202,7 +204,7 @@ class _Runner:
                 self.outcome.done += 1
                 shutil.rmtree(folder)
                 self.report(f"{cell.title}: {record['top1']:.2f} % in {seconds:.0f} s on {running.device}")
-            elif status in _STOPPED:
+            elif status in _STOPPED or (asked_to_stop and status == _NOT_BEGUN):
                 self.outcome.stopped += 1
             else:
                 reason = _last_words(folder / _LOG, status)
@@ -249,7 +251,7 @@ class _Runner:
             except subprocess.TimeoutExpired:
                 running.process.kill()
                 running.process.wait()
-            self._finish(running)
+            self._finish(running, asked_to_stop=True)
 
 
 def _add_seconds(path: Path, seconds: float) -> float:

@@ -138,7 +138,7 @@ def _row(group: Group, method: str, compared: Compared | None, control: str) -> 
         "time": _mean(results, "seconds", "{:.0f} s"),
         "memory": _mean(results, "memory_mb", "{:.0f} MB"),
         "GPU memory": _mean(results, "gpu_memory_mb", "{:.0f} MB"),
-        "sent": _mean(results, "sent_mb", "{:.0f} MB"),
+        "gradients": _mean(results, "gradient_mb", "{:.2f} MB"),
         "mean": f"{mean(r['top1'] for r in results):.2f}",
         "every seed": " / ".join(f"{r['top1']:.2f}" for r in results),
         f"minus {control}, paired": NONE if comparison is None else f"{comparison.difference:+.2f}",

@@ -51,6 +51,7 @@ def run_cell(folder: Path) -> None:
         **{name: round(value, 4) for name, value in described["metrics"].items()},
         "train_task_loss": round(last["task_loss"], 4),  # of a tenth of an epoch, augmented
         "steps": last["step"],
+        "gradient_mb": last["gradient_mb"],
         "fingerprint": described.get("fingerprint", {}),
         **_peak_memory(),
         "environment": described["environment"],

@@ -30,18 +30,21 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.shuffle = shuffle
         self.repeats = repeats
         self.epoch = 0
+        self.start = 0
+        """places of the epoch to leave out in later iterations, as they are done"""
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of later iterations."""
         self.epoch = epoch
 
     def __len__(self) -> int:
+        """Return the number of places of an epoch, from its first one."""
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
         order = self._order(epoch)
-        for place in range(self.length):
+        for place in range(self.start, self.length):
             yield epoch + (place % self.repeats << 32), order[place // self.repeats]
 
     def _order(self, epoch: int) -> Sequence[int]:
@@ -80,7 +83,8 @@ class BalancedSampler(EpochSampler):
         order = self._order(epoch)
         for place in range(self.length):
             index = order[place // self.repeats]
-            yield epoch + (drawn[index] << 32), index
+            if place >= self.start:
+                yield epoch + (drawn[index] << 32), index
             drawn[index] += 1
 
     def _order(self, epoch: int) -> Sequence[int]:

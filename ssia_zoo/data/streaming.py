@@ -61,6 +61,8 @@ class StreamSampler(Sampler[StreamedSample]):
         self.seed = seed
         self.repeats = repeats
         self.epoch = 0
+        self.start = 0
+        """places of the epoch, of all processes, to leave out in later iterations"""
         self.process, self.processes = 0, 1
 
     def set_epoch(self, epoch: int) -> None:
@@ -71,7 +73,7 @@ class StreamSampler(Sampler[StreamedSample]):
         return self.stream.length // self.processes
 
     def __iter__(self) -> Iterator[StreamedSample]:
-        return islice(self._views(self.epoch), len(self))
+        return islice(self._views(self.epoch), self.start // self.processes, len(self))
 
     def _views(self, epoch: int) -> Iterator[StreamedSample]:
         images = -(-len(self) // self.repeats)
@@ -137,4 +139,11 @@ def share_loader(loader: DataLoader[Any], accelerator: Accelerator) -> Any:
     if not isinstance(loader.sampler, StreamSampler):
         return accelerator.prepare(loader)
     loader.sampler.process, loader.sampler.processes = accelerator.process_index, accelerator.num_processes
-    return prepare_data_loader(loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True)
+    return prepare_data_loader(
+        loader,
+        accelerator.device,
+        num_processes=1,
+        process_index=0,
+        put_on_device=True,
+        non_blocking=accelerator.dataloader_config.non_blocking,
+    )

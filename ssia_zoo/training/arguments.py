@@ -141,8 +141,7 @@ def check_config(config: TrainConfig) -> None:
     _check_fine_tuning(config)
     if config.lr_base is None and config.min_lr > config.lr:
         raise ConfigError(f"`min_lr` is {config.min_lr}; expected at most `lr` {config.lr}")
-    if config.schedule == "multistep" and not config.decay_milestones:
-        raise ConfigError("`schedule` is multistep, which requires `decay_milestones`, such as 30 60")
+    _check_schedule(config)
     if not config.bce_loss and (config.bce_sum or config.bce_target_thresh is not None):
         raise ConfigError("`bce_sum` and `bce_target_thresh` require `bce_loss`")
     if (config.mixup or config.cutmix) and config.batch_size % 2:
@@ -170,6 +169,26 @@ def check_config(config: TrainConfig) -> None:
     check_method(config)
     if config.method == "ssia":
         _check_supervisor(config)
+
+
+_SCHEDULES = {
+    "min_lr": ("cosine", "tanh", "poly", "wsd", "rsqrt"),
+    "decay_epochs": ("step", "wsd", "rsqrt"),
+    "decay_milestones": ("multistep",),
+    "decay_rate": ("step", "multistep", "poly"),
+}
+"""The schedules that use a setting, by timm's create_scheduler_v2."""
+
+
+def _check_schedule(config: TrainConfig) -> None:
+    """Refuse settings that the schedule lacks or ignores."""
+    if config.schedule == "multistep" and not config.decay_milestones:
+        raise ConfigError("`schedule` is multistep, which requires `decay_milestones`, such as 30 60")
+    for name, schedules in _SCHEDULES.items():
+        if getattr(config, name) != getattr(TrainConfig, name) and config.schedule not in schedules:
+            raise ConfigError(
+                f"`{name}` belongs to `schedule` {', '.join(schedules)}, not {config.schedule}; leave it out"
+            )
 
 
 def _check_supervisor(config: TrainConfig) -> None:

@@ -1,9 +1,4 @@
-"""Write, find, verify and load checkpoints.
-
-A checkpoint holds Accelerate's state (weights including the training-only heads, optimizer, random states of every
-process) and the run's own (schedule, moving average, `TrainState`). Accelerate unpickles parts of it without
-weights_only: never load a checkpoint from a source you do not trust.
-"""
+"""Write, find and verify checkpoints: folders of safetensors and JSON with a manifest."""
 
 from __future__ import annotations
 
@@ -17,30 +12,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor
 
 from ssia_zoo.errors import TrainingError, one_line
-from ssia_zoo.training.faults import is_dead_worker, is_lost_process
+from ssia_zoo.training.snapshot import Snapshot
 
 _PREFIX = "step_"
 _UNFINISHED = ".unfinished_"
 _MANIFEST = "manifest.json"
+FORMAT = 2
+"""Of the files: 2 is safetensors and JSON; earlier checkpoints, without a format, held pickles."""
 
 _log = logging.getLogger(__name__)
 
 
 class TrainState:
-    """Progress of a run; Accelerate saves and loads it with the checkpoint."""
+    """Progress of a run; a part of each checkpoint."""
 
     def __init__(self) -> None:
         self.epoch = 0
-        self.batches = 0
-        """batches of this epoch done"""
+        self.images = 0
+        """images of this epoch done, of all processes; the first ones of the epoch's order"""
         self.step = 0
         """optimizer steps done"""
+        self.shift = 0
+        """added to `step`, the position in the schedule; not 0 after the global batch has changed"""
         self.skipped = 0
         """optimizer steps skipped because the loss or a gradient was not finite"""
         self.skipped_in_a_row = 0
@@ -60,48 +57,40 @@ class TrainState:
         vars(self).update(state)
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, keep: int, facts: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name, then rename it; every process must call this.
+def write_checkpoint(snapshot: Snapshot, folder: Path, step: int, keep: int, facts: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name, then rename it.
 
     All of it is on disk before it is renamed. Older checkpoints are deleted after that.
 
     Args:
-        accelerator: Holds everything that is saved.
+        snapshot: What it holds.
         folder: The run's checkpoints.
         step: Optimizer steps done; becomes the checkpoint's name.
         keep: Number of checkpoints to keep.
         facts: Added to the manifest (JSON types): "experiment", the settings a resumed run must share; "environment",
-            what may change its last bits; "data"; "records", number of metrics lines so far.
+            what may change its last bits; "processes"; "data"; "records", number of metrics lines so far.
 
     Raises:
-        RuntimeError: If a data loading worker or another process of the run ended meanwhile.
         TrainingError: If the checkpoint cannot be written; the incomplete one is deleted, the others are kept.
     """
-    unfinished, finished = folder / f"{_UNFINISHED}{step}", folder / f"{_PREFIX}{step:08d}"
-    saved = [finished.exists() if accelerator.is_main_process else None]
-    broadcast_object_list(saved)  # a network file system may answer each process differently
-    if saved[0]:
-        return
+    unfinished = folder / f"{_UNFINISHED}{step}"
     try:
         with _translate_write_errors(folder, step):
-            if accelerator.is_main_process:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir(parents=True)
-        accelerator.wait_for_everyone()
-        with _translate_write_errors(folder, step):
-            accelerator.save_state(str(unfinished))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            with _translate_write_errors(folder, step):
-                _write_manifest(unfinished, {"step": step, "processes": accelerator.num_processes, **facts})
-                os.replace(unfinished, finished)
-                _flush(folder)
-            for old in list_checkpoints(folder)[:-keep]:
-                _delete(old)
-    finally:
-        if accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
-    accelerator.wait_for_everyone()
+            unfinished.mkdir(parents=True)
+            snapshot.write(unfinished)
+            _write_manifest(unfinished, {"format": FORMAT, "step": step, **facts})
+            os.replace(unfinished, checkpoint_path(folder, step))
+            _flush(folder)
+        for old in list_checkpoints(folder)[:-keep]:
+            _delete(old)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the path of the complete checkpoint of a step."""
+    return folder / f"{_PREFIX}{step:08d}"
 
 
 @contextmanager
@@ -109,9 +98,7 @@ def _translate_write_errors(folder: Path, step: int) -> Iterator[None]:
     """Turn the errors of a full disk and the like into a `TrainingError`."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
-        if is_dead_worker(error) or is_lost_process(error):  # not caused by writing
-            raise
+    except (OSError, SafetensorError) as error:
         free = f"{shutil.disk_usage(folder).free / 1e6:.0f} MB" if folder.exists() else "nothing"
         raise TrainingError(
             f"the checkpoint of step {step} cannot be written: {one_line(error, 200)}; {free} is free at {folder}: "
@@ -187,6 +174,11 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
                 raise TrainingError(f"{checkpoint} is damaged: the bytes of {name} have changed since it was written")
         except OSError as error:
             raise TrainingError(f"{checkpoint} is damaged: {name} cannot be read ({error.strerror})") from error
+    if facts.get("format") != FORMAT:
+        raise TrainingError(
+            f"{checkpoint} is of another version of this package: format {facts.get('format', 1)}, expected {FORMAT} "
+            "(safetensors and JSON instead of pickles); finish that run with the version that began it"
+        )
     return facts
 
 
@@ -223,21 +215,6 @@ def find_checkpoint(resume: str, folder: Path) -> tuple[Path, dict[str, Any]] | 
             "from a copy, or start again in a new `output_dir`"
         )
     return None
-
-
-def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Load what `save_checkpoint` saved.
-
-    Raises:
-        TrainingError: If it does not fit this run.
-    """
-    try:
-        accelerator.load_state(str(checkpoint))
-    except Exception as error:  # each part has its own reader and errors
-        raise TrainingError(
-            f"{checkpoint} cannot be loaded ({type(error).__name__}: {one_line(error, 200)}); "
-            "give the path of an earlier one, --resume PATH"
-        ) from error
 
 
 def set_aside_later(folder: Path, step: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,16 @@ from ssia_zoo.models.card import training_card
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.models.registry import vanilla_architecture
 from ssia_zoo.models.saving import public_model, public_name, write_model_folder
-from ssia_zoo.training.checkpoint import clean_up, find_checkpoint, save_checkpoint, set_aside_later
+from ssia_zoo.training.checkpoint import TrainState, clean_up, find_checkpoint, set_aside_later
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.elastic import describe_change, resume_batch, with_accumulation
 from ssia_zoo.training.machine import describe_environment
 from ssia_zoo.training.methods import describe_objective, outside_objective
 from ssia_zoo.training.metrics import MetricsTracker
 from ssia_zoo.training.resuming import PREPROCESSING, check_data, check_settings
+from ssia_zoo.training.saving import CheckpointSaver
 from ssia_zoo.training.selection import Selection
+from ssia_zoo.training.snapshot import Checkpointed
 
 _log = logging.getLogger(__name__)
 
@@ -62,20 +66,34 @@ class RunFolder:
         self.identity: dict[str, Any] = {}
         self.fingerprint: dict[str, str] = {}
         self._pusher: BackgroundPusher | None = None
+        self.saver = CheckpointSaver(self.checkpoints, config.keep_checkpoints)
         self._lock = FileLock(self.path / ".lock", timeout=0)
-        claimed: list[Any] = [None]
+        self.resume_from: Path | None
+        self._manifest: dict[str, Any] | None
+        self.resume_from, self._manifest = self._in_main_process(self._claim)
+        processes = accelerator.num_processes
+        try:
+            self.batch = resume_batch(config, self._manifest, processes)
+        except BaseException:
+            self.release()
+            raise
+        self.config = with_accumulation(config, self.batch, processes)
+        accelerator.gradient_accumulation_steps = self.config.batches_per_step
+
+    def _in_main_process(self, action: Callable[[], Any]) -> Any:
+        """Return what an action returns in the main process, or raise its error, which one process reports."""
+        done: list[Any] = [None]
         if self.is_main:
             try:
-                claimed = [self._claim(accelerator.num_processes)]
+                done = [action()]
             except TrainingError as error:
-                claimed = [error]
-        broadcast_object_list(claimed)  # else the other processes would wait for a main process that has given up
-        if isinstance(claimed[0], TrainingError):
-            raise claimed[0] if self.is_main else SystemExit(1)  # one process reports it
-        self.resume_from: Path | None
-        self.resume_from, self._manifest = claimed[0]
+                done = [error]
+        broadcast_object_list(done)  # else the other processes would wait for a main process that has given up
+        if isinstance(done[0], TrainingError):
+            raise done[0] if self.is_main else SystemExit(1)
+        return done[0]
 
-    def _claim(self, processes: int) -> tuple[Path | None, dict[str, Any] | None]:
+    def _claim(self) -> tuple[Path | None, dict[str, Any] | None]:
         """Create and lock the folder, check its content, find the checkpoint to resume from and its manifest."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -91,14 +109,30 @@ class RunFolder:
         try:
             self._check_content()
             found = find_checkpoint(self.config.resume, self.checkpoints) if self.config.resume else None
-            if found is not None:
-                facts = self._facts()
-                check_settings(found[1], facts["experiment"], processes, facts["environment"])
             self._check_hub()
         except BaseException:
             self.release()
             raise
         return found or (None, None)
+
+    def check_settings(self, config: TrainConfig) -> None:
+        """Set the settings; with a checkpoint, check that its run had the same, and log what other processes change.
+
+        Raises:
+            TrainingError: If the resumed run had others.
+        """
+        self.config = config
+        if self._manifest is not None:
+            manifest, facts = self._manifest, self._facts()
+            self._in_main_process(lambda: check_settings(manifest, facts["experiment"], facts["environment"]))
+            processes = int(self._environment["processes"])
+            if self.is_main and (line := describe_change(config, self.batch, manifest, processes)):
+                _log.log(logging.INFO if self.batch.images == self.batch_before else logging.WARNING, "%s", line)
+
+    @property
+    def batch_before(self) -> int:
+        """The global batch of the checkpoint; of this run without one."""
+        return self.batch.images if self._manifest is None else int(self._manifest["global_batch"])
 
     def _check_content(self) -> None:
         others = [path for path in self.path.iterdir() if path.name != ".lock"]
@@ -111,7 +145,8 @@ class RunFolder:
             )
 
     def release(self) -> None:
-        """Release the lock."""
+        """Wait for a checkpoint that is being written, and release the lock."""
+        self.saver.close()
         if self._lock.is_locked:
             # Unlink first: a run that came in between would lock a file that is then deleted, and the next run another.
             (self.path / ".lock").unlink(missing_ok=True)
@@ -164,19 +199,20 @@ class RunFolder:
             if not can_draw():
                 _log.warning("curves.png is not drawn without matplotlib; run: pip install 'ssia-zoo[plots]'")
 
-    def save_checkpoint(self, accelerator: Accelerator, step: int) -> None:
-        """Flush the metrics, then write a checkpoint; every process must call this."""
-        facts = {**self._facts(), "data": self.identity}
+    def save_checkpoint(self, checkpointed: Checkpointed, state: TrainState) -> None:
+        """Flush the metrics, then save a checkpoint; every process must call this."""
+        facts = {**self._facts(), **self.batch.facts(), "epoch_images": state.images, "data": self.identity}
         if self.is_main:
             facts["records"] = self._metrics.flush()
-        save_checkpoint(accelerator, self.checkpoints, step, self.config.keep_checkpoints, facts)
+        self.saver.save(checkpointed, state.step, facts)
 
     def _facts(self) -> dict[str, Any]:
         """Return what a checkpoint's manifest states about its run."""
         environment = {**self._environment, "threads": str(torch.get_num_threads())}
         outside = outside_objective(self.config)
         version = {} if outside is None else {"objective": f"{outside.path}, {outside.version}"}
-        return {"experiment": {**self.config.decisive_settings(), **version}, "environment": environment}
+        asked = {"accumulation_steps": self.batch.accumulation_asked}
+        return {"experiment": {**self.config.decisive_settings(), **asked, **version}, "environment": environment}
 
     def save_model(self, student: TimmModel, metrics: dict[str, float], selection: Selection | None = None) -> None:
         """Write config.json, model.safetensors and README.md, which state how the weights were chosen."""

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, skip_first_batches
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ssia_zoo.allocator import keep_freed_memory
 from ssia_zoo.data.preprocessing import with_default_preprocessing
 from ssia_zoo.errors import TrainingError, one_line
-from ssia_zoo.evaluation.metrics import evaluate, share_buffers
+from ssia_zoo.evaluation.metrics import evaluate
 from ssia_zoo.evaluation.multi_label import build_evaluator
 from ssia_zoo.models.metric_names import describe, main_metric
 from ssia_zoo.task import AuxiliaryTask
@@ -79,11 +79,12 @@ def train(config: TrainConfig) -> TrainResult:
         if config.probe:
             metrics = train_probe(config, accelerator)
             return TrainResult(Path(config.output_dir), metrics, time.monotonic() - start)
-        config = with_scaled_lr(config, accelerator.num_processes)
-        if not config.pretrained:  # else the pretrained model's preprocessing is used
-            config = with_default_preprocessing(config)
         folder = RunFolder(config, accelerator)
         try:
+            config = with_scaled_lr(folder.config, accelerator.num_processes)
+            if not config.pretrained:  # else the pretrained model's preprocessing is used
+                config = with_default_preprocessing(config)
+            folder.check_settings(config)
             metrics = _run(config, accelerator, folder, stop, start)
         except torch.OutOfMemoryError as error:  # of a GPU
             traceback.clear_frames(error.__traceback__)  # they hold the run's tensors
@@ -139,6 +140,7 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
         metrics = evaluate(
             student, run.eval_batches, accelerator, config.channels_last, autocast=False, evaluator=evaluator
         )
+    run.folder.saver.wait()
     run.folder.save_model(student, metrics, selection)
     run.folder.finish()
     accelerator.end_training()
@@ -168,25 +170,27 @@ def _evaluate(run: Run, selects: bool) -> dict[str, float]:
 def _train_epoch(run: Run, progress: Progress) -> None:
     """Train for one epoch, or the rest of it after a resume."""
     config, accelerator, task, state = run.config, run.accelerator, run.task, run.state
+    run.order.start = state.images
     run.batches.set_epoch(state.epoch)
     task.train()
     keep_statistics(task)
-    usable = run.steps_per_epoch * config.batches_per_step  # drop a last, incomplete step
-    remaining = skip_first_batches(run.batches, state.batches) if state.batches else run.batches
+    batches, steps = 0, (state.epoch + 1) * run.steps_per_epoch - run.position
+    usable = steps * config.batches_per_step  # drop a last, incomplete step
+    images_per_batch = config.batch_size * accelerator.num_processes
     progress.restart_clock()
     takes_indices = isinstance(task, AuxiliaryTask)  # timm's own tasks do not
-    for batch in progress.waiting_for(overlapped(remaining, accelerator.device)):
-        if state.batches >= usable:
+    for batch in progress.waiting_for(overlapped(run.batches, accelerator.device)):
+        if batches >= usable:
             continue  # Accelerate needs to see the loader's end
         if state.step >= run.total_steps:
             break
         images, labels, indices = run.on_device(batch)
         if run.mixing is not None:
-            index = state.epoch * len(run.batches) + state.batches
+            index = state.epoch * len(run.batches) + state.images // images_per_batch
             images, labels = run.mixing((images, labels), state.epoch, index)
         if config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        task.progress = state.step / run.total_steps  # for lambda's schedule; timm's own tasks ignore it
+        task.progress = run.progress  # for lambda's schedule; timm's own tasks ignore it
         with accelerator.accumulate(task.trainable_module):
             with accelerator.autocast():  # for FSDP2; under DDP the prepared forward does it
                 result = task(images, labels, indices) if takes_indices else task(images, labels)
@@ -194,36 +198,37 @@ def _train_epoch(run: Run, progress: Progress) -> None:
             run.health.add_loss(result["loss"])
             if accelerator.sync_gradients:
                 optimizer_step(run)
-        state.batches += 1
+        batches, state.images = batches + 1, state.images + images_per_batch
         progress.add(result, labels)
         if not accelerator.sync_gradients:
             continue
         state.step += 1
         progress.step()
-        run.scheduler.step_update(state.step)
+        run.folder.saver.check()
+        run.scheduler.step_update(run.position)
         task.update_ema(step=state.step)
-        if state.batches == usable or state.step == run.total_steps:
+        if batches == usable or state.step == run.total_steps:
             continue
         if config.checkpoint_every and state.step % config.checkpoint_every == 0:
             _save_checkpoint(run)
         if run.health.stop_signal:
             _stop(run, run.health.stop_signal)
     state.epoch_ended = True
-    if state.batches >= usable:
-        state.epoch, state.batches = state.epoch + 1, 0
+    if batches >= usable:
+        state.epoch, state.images = state.epoch + 1, 0
 
 
 def _save_checkpoint(run: Run) -> bool:
-    """Write a checkpoint and return True; return False if the weights are not finite."""
+    """Begin to write a checkpoint and return True; return False if the weights are not finite."""
+    begin = time.monotonic()
     check_steps(run, wait=True)
     module = run.task.get_trainable_module()
-    if run.unsharded is not None:
-        share_buffers(module, run.accelerator)  # under FSDP2 any process's buffers may be saved
     (not_finite,) = all_reduce_max(run.accelerator, int(not is_finite(module)))
     if not_finite:
         _log.warning("step %d: weights are not finite; no checkpoint is written", run.state.step)
         return False
-    run.folder.save_checkpoint(run.accelerator, run.state.step)
+    run.folder.save_checkpoint(run.checkpointed, run.state)
+    run.folder.saver.blocked += time.monotonic() - begin
     return True
 
 
@@ -237,6 +242,8 @@ def _stop_if_asked(run: Run) -> None:
 def _stop(run: Run, number: int) -> None:
     """Write a checkpoint and end the run."""
     origin = "there" if _save_checkpoint(run) else "the last checkpoint, if there is one"
+    run.folder.saver.wait()
+    run.accelerator.wait_for_everyone()  # a launcher kills the others when one ends
     name, step = signal.Signals(number).name, run.state.step
     raise TrainingStopped(
         number, f"stopped by {name} after step {step}; the same command with --resume auto continues from {origin}"

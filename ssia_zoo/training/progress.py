@@ -51,6 +51,7 @@ class Progress:
             disable=None if run.accelerator.is_main_process else True,  # None: disabled without a terminal
         )
         self._logged = time.monotonic()
+        self._gradient_mb = round(_gradient_bytes(run.optimizer.param_groups) / 1e6, 3)
         self._profiler: StepProfiler | None = None
         if run.config.profile is not None and run.accelerator.is_main_process:
             self._profiler = StepProfiler(run.folder.path, run.config.profile)
@@ -88,7 +89,7 @@ class Progress:
         self._bar.update()
         if self._profiler is not None:
             self._profiler.step()
-        done = state.batches // run.config.batches_per_step
+        done = run.position - state.epoch * run.steps_per_epoch
         if done % self._every == 0 or done == run.steps_per_epoch or state.step == run.total_steps:
             check_steps(run, wait=True)
             values = {name: float(total) / state.counted for name, total in state.sums.items()}
@@ -108,7 +109,10 @@ class Progress:
             "images_per_second": round(images / seconds, 1),
             "data_wait": round(self._waited / seconds, 4),
             "peak_memory_mb": round(_peak_memory(device) / 1e6, 1),
+            "gradient_mb": self._gradient_mb,
+            "save_seconds": round(run.folder.saver.blocked, 4),
         }
+        run.folder.saver.blocked = 0.0
         if run.flops_per_image and (peak := peak_flops(run.config, device)):
             each = images / seconds / run.accelerator.num_processes
             speed["mfu"] = round(each * run.flops_per_image / peak, 4)
@@ -134,6 +138,11 @@ class Progress:
             self._profiler.close()
 
 
+def _gradient_bytes(groups: list[dict[str, Any]]) -> int:
+    """Return the bytes of a step's gradients, training-only heads included; under FSDP2, those of this process."""
+    return sum(each.numel() * each.element_size() for group in groups for each in group["params"] if each.requires_grad)
+
+
 def _peak_memory(device: torch.device) -> int:
     """Return the most bytes allocated so far: on the GPU, or by this process."""
     if device.type == "cuda":
@@ -149,8 +158,8 @@ def _record_training(run: Run, values: dict[str, float], speed: dict[str, float]
     if run.config.head_lr is not None:
         values["head_lr"] = max(group["lr"] for group in groups if group.get("classifier"))
     if (lambda_at := getattr(run.task, "lambda_at", None)) is not None:
-        values["lambda"] = lambda_at((state.step - 1) / run.total_steps)
-    epoch = state.epoch + state.batches / (run.steps_per_epoch * run.config.batches_per_step)
+        values["lambda"] = lambda_at((run.position - 1) / (run.total_steps + state.shift))
+    epoch = run.position / run.steps_per_epoch
     _record(run, "train", {"epoch": epoch, **values, **speed, "skipped": state.skipped})
 
 
@@ -165,7 +174,7 @@ def _words(value: object) -> list[str]:
 def report_evaluation(run: Run, metrics: dict[str, float]) -> None:
     """Record and log the metrics of an evaluation."""
     state = run.state
-    _record(run, "eval", {"epoch": state.step / run.steps_per_epoch, **metrics, **run.folder.image_counts()})
+    _record(run, "eval", {"epoch": run.position / run.steps_per_epoch, **metrics, **run.folder.image_counts()})
     skipped = f", {state.skipped} steps skipped as not finite" if state.skipped else ""
     values = describe(metrics, main_metric(metrics), "loss")
     _log.info("epoch %d/%d: %s%s%s", epochs_begun(run), run.config.epochs, values, skipped, _compare_with_best(run))
@@ -173,7 +182,7 @@ def report_evaluation(run: Run, metrics: dict[str, float]) -> None:
 
 def epochs_begun(run: Run) -> int:
     """Return the number of epochs that have ended, and of one of which `max_steps` left out the rest."""
-    return math.ceil(run.state.step / run.steps_per_epoch)
+    return math.ceil(run.position / run.steps_per_epoch)
 
 
 def _compare_with_best(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""Decide whether a run may continue from a checkpoint: same settings, processes, data and preprocessing."""
+"""Decide whether a run may continue from a checkpoint: same settings, data and preprocessing."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ _ALWAYS_FREE = ("workers", "max_corrupt", "check_duplicates")
 _MAX_NAMES = 5
 
 
-def check_settings(
-    manifest: Mapping[str, Any], settings: Mapping[str, Any], processes: int, environment: Mapping[str, str]
-) -> None:
-    """Check that a checkpoint's run had the same settings and number of processes.
+def check_settings(manifest: Mapping[str, Any], settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """Check that a checkpoint's run had the same settings.
 
     Settings added since an older version count as their defaults. The number of epochs may be higher than before. Log a
     warning if the environment differs in what may change the last bits of the result (versions, threads).
@@ -34,16 +32,17 @@ def check_settings(
     Args:
         manifest: The checkpoint's manifest.
         settings: This run's `TrainConfig.experiment`.
-        processes: This run's number of processes.
         environment: This run's versions and threads.
 
     Raises:
-        TrainingError: If settings or processes differ; names them.
+        TrainingError: If settings differ; names them.
     """
     before, settings = _flat(with_defaults(manifest["experiment"])), _flat(settings)
     free = [*_ALWAYS_FREE]
     # These are compared by check_data, once the model exists.
     free += [name for name in _BY_MODEL if None in (settings.get(name), before.get(name))]
+    if settings["lr_base"] is not None:  # `lr` follows from it and the global batch
+        free.append("lr")
     if settings["epochs"] > before["epochs"]:
         free.append("epochs")
         _log.info(
@@ -52,8 +51,6 @@ def check_settings(
         )
     decisive = {name: now for name, now in settings.items() if name not in free}
     changed = [f"{name} ({before.get(name)} -> {now})" for name, now in decisive.items() if before.get(name) != now]
-    if manifest["processes"] != processes:
-        changed.append(f"processes ({manifest['processes']} -> {processes})")
     if changed:
         raise TrainingError(
             "`resume` continues a run with its own settings, except for a higher `epochs`; changed here: "

@@ -24,11 +24,15 @@ from ssia_zoo.data import (
 )
 from ssia_zoo.data.channels import report_conversions
 from ssia_zoo.data.preprocessing import Preprocessing
-from ssia_zoo.errors import ConfigError
+from ssia_zoo.data.sampling import EpochSampler
+from ssia_zoo.data.streaming import StreamSampler
+from ssia_zoo.errors import ConfigError, TrainingError, one_line
 from ssia_zoo.models.features import TimmModel
-from ssia_zoo.training.checkpoint import TrainState, load_checkpoint
+from ssia_zoo.training.batch_norm import EvaluationStatistics, evaluation_statistics
+from ssia_zoo.training.checkpoint import TrainState
 from ssia_zoo.training.class_balance import class_weights, report_imbalance
 from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.elastic import align
 from ssia_zoo.training.fingerprint import fingerprint
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.fsdp import gather, unsharded_copy
@@ -40,6 +44,7 @@ from ssia_zoo.training.model import build_model, train_input_size
 from ssia_zoo.training.optimization import build_optimizer, build_scheduler
 from ssia_zoo.training.selection import Selection, build_selection
 from ssia_zoo.training.signals import StopSignals
+from ssia_zoo.training.snapshot import Checkpointed
 from ssia_zoo.training.utilization import peak_flops, training_flops
 
 _log = logging.getLogger(__name__)
@@ -56,6 +61,8 @@ class Run:
     unsharded: TimmModel | None
     """under FSDP2 a copy of the student, into which its shards are gathered"""
     batches: Any
+    order: EpochSampler | StreamSampler
+    """of `batches`: its `start` leaves out the images of an epoch that are done"""
     on_device: DeviceTransform
     """makes a batch of `batches` the model's input"""
     eval_batches: Any
@@ -64,24 +71,40 @@ class Run:
     mixing: Mixing | None
     folder: RunFolder
     state: TrainState
+    checkpointed: Checkpointed
     selection: Selection | None
     """the best evaluation so far, with `keep_best` or `patience`"""
+    statistics: EvaluationStatistics | None
+    """BatchNorm's, if training images are smaller than those of evaluation"""
     steps_per_epoch: int
     total_steps: int
+    """the last step, as `state.step` counts"""
     stop: StopSignals
     health: StepHealth
     flops_per_image: int | None
     """of training; None unless the peak of the device is known"""
+
+    @property
+    def position(self) -> int:
+        """Steps in the schedule: those taken, in units of the present global batch."""
+        return self.state.step + self.state.shift
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the training done, as lambda's schedule counts it."""
+        return self.position / (self.total_steps + self.state.shift)
 
     def unsharded_student(self) -> TimmModel:
         """Return the model to evaluate and save: the student or its moving average; every process must call this."""
         student = unwrap_model(self.task.get_eval_model(ema=self.config.ema is not None))
         if self.config.lora is not None:
             student = merged(student)
-        if self.unsharded is None:
-            return student
-        gather(student, self.unsharded)
-        return self.unsharded
+        if self.unsharded is not None:
+            gather(student, self.unsharded)
+            student = self.unsharded
+        if self.statistics is not None:
+            self.statistics.refresh(student)
+        return student
 
 
 def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder, stop: StopSignals) -> Run:
@@ -98,6 +121,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     model, preprocessing = build_model(config, len(data.label_names), data.label_names)
     report_conversions(data.eval, data.image_column, preprocessing.input_size[0])
     config = preprocessing.applied_to(with_lambda(config, model))
+    statistics = evaluation_statistics(config, model, data, preprocessing)
     folder.describe(data, preprocessing, config.ssia, weights)
     task = build_task(config, model, preprocessing, data, accelerator, weights)
     unsharded = unsharded_copy(accelerator, model)
@@ -109,8 +133,9 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     optimizer: Any = build_optimizer(config, task.get_trainable_module(), sharded=accelerator.is_fsdp2)
     mean, std = preprocessing.mean, preprocessing.std
     loader = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
-    order = None if isinstance(data.train, ImageStream) else loader.sampler
-    folder.fingerprint = fingerprint(model, order, folder.identity) if folder.is_main else {}
+    order: Any = loader.sampler
+    readable = None if isinstance(data.train, ImageStream) else order
+    folder.fingerprint = fingerprint(model, readable, folder.identity) if folder.is_main else {}
     batches = share_loader(loader, accelerator)
     # Accelerate wraps the module for DDP or FSDP2, in place of timm's task.prepare_distributed, and compiles it.
     task.trainable_module, optimizer, eval_batches = accelerator.prepare(
@@ -119,22 +144,25 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
     steps_per_epoch = _steps_per_epoch(config, len(data.train), len(batches), accelerator.num_processes)
     scheduler = build_scheduler(config, optimizer, steps_per_epoch)
     state = TrainState()
-    accelerator.register_for_checkpointing(state, scheduler, data.unreadable_train)
-    if task.has_ema():
-        accelerator.register_for_checkpointing(task.get_trainable_module(ema=True))
-    if (memory := getattr(task, "memory", None)) is not None:
-        accelerator.register_for_checkpointing(memory)
-    if selection is not None:
-        accelerator.register_for_checkpointing(selection)
+    possible = {
+        **{"train": state, "unreadable": data.unreadable_train, "selection": selection},
+        **{"ema": task.get_trainable_module(ema=True), "memory": getattr(task, "memory", None)},
+    }
+    parts = {name: part for name, part in possible.items() if part is not None}
+    checkpointed = Checkpointed(accelerator, task.trainable_module, optimizer, parts)
     set_seed(config.seed, device_specific=True)  # dropout differs between processes; a checkpoint restores it
     if folder.resume_from is not None:
-        _resume(accelerator, folder.resume_from, scheduler, state)
+        _resume(checkpointed, folder.resume_from, config.seed, state)
+        if folder.batch.images != folder.batch_before:
+            align(state, len(data.train), folder.batch.images, steps_per_epoch)
+        scheduler.step_update(state.step + state.shift)
     folder.begin(accelerator, state.step)
-    total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
+    all_steps = config.epochs * steps_per_epoch - state.shift
+    total_steps = min(all_steps, config.max_steps or all_steps)
     _log.info(
         "%s, %s: %d images, %d classes, global batch %d, %d steps on %d x %s",
         *(config.model, config.method, len(data.train), len(data.label_names)),
-        config.batch_size * config.batches_per_step * accelerator.num_processes,
+        folder.batch.images,
         *(total_steps, accelerator.num_processes, accelerator.device.type),
     )
     report_imbalance(config, data)
@@ -145,6 +173,7 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         task=task,
         unsharded=unsharded,
         batches=batches,
+        order=order,
         on_device=DeviceTransform(config, mean, std),
         eval_batches=eval_batches,
         optimizer=optimizer,
@@ -152,7 +181,9 @@ def prepare_run(config: TrainConfig, accelerator: Accelerator, folder: RunFolder
         mixing=build_mixing(config, len(data.label_names), accelerator.process_index, multi_label=data.multi_label),
         folder=folder,
         state=state,
+        checkpointed=checkpointed,
         selection=selection,
+        statistics=statistics,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         stop=stop,
@@ -181,12 +212,20 @@ def build_task(
     return task
 
 
-def _resume(accelerator: Accelerator, checkpoint: Path, scheduler: Any, state: TrainState) -> None:
-    """Load a checkpoint, but keep this run's schedule, which may have more epochs."""
-    schedule = scheduler.state_dict()
-    load_checkpoint(accelerator, checkpoint)
-    scheduler.load_state_dict(schedule)
-    scheduler.step_update(state.step)
+def _resume(checkpointed: Checkpointed, checkpoint: Path, seed: int, state: TrainState) -> None:
+    """Load a checkpoint; the schedule stays this run's, which may have more epochs.
+
+    Raises:
+        TrainingError: If the checkpoint does not fit this run.
+    """
+    try:
+        checkpointed.load(checkpoint)
+        checkpointed.load_random_state(checkpoint, seed, state.step)
+    except Exception as error:  # each part has its own errors
+        raise TrainingError(
+            f"{checkpoint} cannot be loaded ({type(error).__name__}: {one_line(error, 200)}); "
+            "give the path of an earlier one, --resume PATH"
+        ) from error
     _log.info("resumed %s at step %d", checkpoint, state.step)
 
 

@@ -46,10 +46,10 @@ def test_columns_without_a_value_are_left_out_and_cost_is_shown_where_recorded()
     found = runs(SCORES)
     assert "memory" not in section("p", found)
     for run in found:
-        run.update(memory_mb=1200, seconds=30.4)
+        run.update(memory_mb=1200, seconds=30.4, gradient_mb=46.8)
     text = section("p", found)
-    assert "| method | at inference | time | memory | mean |" in text
-    assert "| 30 s | 1200 MB |" in text
+    assert "| method | at inference | time | memory | gradients | mean |" in text
+    assert "| 30 s | 1200 MB | 46.80 MB |" in text
 
 
 def test_over_several_cells_the_report_counts_each_once() -> None:

@@ -132,9 +132,11 @@ def test_a_stopped_plan_goes_on_at_the_checkpoint_and_ends_as_if_it_had_not_been
 
 
 @pytest.mark.slow
-def test_a_plan_stops_when_its_time_is_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("minutes", [0.1, 0.5])  # while a run is still importing, and later
+def test_a_plan_stops_when_its_time_is_up(tmp_path: Path, minutes: float) -> None:
     path = write_plan(tmp_path, common={**CONTENT["common"], "epochs": 100000})
-    process = command("run", path, "--records", tmp_path / "r.jsonl", "--work", tmp_path / "work", "--minutes", "0.5")
+    where = ("--records", tmp_path / "r.jsonl", "--work", tmp_path / "work")
+    process = command("run", path, *where, "--minutes", minutes)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.splitlines()[-1] == f"0 runs recorded in {tmp_path / 'r.jsonl'}, 0 failed, 4 of the plan left"

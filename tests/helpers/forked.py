@@ -8,6 +8,7 @@ import re
 import resource
 import socket
 import sys
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -20,9 +21,19 @@ _started: list[BaseProcess] = []
 
 
 class Run:
-    """`train_hf.py` with these settings, in one process or several (gloo), under these resource limits."""
+    """`train_hf.py` with these settings, in one process or several (gloo), under these resource limits.
 
-    def __init__(self, log: Path, processes: int = 1, limits: dict[int, int] | None = None, **settings: object) -> None:
+    `target` may train in another way.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        processes: int = 1,
+        limits: dict[int, int] | None = None,
+        target: Callable[[list[str]], int] = main,
+        **settings: object,
+    ) -> None:
         self.log = log
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -32,7 +43,7 @@ class Run:
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
             several = {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
             environment = {"ACCELERATE_USE_CPU": "true", **(several if processes > 1 else {})}
-            arguments = (flags(**settings), environment, log, limits or {})
+            arguments = (target, flags(**settings), environment, log, limits or {})
             self.ranks.append(_context.Process(target=_train, args=arguments, daemon=False))
         for process in self.ranks:
             process.start()
@@ -79,7 +90,13 @@ def end_all() -> None:
         process.join()
 
 
-def _train(arguments: list[str], environment: dict[str, str], log: Path, limits: dict[int, int]) -> None:
+def _train(
+    target: Callable[[list[str]], int],
+    arguments: list[str],
+    environment: dict[str, str],
+    log: Path,
+    limits: dict[int, int],
+) -> None:
     os.environ.update(environment)
     multiprocessing.set_start_method("fork", force=True)  # for data loading workers: Linux's default up to Python 3.13
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -90,4 +107,4 @@ def _train(arguments: list[str], environment: dict[str, str], log: Path, limits:
         if kind == resource.RLIMIT_DATA:  # on top of what is used now
             limit += int(re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
         resource.setrlimit(kind, (limit, limit))
-    sys.exit(main(arguments))
+    sys.exit(target(arguments))

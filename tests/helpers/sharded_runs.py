@@ -25,16 +25,20 @@ shards: list[dict[str, Any]] = []
 
 
 class ShardingAccelerator(Accelerator):
-    """Enables FSDP as AcceleratorState does with GPUs; the rest is Accelerate's own."""
+    """Enables FSDP as AcceleratorState does with GPUs, if there is a plugin; the rest is Accelerate's own."""
 
     def __init__(self, **settings: Any) -> None:
+        several = DistributedType.MULTI_CPU if PartialState().num_processes > 1 else DistributedType.NO
+        PartialState().distributed_type = several  # the run before may have set another
         super().__init__(**settings)
+        if settings["fsdp_plugin"] is None:
+            return
         PartialState().distributed_type = self.state.distributed_type = DistributedType.FSDP
         self.state.fsdp_plugin = settings["fsdp_plugin"]
 
     def prepare(self, *parts: Any, **settings: Any) -> Any:
         prepared = super().prepare(*parts, **settings)
-        if not isinstance(parts[0], torch.nn.Module):
+        if not (self.is_fsdp2 and isinstance(parts[0], torch.nn.Module)):
             return prepared
         module = prepared[0]
         parameters = list(module.parameters())

@@ -26,6 +26,7 @@ from ssia_zoo.training.faults import translate_errors
 from ssia_zoo.training.folder import RunFolder
 from ssia_zoo.training.methods import METHODS
 from ssia_zoo.training.metrics import read_records
+from ssia_zoo.training.snapshot import Checkpointed, Snapshot
 from tests.helpers.forked import Run, end_all
 from tests.helpers.runs import same_weights, small_run, weights
 
@@ -121,7 +122,7 @@ def test_a_worker_that_dies_while_a_checkpoint_is_written_is_no_full_disk(
     def die(*_: object, **__: object) -> None:
         raise RuntimeError("DataLoader worker (pid 5236) is killed by signal: Killed. ")  # as torch's handler does
 
-    monkeypatch.setattr(Accelerator, "save_state", die)
+    monkeypatch.setattr(Checkpointed, "snapshot", die)
     with pytest.raises(TrainingError, match=r"a data loading worker ended: .*pid 5236.*`workers` \(now 0\)"):
         small_run(tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").iterdir()), "no incomplete checkpoint is left"
@@ -229,7 +230,7 @@ def test_a_process_lost_while_a_checkpoint_is_written_is_no_full_disk(
         monkeypatch.setattr("ssia_zoo.training.faults._distributed", lambda: True)
         raise error
 
-    monkeypatch.setattr(Accelerator, "save_state", lose)
+    monkeypatch.setattr(Checkpointed, "snapshot", lose)
     with pytest.raises(TrainingError, match="another process of this run ended") as caught:
         small_run(tmp_path / "run")
     assert "free some space" not in str(caught.value)
@@ -242,7 +243,7 @@ def test_a_file_that_cannot_be_written_is_a_disk_failure_with_several_processes_
         monkeypatch.setattr("ssia_zoo.training.faults._distributed", lambda: True)
         raise TimeoutError(110, "Connection timed out")  # as from a network file system
 
-    monkeypatch.setattr(Accelerator, "save_state", fail)
+    monkeypatch.setattr(Snapshot, "write", fail)
     with pytest.raises(TrainingError, match=r"cannot be written: .*Connection timed out.*free some space"):
         small_run(tmp_path / "run")
 

@@ -21,6 +21,7 @@ from ssia_zoo.training.fsdp import sharding_plugin, unsharded_copy
 from tests.helpers.runs import ROOT, flags, run, same_weights, small_run
 from tests.helpers.sharded_runs import ShardingAccelerator
 from tests.training.test_distributed import BEST, RUNS, SGD, assert_as_in_one_process, described, layouts
+from tests.training.test_elastic import assert_same_up_to_rounding
 from tests.training.test_memory_runs import FORM
 
 SHARDED = ROOT / "tests" / "helpers" / "sharded_runs.py"
@@ -132,6 +133,32 @@ def test_the_best_weights_are_saved_unsharded_and_a_resumed_run_chooses_the_same
     assert validate(model, data)["loss"] == pytest.approx(described(folder)["metrics"]["loss"], abs=1e-6)
     assert described(again)["selection"] == chosen
     assert same_weights(folder, again)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_ddp_and_with_fsdp2_and_with_other_processes(
+    tmp_path: Path, launched: dict[str, str]
+) -> None:
+    settings = {**RUN, "batch_size": 8, "checkpoint_every": 2, "keep_checkpoints": 9, "optimizer": "adamw", "lr": 1e-3}
+    sharded, ddp = launched, {"ACCELERATE_USE_FSDP": "false"}
+    middle = "checkpoints/step_00000002"
+    runs: Runs = [
+        (sharded, {"output_dir": tmp_path / "sharded", **settings}),
+        (ddp, {"output_dir": tmp_path / "sharded_then_ddp", "resume": tmp_path / "sharded" / middle, **settings}),
+        (ddp, {"output_dir": tmp_path / "ddp", **settings}),
+        (sharded, {"output_dir": tmp_path / "ddp_then_sharded", "resume": tmp_path / "ddp" / middle, **settings}),
+    ]
+    in_processes(2, tmp_path, runs)
+    assert len(json.loads((tmp_path / "shards.json").read_text())) == 2, "two runs are sharded, two are not"
+    small_run(tmp_path / "sharded_then_one", resume=tmp_path / "sharded" / middle, **settings)
+    again = {"output_dir": tmp_path / "one_then_sharded", "resume": tmp_path / "one" / middle, **settings}
+    small_run(tmp_path / "one", **{**settings, "batch_size": 8, "accumulation_steps": 2})
+    in_processes(2, tmp_path, [(sharded, {**again, "accumulation_steps": 2})])
+    small_run(tmp_path / "start", **{**settings, "lr": 1e-30, "max_steps": 1})
+    for name in ("sharded_then_ddp", "ddp_then_sharded", "sharded_then_one", "one_then_sharded"):
+        records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        assert min(record["step"] for record in records) > 2, "it must have resumed"
+        assert_same_up_to_rounding(tmp_path / name, tmp_path / "ddp", tmp_path / "start")
 
 
 REFUSED: dict[str, tuple[dict[str, str], dict[str, Any]]] = {

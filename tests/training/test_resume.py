@@ -50,7 +50,7 @@ def nothing_left_running() -> Iterator[None]:
 
 def records(folder: Path) -> list[dict[str, object]]:
     """Return the metrics without what is measured of the machine."""
-    measured = {"images_per_second", "data_wait", "peak_memory_mb"}
+    measured = {"images_per_second", "data_wait", "peak_memory_mb", "save_seconds"}
     return [{k: v for k, v in r.items() if k not in measured} for r in read_records(folder / "metrics.jsonl")]
 
 

@@ -77,3 +77,15 @@ def test_records_state_speed_memory_and_waiting_and_mfu_where_the_peak_is_known(
     flops = training_flops(timm.create_model("test_resnet", num_classes=10), (3, 32, 32))
     assert flops is not None
     assert record["mfu"] == pytest.approx(record["images_per_second"] * flops / 1e12, abs=1e-4)
+
+
+def test_the_gradients_of_a_step_include_those_of_the_training_heads(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=10)
+    own = sum(parameter.numel() for parameter in model.parameters()) * 4 / 1e6
+    found = {}
+    for method in ("vanilla", "ssia"):
+        run = small_run(tmp_path / method, max_steps=1, method=method)
+        (record,) = (r for r in read_records(run.folder / "metrics.jsonl") if r["kind"] == "train")
+        found[method] = record["gradient_mb"]
+    assert found["vanilla"] == pytest.approx(own, abs=1e-3)
+    assert found["ssia"] > own
