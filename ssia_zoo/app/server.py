@@ -36,7 +36,8 @@ def serve(config: AppConfig) -> None:
 def _listen(config: AppConfig) -> socket.socket:
     """Open the socket first: an address in use is then one line, and no model is loaded in vain."""
     try:
-        return socket.create_server((config.host, config.port), reuse_port=False)
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        return socket.create_server((config.host, config.port), family=family)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {config.host}, port {config.port} ({error.strerror or error}); set `port` to another "
@@ -79,6 +80,6 @@ def _run(config: AppConfig, catalog: Catalog, listener: socket.socket, folder: P
         mcp_server=False,
     )
     host, port = listener.getsockname()[:2]
-    print(f"SSIA Zoo: http://{host}:{port} (stop with Ctrl-C)", flush=True)
+    print(f"SSIA Zoo: http://{f'[{host}]' if ':' in host else host}:{port} (stop with Ctrl-C)", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     server.run(sockets=[listener])
