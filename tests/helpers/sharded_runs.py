@@ -28,8 +28,8 @@ class ShardingAccelerator(Accelerator):
     """Enables FSDP as AcceleratorState does with GPUs, if there is a plugin; the rest is Accelerate's own."""
 
     def __init__(self, **settings: Any) -> None:
-        several = DistributedType.MULTI_CPU if PartialState().num_processes > 1 else DistributedType.NO
-        PartialState().distributed_type = several  # the run before may have set another
+        state = PartialState(cpu=True)
+        state.distributed_type = DistributedType.MULTI_CPU if state.num_processes > 1 else DistributedType.NO
         super().__init__(**settings)
         if settings["fsdp_plugin"] is None:
             return
