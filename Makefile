@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
+APP := .venv-app
 FAST := tests/loss tests/data tests/models/test_registry.py tests/models/test_weight.py \
 	tests/training/test_config.py tests/training/test_settings.py tests/test_errors.py
 PYPI_LIMIT := 100000000
 
-.PHONY: help demo test-fast test test-slow test-oldest quality style site dist clean
+.PHONY: help demo test-fast test test-slow test-oldest app-test quality style site notebooks dist clean
 
 help:
 	@echo "make demo         train with and without SSIA on real images, publish, load again (2-4 minutes)"
@@ -15,8 +16,10 @@ help:
 	@echo "make test         run every test but the slow ones (about 10 minutes on 2 cores)"
 	@echo "make test-slow    run the slow tests: every timm family, and what takes minutes"
 	@echo "make test-oldest  run the fast tests with the oldest versions that setup.cfg allows"
+	@echo "make app-test     run the tests of the page in the browser (Gradio, Playwright, Chromium)"
 	@echo "make quality      check lint, format, types, the direction of imports, repeated code and the website's links"
 	@echo "make site         show the documentation as a website, at http://127.0.0.1:8000"
+	@echo "make notebooks    run the notebooks of docs/ and store their outputs"
 	@echo "make style        fix lint and format"
 	@echo "make dist         build and check the sdist and the wheel"
 
@@ -52,6 +55,13 @@ test-oldest: $(VENV)/installed-test
 	$(BIN)/uv pip install --quiet --python $(OLDEST) --resolution lowest-direct --editable ".[test]"
 	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile $(FAST)
 
+# Gradio 6 needs Pillow below 13, the other tests run with the newest one.
+app-test:
+	test -x $(APP)/bin/python || $(PYTHON) -m venv $(APP)
+	$(APP)/bin/python -m pip install --quiet --editable ".[app,app-test,test]"
+	command -v chromium >/dev/null || $(APP)/bin/python -m playwright install chromium
+	$(APP)/bin/python -m pytest tests/app tests/cli/test_app.py
+
 quality: $(VENV)/installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -68,6 +78,9 @@ style: $(VENV)/installed-test
 site: $(VENV)/installed-test
 	$(BIN)/mkdocs serve
 
+notebooks: $(VENV)/installed-test
+	$(BIN)/python -m tests.helpers.notebooks
+
 # The wheel is built from the sdist.
 dist: $(VENV)/installed-test
 	rm -rf build dist
@@ -79,4 +92,4 @@ dist: $(VENV)/installed-test
 	done
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) $(APP) build dist *.egg-info

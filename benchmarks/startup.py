@@ -29,37 +29,46 @@ _CHILD = """
 import json, resource, sys, time
 from ssia_zoo.data import DataConfig, data_identity, load_image_data, train_loader
 
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
 def cpu():
     used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 config = DataConfig(sys.argv[1], image_size=8, batch_size=8, workers=0)
-parts, clock, wall = {}, cpu(), time.perf_counter()
+parts, clock, wall = {"imports_mb": peak()}, cpu(), time.perf_counter()
 data = load_image_data(config)
 parts["load"] = cpu() - clock
 next(iter(train_loader(data, config, mean=(0.5,) * 3, std=(0.5,) * 3, seed=0)))
 parts["first_batch"] = cpu() - clock
+parts["peak_mb"] = peak()
 data_identity(data)
 parts["identity"] = cpu() - clock
 print(json.dumps({"images": len(data.train) + len(data.eval), "wall": time.perf_counter() - wall, **parts}))
 """
 
 
-def make_folder(root: Path, images: int) -> None:
-    """Write small images, all different."""
+def make_folder(root: Path, images: int, different: int | None = None) -> None:
+    """Write small images; all of them different, or `different` many and hard links to these."""
+    names = []
     for number in range(images):
         split = "test" if number % 10 == 9 else "train"
-        folder = root / split / f"class{number // 10 % 10}"
-        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{root}/{split}/class{number // 10 % 10}/{number:07d}.bmp"
+        if different is not None and number >= different:
+            os.link(names[number % different], name)  # the same split and class, if `different` is a multiple of 100
+            continue
+        names.append(name)
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
         pixels = np.full((2, 2, 3), 0, dtype=np.uint8)
         pixels.ravel()[:3] = number % 256, number // 256 % 256, number // 65536
-        PIL.Image.fromarray(pixels).save(folder / f"{number:06d}.bmp")
+        PIL.Image.fromarray(pixels).save(name)
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
     """Return the measurement with the least CPU time, of a few fresh processes."""
     runs = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         done = subprocess.run([sys.executable, "-c", _CHILD, str(folder)], capture_output=True, text=True, check=True)
         runs.append(json.loads(done.stdout))
     best: dict[str, Any] = min(runs, key=lambda run: run["first_batch"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Read by huggingface_hub at its import: no test may reach the real Hub or use Xet, which the test server lacks.
+# Read by huggingface_hub at its import: no test may reach the real Hub. Xet is on in tests/hub/test_xet.py only.
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # but for tests with a Hub of their own, by the fixture `hub`
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

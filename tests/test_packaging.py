@@ -49,7 +49,9 @@ def imported(folder: str) -> set[str]:
 
 def test_what_is_imported_is_required_and_what_is_required_is_imported() -> None:
     required = set(requirements(SETUP["options"]["install_requires"]))
-    optional = {"transformers"}.union(*(requirements(EXTRAS[extra]) for extra in ("jpeg", "lora", "plots", "sign")))
+    optional = {"transformers"}.union(
+        *(requirements(EXTRAS[extra]) for extra in ("app", "jpeg", "lora", "plots", "sign"))
+    )
     assert imported("ssia_zoo") - optional == required
     assert imported("export") <= required | set(requirements(EXTRAS["export"])) | {"executorch"}
 

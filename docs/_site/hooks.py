@@ -1,4 +1,4 @@
-"""Pages of the website that are not files of docs/: measurements, published models, and the reference of the API.
+"""Pages of the website that are no Markdown files of docs/: measurements, notebooks, models, the reference of the API.
 
 mkdocs calls `on_files` and `on_page_markdown`. Links to files that are not part of the website become plain text.
 """
@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from notebooks import notebook_page
 
 import ssia_zoo
 from ssia_zoo.figures import new_figure
@@ -25,10 +26,14 @@ _NAMES = re.compile(r"`(ssia_zoo[\w.]*)`")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of benchmarks/, a page for each published weight, and the reference."""
+    """Add the pages of benchmarks/, of notebooks and of published weights, and the reference."""
     for path in sorted((ROOT / "benchmarks").glob("*.md")) + sorted((ROOT / "benchmarks" / "images").glob("*.png")):
         source = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, source, abs_src_path=str(path)))
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        text, pictures = notebook_page(path)
+        for name, content in {f"{path.stem}.md": text, **pictures}.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
     weights = ssia_zoo.weights()
     for name, weight in weights.items():
         files.append(File.generated(config, f"models/{name}.md", content=_model_page(weight)))
@@ -47,7 +52,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         text, target, anchor = match[1], match[2], match[3] or ""
         if re.match(r"[a-z]+:", target):
             return match[0]
-        inside = _within_website(repository.parent / target)
+        page_of = re.sub(r"(notebooks/\w+)\.ipynb$", r"\1.md", str(repository.parent / target))
+        inside = _within_website(PurePosixPath(page_of))
         if inside is None or files.get_file_from_path(inside) is None:
             return text
         return f"[{text}]({'../' * (len(place.parts) - 1)}{inside}{anchor})"

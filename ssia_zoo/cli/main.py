@@ -13,6 +13,7 @@ import tyro
 
 from ssia_zoo.allocator import keep_freed_memory
 from ssia_zoo.cli.answers import embed
+from ssia_zoo.cli.app import app
 from ssia_zoo.cli.arena import arena
 from ssia_zoo.cli.comparison import compare
 from ssia_zoo.cli.console import DONE, UsageError, run
@@ -35,6 +36,7 @@ timm models trained with Self-Supervised Implicit Attention.
 Start with:
   ssia-zoo list                           list the published weights
   ssia-zoo predict cat.jpg --model NAME   classify an image
+  ssia-zoo app                            do that, and see where it looks, on a page
   ssia-zoo finetune photos/ --model NAME  train on your images, and look at a report
   ssia-zoo demo                           train, publish and load a small model, in two minutes
   ssia-zoo COMMAND --help                 show the flags of a command, with examples
@@ -61,6 +63,7 @@ _COMMANDS: dict[str, Callable[..., int | None]] = {
     "predict": predict,
     "embed": embed,
     "explain": explain,
+    "app": app,
     "validate": validate,
     "compare": compare,
     "verify": verify,

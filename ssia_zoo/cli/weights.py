@@ -34,7 +34,8 @@ def list_weights(
         dataset: Part of the data set's name.
         json: Print one JSON document.
     """
-    from ssia_zoo.cli.listing import select_weights, summary, table
+    from ssia_zoo.cli.listing import table
+    from ssia_zoo.models.listing import select_weights, summary
     from ssia_zoo.models.registry import skipped_weights, weights
 
     chosen = select_weights(pattern, dataset)
@@ -99,17 +100,22 @@ def publish(
     with_: Annotated[Literal["onnx"] | None, tyro.conf.arg(name="with")] = None,
     calibration_dataset: str | None = None,
     sign: Path | None = None,
+    space: str | None = None,
+    out: Path | None = None,
 ) -> None:
-    """Publish a trained model, or all published weights, to the Hugging Face Hub.
+    """Publish a trained model, all published weights, or a page about them, to the Hugging Face Hub.
 
     For example:
       ssia-zoo publish runs/mine your-name/my-model         # after `hf auth login`
       ssia-zoo publish runs/mine your-name/my-model --with onnx --calibration-dataset digits
       ssia-zoo publish runs/mine your-name/my-model --sign key.pem   # readers: ssia-zoo verify hf-hub:… --check key.pub
       ssia-zoo publish --all --org your-org --private
+      ssia-zoo publish runs/mine --space your-name/my-page --out page   # look at it first: python page/app.py
+      ssia-zoo publish --space your-name/zoo
 
     Args:
-        folder: Folder with config.json, model.safetensors and README.md; no other files are uploaded.
+        folder: Folder with config.json, model.safetensors and README.md; no other files are uploaded. With --space any
+            model: published weight, timm name, folder or hf-hub:org/name.
         repo_id: Repository, org/name; created if it does not exist.
         private: Create the repository as private.
         all: Publish every weight of `ssia-zoo list`, each to its own repository, and a collection of them; needs --org.
@@ -117,7 +123,16 @@ def publish(
         with_: Export the model to FOLDER/onnx and publish that too, for transformers.js and Optimum.
         calibration_dataset: With --with onnx, add an int8 file calibrated on this data set.
         sign: Private key (PEM); verify each model, and publish a signed statement with it.
+        space: Publish the page of `ssia-zoo app` as this Space, org/name: with one model, or all published weights.
+        out: With --space, write the Space into this new folder, and upload nothing.
     """
+    if space is not None:
+        if all or org or repo_id or with_ or calibration_dataset or sign:
+            raise UsageError("publish: --space goes with a MODEL, --private and --out only")
+        _publish_space(space, folder, private, out)
+        return
+    if out is not None:
+        raise UsageError("publish: --out needs --space")
     if all != (org is not None) or all == (folder is not None) or (folder is None) != (repo_id is None):
         raise UsageError("publish: expected either FOLDER ORG/NAME or --all --org ORG")
     if (all and with_ is not None) or (with_ is None and calibration_dataset is not None):
@@ -173,3 +188,18 @@ def _publish_all(org: str, private: bool, key: Path | None) -> None:
     for done in publish_all(org, private=private, sign=sign, repeat=repeat):
         print(done)
     print(f"collection: {collect(org, private=private, repeat=repeat)}")
+
+
+def _publish_space(repo_id: str, model: str | None, private: bool, out: Path | None) -> None:
+    from ssia_zoo.app.space import write_space
+    from ssia_zoo.hub import publish_space
+
+    title = repo_id.split("/")[-1]
+    if out is not None:
+        print(write_space(out, title, model))
+        return
+    flags = ["--space", repo_id, *(["--private"] if private else [])]
+    repeat = shlex.join(["ssia-zoo", "publish", *([model] if model else []), *flags])
+    with tempfile.TemporaryDirectory(prefix="ssia-zoo-") as temporary:
+        folder = write_space(Path(temporary) / "space", title, model)
+        print(publish_space(folder, repo_id, private=private, repeat=repeat))

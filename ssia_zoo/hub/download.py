@@ -154,7 +154,9 @@ def _list_files(api: HfApi, repo_id: str, revision: str | None) -> list[str]:
 
 
 def _check_stored(path: Path, at: str) -> None:
-    stored_as = path.resolve().name  # in the cache, files stored with LFS are named by their sha256
+    # In the cache, weight files are links to blobs named by their sha256. With Xet, a blob may in turn be a link to one
+    # that all repositories share, named by its hash in Xet.
+    stored_as = path.readlink().name if path.is_symlink() else path.name
     if _SHA256.fullmatch(stored_as):
         _check_sha256(path, stored_as, f"{path.name} of {at}")
 

@@ -63,6 +63,10 @@ def _explain(error: BaseException, repo_id: str, endpoint: str) -> str | None:
         return _explain_answer(error, repo_id, endpoint)
     if isinstance(error, LocalEntryNotFoundError):
         return None
+    if (
+        type(error) is ConnectionError
+    ):  # hf_xet's; sockets and the HTTP library raise subclasses and classes of their own
+        return _explain_xet(one_line(error), endpoint)
     # The client's HTTP library differs between its releases, so match its errors by their module.
     if type(error).__module__.startswith(("httpx", "requests")) or isinstance(error, ConnectionError | TimeoutError):
         return f"cannot reach the Hub at {endpoint}, or lost the connection ({one_line(error)}); check the network"
@@ -71,6 +75,15 @@ def _explain(error: BaseException, repo_id: str, endpoint: str) -> str | None:
     if isinstance(error, OSError | ValueError):
         return one_line(error)
     return None
+
+
+def _explain_xet(reason: str, endpoint: str) -> str:
+    if "404" in reason and re.search(r"/xet-(read|write)-token/", reason):
+        return f"the Hub at {endpoint} has no Xet storage; set HF_HUB_DISABLE_XET=1 to upload without it"
+    return (
+        f"cannot reach the Xet storage of the Hub at {endpoint} ({reason}); check the network, "
+        "or set HF_HUB_DISABLE_XET=1 to do without it"
+    )
 
 
 def _explain_answer(error: HfHubHTTPError, repo_id: str, endpoint: str) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ssia_zoo.data.config import MAX_PIXELS
 from ssia_zoo.data.decode import decode_image
 from ssia_zoo.data.image_types import image_suffixes, suffix_of
 from ssia_zoo.data.loader import outlive_stop_signals
@@ -55,14 +56,18 @@ def _is_image(file: Path, folder: Path) -> bool:
     return suffix_of(file.name) in image_suffixes() and not hidden and file.is_file()
 
 
-def read_image(path: Path) -> PIL.Image.Image:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
     """Decode an image of any mode (palette, CMYK, 16 bits, …) to 8-bit L, RGB or RGBA, rotated as its EXIF data says.
+
+    Args:
+        path: Image file.
+        max_pixels: As in `decode_image`.
 
     Raises:
         DataError: If the file cannot be read or is not an image; the message does not name the path.
     """
     try:
-        return decode_image({"path": None, "bytes": path.read_bytes()})
+        return decode_image({"path": None, "bytes": path.read_bytes()}, max_pixels)
     except OSError as error:
         reason = "not an image, or damaged" if isinstance(error, PIL.UnidentifiedImageError) else one_line(error, 200)
         raise DataError(f"cannot be read: {error.strerror or reason}") from error

@@ -11,10 +11,10 @@ import PIL.Image
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def render(template: str, **values: Any) -> str:
-    """Render a template of this package; values are escaped."""
+def render(template: str, *, package: str = "ssia_zoo.report", **values: Any) -> str:
+    """Render a template of a package; values are escaped."""
     environment = Environment(
-        loader=PackageLoader("ssia_zoo.report"),
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

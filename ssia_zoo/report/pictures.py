@@ -16,7 +16,8 @@ from ssia_zoo.data.samples import RowReader
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.evaluation.answers import Answers
 from ssia_zoo.evaluation.validate import Evaluation
-from ssia_zoo.inference.explain import ClassMap, class_map
+from ssia_zoo.inference.attention import AttentionMap
+from ssia_zoo.inference.explain import class_map
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Maps:
             self._has_maps = False
             _log.warning("the report shows no maps of where the model looked: %s", error)
             return None
-        return None if found is None else _overlay(self._pixels(prepared), found)
+        return None if found is None else overlay(self._pixels(prepared), found.values)
 
     def _pixels(self, prepared: torch.Tensor) -> npt.NDArray[np.float32]:
         """Return a prepared image as [H, W, 3] in 0…1."""
@@ -116,12 +117,20 @@ def _places(reader: RowReader) -> dict[int, int]:
     return {row: place for place, row in enumerate(np.asarray(selected_rows(reader.rows)).tolist())}
 
 
-def _overlay(pixels: npt.NDArray[np.float32], found: ClassMap) -> PIL.Image.Image:
-    """Draw a map over the image in grey, more opaque where its values are high."""
+def overlay(pixels: npt.NDArray[np.float32], values: AttentionMap) -> PIL.Image.Image:
+    """Draw a map over an image in grey, more opaque where its values are high.
+
+    Args:
+        pixels: The image [H, W, 3] in 0…1.
+        values: The map [h, w], not negative; its largest value is drawn brightest.
+
+    Returns:
+        The picture, its longer side 240 pixels.
+    """
     from matplotlib import colormaps
 
     height, width = pixels.shape[:2]
-    share = PIL.Image.fromarray(found.values / (float(found.values.max()) or 1.0))
+    share = PIL.Image.fromarray(values / (float(values.max()) or 1.0))
     smooth = np.asarray(share.resize((width, height), PIL.Image.Resampling.BILINEAR)).clip(0, 1)
     grey = (0.2 + 0.6 * (pixels @ _LUMA))[..., None]
     opacity = (0.25 + 0.5 * smooth)[..., None]

@@ -17,6 +17,7 @@ SCRIPTS = sorted(
 )
 REPORTS = {
     "export_breadth": {"report": True},
+    "growth": {"report": True},
     "hub_throughput": {"report": True},
     "inference": {"report": True},
     "scaling": {"report": True},

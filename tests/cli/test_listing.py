@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from ssia_zoo.cli.listing import align, details, mean_difference, page, select_weights, summary, table
+from ssia_zoo.cli.listing import align, details, page, table
 from ssia_zoo.models import registry
+from ssia_zoo.models.listing import mean_difference, select_weights, summary
 from ssia_zoo.models.weight import PairedRun
 from tests.helpers.published_weights import weight_entry
 

@@ -1,7 +1,8 @@
-"""A Hugging Face Hub for tests: real HTTP on 127.0.0.1, models and data sets in memory, no Xet.
+"""A Hugging Face Hub for tests: real HTTP on 127.0.0.1, models and data sets in memory.
 
 It implements the endpoints that the `huggingface_hub` client uses, with the Hub's status codes and error headers, so
-that tests use the real client. Data sets are stored as "datasets/org/name". Clients need ``HF_HUB_DISABLE_XET=1``.
+that tests use the real client. Data sets are stored as "datasets/org/name", Spaces as "spaces/org/name". Without Xet
+storage (the attribute `xet`), clients need ``HF_HUB_DISABLE_XET=1``.
 
     with HubServer(tokens={"hf_good": "alice"}, orgs={"alice": ["org"]}) as hub:
         HfApi(endpoint=hub.url, token="hf_good").create_repo("org/model")
@@ -29,7 +30,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.helpers import hub_collections
+from tests.helpers import hub_collections, hub_xet
 from tests.helpers.hub_store import Blob, Commit, HubFault, Repo
 
 DATE = "2025-01-01T00:00:00.000Z"
@@ -44,6 +45,7 @@ class HubServer:
         requests: (method, raw path) of every request so far.
         repos: Repositories by id.
         collections: Collections by slug, as the Hub describes them.
+        xet: Its Xet storage, if it has one.
         delay: Seconds before each response; a lower value also applies to pending ones.
         die_after_bytes: Bytes of an LFS upload after which all connections are closed and no new one is accepted.
         dead: Whether that has happened.
@@ -55,6 +57,7 @@ class HubServer:
         self.repos: dict[str, Repo] = {}
         self.lfs: dict[str, bytes] = {}
         self.collections: dict[str, dict[str, Any]] = {}
+        self.xet: hub_xet.XetStorage | None = None
         self.delay, self.dead, self.url = 0.0, False, ""
         self.die_after_bytes: int | None = None
 
@@ -150,7 +153,8 @@ class Call:
         body = await self.request.json()
         namespace = body.get("organization") or self.user
         self.may_write(namespace)
-        repo_id = "datasets/" * (body.get("type") == "dataset") + (name := f"{namespace}/{body['name']}")
+        prefix = {"dataset": "datasets/", "space": "spaces/"}.get(body.get("type"), "")
+        repo_id = prefix + (name := f"{namespace}/{body['name']}")
         answer = {"url": f"{self.hub.url}/{repo_id}", "name": name}
         if repo_id in self.hub.repos:
             return JSONResponse(answer | {"error": "You already created this model repo"}, 409)
@@ -163,7 +167,8 @@ class Call:
         commit = repo.resolve(rev or "main")
         card = FRONT_MATTER.match(commit.files["README.md"].content.decode()) if "README.md" in commit.files else None
         data = (yaml.safe_load(card[1]) if card else None) or {}
-        answer = {"_id": repo_id, "id": (name := repo_id.removeprefix("datasets/")), "modelId": name}
+        name = repo_id.removeprefix("datasets/").removeprefix("spaces/")
+        answer: dict[str, Any] = {"_id": repo_id, "id": name, "modelId": name}
         answer |= {"sha": commit.oid, "private": repo.private}
         answer |= {"siblings": [{"rfilename": path} for path in sorted(commit.files)], "cardData": data}
         found = hub_collections.eval_results(commit.files)
@@ -281,14 +286,19 @@ class Call:
             elif key == "file":
                 files[value["path"]] = Blob(base64.b64decode(value["content"]), lfs=False)
             elif key == "lfsFile":
-                if value["oid"] not in self.hub.lfs:
-                    raise HubFault(400, f"LFS object {value['oid']} was never uploaded")
-                files[value["path"]] = Blob(self.hub.lfs[value["oid"]], lfs=True)
+                files[value["path"]] = self._uploaded(value["oid"])
             elif key == "deletedFile":
                 files.pop(value["path"], None)
         new = repo.commit(header.get("summary", ""), header.get("description", ""), parent, files)
         repo.branches[rev] = new.oid
         return JSONResponse({"commitUrl": f"{self.hub.url}/{repo_id}/commit/{new.oid}", "commitOid": new.oid})
+
+    def _uploaded(self, oid: str) -> Blob:
+        if oid in self.hub.lfs:
+            return Blob(self.hub.lfs[oid], lfs=True)
+        if self.hub.xet and (blob := self.hub.xet.read(oid)):
+            return blob
+        raise HubFault(400, f"LFS object {oid} was never uploaded")
 
     async def download(self, repo_id: str, rev: str, path: str) -> Response:
         commit = self.readable(repo_id).resolve(rev)
@@ -300,6 +310,9 @@ class Call:
         headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
         if blob.lfs:
             headers |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.content))}
+        if blob.xet_hash:
+            route = f"{self.hub.url}/api/models/{repo_id}/xet-read-token/{commit.oid}"
+            headers |= {"X-Xet-Hash": blob.xet_hash, "X-Xet-Refresh-Route": route}
         content, status = blob.content, 200
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.request.headers.get("range", "")):
             start, end = int(match[1]), min(int(match[2] or len(content)), len(content) - 1)
@@ -318,7 +331,7 @@ def file_entry(path: str, blob: Blob) -> dict[str, Any]:
     return entry
 
 
-REPO, REV = r"(?P<repo_id>(?:datasets/)?[^/]+/[^/]+)", r"(?P<rev>[^/]+)"
+REPO, REV = r"(?P<repo_id>(?:datasets/|spaces/)?[^/]+/[^/]+)", r"(?P<rev>[^/]+)"
 API = f"/api/(?:models/)?{REPO}"
 ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Awaitable[Response]]]] = [
     (methods, re.compile(pattern), handler)
@@ -334,6 +347,7 @@ ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Awaitable[Response]]]] = 
         ("GET", f"{API}/commits/{REV}", Call.commits),
         ("POST|DELETE", f"{API}/branch/(?P<name>[^/]+)", Call.branch),
         ("POST", f"{API}/preupload/{REV}", Call.preupload),
+        ("GET", f"{API}/xet-(?P<kind>read|write)-token/{REV}", hub_xet.token),
         ("POST", f"{API}/commit/{REV}", Call.commit),
         ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", Call.lfs_batch),
         ("POST", rf"/{REPO}\.git/info/lfs/verify", Call.lfs_verify),

@@ -22,10 +22,11 @@ class HubFault(Exception):
 
 @dataclass(frozen=True)
 class Blob:
-    """A file's content; `lfs` is whether it was uploaded to the LFS store or within the commit."""
+    """A file's content; `lfs` is whether it was uploaded to the LFS store or within the commit; its hash in Xet."""
 
     content: bytes
     lfs: bool
+    xet_hash: str | None = None
 
     @property
     def sha256(self) -> str:

@@ -1,0 +1,67 @@
+"""Upload the files of a Space to the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from ssia_zoo.errors import HubError, without_credentials
+from ssia_zoo.hub.client import hub_api, require_token
+from ssia_zoo.hub.errors import failure_reason
+
+_REPLACED = ["ssia_zoo/*", "models/*"]
+"""Files of an earlier upload that are deleted if the new one lacks them."""
+
+
+def publish_space(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    endpoint: str | None = None,
+    repeat: str | None = None,
+) -> str:
+    """Upload a folder as a Space in one commit; create the Space if it does not exist.
+
+    Args:
+        folder: Written by `ssia_zoo.app.space.write_space`.
+        repo_id: The Space, as ``org/name``.
+        private: Whether to create the Space as a private one; an existing public one is then refused.
+        token: As in `ssia_zoo.hub.publish`.
+        endpoint: As in `ssia_zoo.hub.publish`.
+        repeat: As in `ssia_zoo.hub.publish`.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        HubError: If the upload fails.
+    """
+    try:
+        token = require_token(repo_id, token)
+        api = hub_api(token, endpoint)
+        api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
+        if private and _is_public(api, repo_id):
+            raise ValueError(f"{repo_id} exists and is public, but a private Space is required: choose another name")
+        done = api.upload_folder(
+            repo_id=repo_id,
+            repo_type="space",
+            folder_path=folder,
+            commit_message="Upload the page with ssia-zoo",
+            delete_patterns=_REPLACED,
+        )
+        return without_credentials(str(done.commit_url))
+    except Exception as error:
+        reason = failure_reason(error, repo_id, token=token, endpoint=endpoint)
+    # Not chained: the client's error may quote request headers, and so the token.
+    raise HubError(f"could not push to the Space {repo_id}: {reason}" + (f"; repeat with: {repeat}" if repeat else ""))
+
+
+def _is_public(api: HfApi, repo_id: str) -> bool:
+    try:
+        return not api.space_info(repo_id).private
+    except RepositoryNotFoundError:
+        return False
