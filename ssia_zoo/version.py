@@ -6,7 +6,7 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PACKAGES = ("ssia-zoo", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "executorch")
 
