@@ -40,7 +40,8 @@ from ssia_zoo.training.folder import RunFolder
 
 folder, end, held = Path(sys.argv[1]), time.monotonic() + 5, 0
 while time.monotonic() < end:
-    run = SimpleNamespace(path=folder, _lock=FileLock(folder / ".lock", timeout=0))
+    lock, saver = FileLock(folder / ".lock", timeout=0), SimpleNamespace(close=lambda: None)
+    run = SimpleNamespace(path=folder, _lock=lock, saver=saver)
     try:
         run._lock.acquire()
     except Timeout:
