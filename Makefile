@@ -13,7 +13,7 @@ PYPI_LIMIT := 100000000
 help:
 	@echo "make demo         train with and without SSIA on real images, publish, load again (2-4 minutes)"
 	@echo "make test-fast    test losses, settings, registry and data (under 2 minutes on 2 cores)"
-	@echo "make test         run every test but the slow ones (about 10 minutes on 2 cores)"
+	@echo "make test         run every test but the slow ones (some 15 minutes on 2 cores)"
 	@echo "make test-slow    run the slow tests: every timm family, and what takes minutes"
 	@echo "make test-oldest  run the fast tests with the oldest versions that setup.cfg allows"
 	@echo "make app-test     run the tests of the page in the browser (Gradio, Playwright, Chromium)"

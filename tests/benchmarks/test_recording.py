@@ -16,11 +16,14 @@ SCRIPTS = sorted(
     path.stem for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
 REPORTS = {
+    "allocator": {"report": True},
+    "checkpointing": {"report": True},
     "export_breadth": {"report": True},
     "growth": {"report": True},
     "hub_throughput": {"report": True},
     "inference": {"report": True},
     "scaling": {"report": True},
+    "side_by_side": {"report": True},
     "throughput": {"report": True},
 }
 

@@ -58,10 +58,12 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 AVERAGE_SGD = {"model": "test_vit", **AVERAGE, **SGD}
 
 
+@pytest.mark.slow
 def test_two_processes_learn_the_same_from_the_average_as_one(two_processes: Path) -> None:
     assert_as_in_one_process(two_processes, 2, "average", AVERAGE_SGD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["memory", "average"])
 def test_two_processes_resume_bit_for_bit(two_processes: Path, name: str) -> None:
     lines = (two_processes / f"{name}_resumed" / "metrics.jsonl").read_text().splitlines()

@@ -54,8 +54,11 @@ def test_a_copy_does_not_change_with_its_source() -> None:
     assert copy_to_host(source, keep=False) is None
 
 
+KRON = pytest.param("kron", marks=pytest.mark.slow)
+
+
 # Those with other state than tensors, or which torch.distributed.checkpoint does not restore (madgrad).
-@pytest.mark.parametrize("name", ["adamw", "madgrad", "lamb", "kron", "nadamuon", "laprop", "lookahead_momentum"])
+@pytest.mark.parametrize("name", ["adamw", "madgrad", "lamb", KRON, "nadamuon", "laprop", "lookahead_momentum"])
 def test_an_optimizer_goes_on_with_the_same_bits(tmp_path: Path, name: str) -> None:
     accelerator = Accelerator(cpu=True)
 
