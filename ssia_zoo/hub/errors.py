@@ -63,9 +63,8 @@ def _explain(error: BaseException, repo_id: str, endpoint: str) -> str | None:
         return _explain_answer(error, repo_id, endpoint)
     if isinstance(error, LocalEntryNotFoundError):
         return None
-    if (
-        type(error) is ConnectionError
-    ):  # hf_xet's; sockets and the HTTP library raise subclasses and classes of their own
+    # hf_xet raises the class itself; sockets and the HTTP library raise subclasses and classes of their own.
+    if type(error) is ConnectionError:
         return _explain_xet(one_line(error), endpoint)
     # The client's HTTP library differs between its releases, so match its errors by their module.
     if type(error).__module__.startswith(("httpx", "requests")) or isinstance(error, ConnectionError | TimeoutError):

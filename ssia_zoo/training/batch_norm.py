@@ -29,28 +29,23 @@ class EvaluationStatistics:
     """BatchNorm's statistics for images of evaluation's size, averaged over training images.
 
     The statistics that training collects are those of its own image size, with which a network does worse at another
-    (https://arxiv.org/abs/1906.06423). Statistics of frozen layers stay as they are.
+    (https://arxiv.org/abs/1906.06423).
 
     Args:
-        trained: The model that trains; tells which layers are frozen.
+        layers: Names of the BatchNorm layers.
         batches: Images [N, C, H, W] and labels [N], prepared as for evaluation.
         channels_last: Memory format of the images.
-
-    Attributes:
-        batches: The images and labels.
-        layers: Names of the layers whose statistics are refreshed.
     """
 
-    def __init__(self, trained: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], channels_last: bool) -> None:
-        keep_statistics(trained.train())
-        self.layers = [name for name, layer in trained.named_modules() if _collects(layer) and layer.training]
+    def __init__(self, layers: list[str], batches: Iterable[tuple[Tensor, Tensor]], channels_last: bool) -> None:
+        self.layers = layers
         self.batches = batches
         self._format = torch.channels_last if channels_last else torch.contiguous_format
 
     @torch.no_grad()
     def refresh(self, model: nn.Module) -> None:
         """Replace the statistics of a model, which is in eval mode then; every process computes the same."""
-        layers = {name: layer for name, layer in model.named_modules() if name in self.layers and _collects(layer)}
+        layers = {name: layer for name, layer in model.named_modules() if name in self.layers}
         momenta = {name: layer.momentum for name, layer in layers.items()}
         device = next(model.parameters()).device
         model.eval()  # dropout and drop path stay off
@@ -72,13 +67,16 @@ def evaluation_statistics(
 ) -> EvaluationStatistics | None:
     """Return the statistics to refresh before each evaluation, or None if training images have evaluation's size.
 
+    Those of frozen layers stay as they are.
+
     Args:
         config: Settings.
-        trained: The model that trains.
+        trained: The model that trains; it is in train mode then.
         data: Training images.
         preprocessing: That of evaluation.
     """
-    if train_input_size(config, preprocessing) == preprocessing.input_size or config.lora is not None:
+    layers = _collecting_layers(trained)
+    if not layers or train_input_size(config, preprocessing) == preprocessing.input_size:
         return None
     if isinstance(data.train, ImageStream):
         _log.warning("BatchNorm's statistics stay those of the size of the training images, as these are a stream")
@@ -93,14 +91,17 @@ def evaluation_statistics(
         mean=preprocessing.mean,
         std=preprocessing.std,
     )
-    found = EvaluationStatistics(trained, loader, config.channels_last)
-    if not found.layers:
-        return None
     _log.info(
         "before each evaluation, BatchNorm's statistics are computed from %d training images of %dx%d",
         *(len(rows), *preprocessing.input_size[1:]),
     )
-    return found
+    return EvaluationStatistics(layers, loader, config.channels_last)
+
+
+def _collecting_layers(trained: nn.Module) -> list[str]:
+    """Return the names of the BatchNorm layers of a model that are not frozen; the model is in train mode then."""
+    keep_statistics(trained.train())
+    return [name for name, layer in trained.named_modules() if _collects(layer) and layer.training]
 
 
 def _collects(layer: nn.Module) -> bool:

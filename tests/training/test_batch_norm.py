@@ -15,8 +15,9 @@ from torch import nn
 from ssia_zoo.data import NOT_COUNTED, load_image_data
 from ssia_zoo.models.loading import load_model
 from ssia_zoo.training.arguments import parse_config
-from ssia_zoo.training.batch_norm import EvaluationStatistics, evaluation_statistics
+from ssia_zoo.training.batch_norm import EvaluationStatistics, _collecting_layers, evaluation_statistics
 from ssia_zoo.training.freezing import freeze
+from ssia_zoo.training.lora import add_adapters
 from ssia_zoo.training.model import build_model
 from tests.helpers.runs import flags, small_run
 
@@ -37,7 +38,7 @@ def test_the_statistics_are_the_average_over_the_batches_and_no_weight_changes()
     images = batches()
     parameters = {name: value.clone() for name, value in model.named_parameters()}
     means = [model.conv1(x).mean((0, 2, 3)) for x, _ in images]
-    EvaluationStatistics(model, images, channels_last=False).refresh(model)
+    EvaluationStatistics(_collecting_layers(model), images, channels_last=False).refresh(model)
     assert not any(module.training for module in model.modules())
     assert all(torch.equal(value, parameters[name]) for name, value in model.named_parameters())
     assert torch.allclose(model.bn1.running_mean, torch.stack(means).mean(0), atol=1e-6)
@@ -47,10 +48,10 @@ def test_the_statistics_are_the_average_over_the_batches_and_no_weight_changes()
 def test_images_that_cannot_be_read_do_not_count() -> None:
     model = timm.create_model("test_resnet", num_classes=10)
     images, labels = batches(1)[0]
-    EvaluationStatistics(model, [(images[:6], labels[:6])], channels_last=False).refresh(model)
+    EvaluationStatistics(_collecting_layers(model), [(images[:6], labels[:6])], channels_last=False).refresh(model)
     without = statistics(model)
     labels[6:] = NOT_COUNTED
-    EvaluationStatistics(model, [(images, labels)], channels_last=False).refresh(model)
+    EvaluationStatistics(_collecting_layers(model), [(images, labels)], channels_last=False).refresh(model)
     assert all(torch.equal(value, without[name]) for name, value in statistics(model).items())
 
 
@@ -58,7 +59,7 @@ def test_frozen_layers_keep_their_statistics() -> None:
     model = timm.create_model("test_resnet", num_classes=10)
     freeze(model, 1, "test_resnet")
     before = statistics(model)
-    EvaluationStatistics(model, batches(), channels_last=False).refresh(model)
+    EvaluationStatistics(_collecting_layers(model), batches(), channels_last=False).refresh(model)
     moved = {name for name, value in statistics(model).items() if not torch.equal(value, before[name])}
     assert moved
     assert not [name for name in moved if name.startswith(("conv1", "bn1", "layer1"))]
@@ -81,6 +82,15 @@ def test_a_run_saves_the_statistics_of_evaluations_size(
     found.refresh(model)
     for name, value in statistics(model).items():
         assert torch.allclose(value, saved[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_of_frozen_networks_and_adapters_no_statistics_move() -> None:
+    frozen = timm.create_model("test_resnet", num_classes=10)
+    freeze(frozen, "head", "test_resnet")
+    assert not _collecting_layers(frozen)
+    adapted = timm.create_model("test_resnet", num_classes=10)
+    add_adapters(adapted, 2, (3, 32, 32), "test_resnet")
+    assert not _collecting_layers(adapted)
 
 
 VIT = {"model": "test_vit", "image_size": 64, "train_image_size": 32, "model_kwargs": "dynamic_img_size=True"}
