@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in its type hints
 
 from ssia_zoo.version import __version__
+
+ACCESS_TIMEOUT = 10.0
+"""Of questions about access, seconds; the client's own requests have none."""
 
 
 def hub_api(token: str | None, endpoint: str | None) -> HfApi:
@@ -53,3 +56,11 @@ def require_token(repo_id: str, token: str | None) -> str | None:
     if token is None and get_token() is None:
         raise LocalTokenNotFoundError("no token")
     return token
+
+
+def is_public(api: HfApi, repo_id: str, repo_type: str = "model") -> bool:
+    """Return whether a repository exists and anyone can read it; it must answer within ten seconds."""
+    try:
+        return not api.repo_info(repo_id, repo_type=repo_type, timeout=ACCESS_TIMEOUT).private
+    except RepositoryNotFoundError:
+        return False

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
-
 from ssia_zoo.errors import HubError, without_credentials
-from ssia_zoo.hub.client import hub_api, require_token
+from ssia_zoo.hub.client import hub_api, is_public, require_token
 from ssia_zoo.hub.errors import failure_reason
 
 _REPLACED = ["ssia_zoo/*", "models/*"]
@@ -44,7 +41,7 @@ def publish_space(
         token = require_token(repo_id, token)
         api = hub_api(token, endpoint)
         api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
-        if private and _is_public(api, repo_id):
+        if private and is_public(api, repo_id, "space"):
             raise ValueError(f"{repo_id} exists and is public, but a private Space is required: choose another name")
         done = api.upload_folder(
             repo_id=repo_id,
@@ -58,10 +55,3 @@ def publish_space(
         reason = failure_reason(error, repo_id, token=token, endpoint=endpoint)
     # Not chained: the client's error may quote request headers, and so the token.
     raise HubError(f"could not push to the Space {repo_id}: {reason}" + (f"; repeat with: {repeat}" if repeat else ""))
-
-
-def _is_public(api: HfApi, repo_id: str) -> bool:
-    try:
-        return not api.space_info(repo_id).private
-    except RepositoryNotFoundError:
-        return False

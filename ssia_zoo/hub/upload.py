@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but not re-exported by its type hints
     build_hf_headers,
     get_session,
@@ -23,13 +22,12 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from ssia_zoo.errors import ConfigError, HubError, one_line, without_credentials
-from ssia_zoo.hub.client import hub_api, require_token
+from ssia_zoo.hub.client import ACCESS_TIMEOUT, hub_api, is_public, require_token
 from ssia_zoo.hub.errors import failure_reason
 from ssia_zoo.hub.folder import PUBLISHED_FILES, check_extra, check_folder
 
 _logger = logging.getLogger("ssia_zoo.hub")
 _SNAPSHOT_PREFIX = ".push-"
-_ACCESS_TIMEOUT = 10.0  # seconds; the client's own requests have no timeout
 
 
 # --- Publishing -------------------------------------------------------------------------------------------------------
@@ -126,21 +124,14 @@ def check_access(
         token = require_token(repo_id, token)
         api = hub_api(token, endpoint)
         url = f"{api.endpoint}/api/whoami-v2"
-        answer = get_session().get(url, headers=build_hf_headers(token=token), timeout=_ACCESS_TIMEOUT)
+        answer = get_session().get(url, headers=build_hf_headers(token=token), timeout=ACCESS_TIMEOUT)
         hf_raise_for_status(answer)
         problem = _missing_right(repo_id.split("/")[0], answer.json())
-        if problem is None and private and _is_public(api, repo_id):
+        if problem is None and private and is_public(api, repo_id):
             problem = f"{repo_id} exists and is public, but a private repository is required"
     except Exception as error:
         problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
     return problem and f"a push to {repo_id} would fail: {problem}"
-
-
-def _is_public(api: HfApi, repo_id: str) -> bool:
-    try:
-        return not api.model_info(repo_id, timeout=_ACCESS_TIMEOUT).private
-    except RepositoryNotFoundError:
-        return False
 
 
 def _missing_right(namespace: str, account: dict[str, Any]) -> str | None:
@@ -175,7 +166,7 @@ def _upload(
         token = require_token(repo_id, token)
         api = hub_api(token, endpoint)
         api.create_repo(repo_id, private=private, exist_ok=True)
-        if private and _is_public(api, repo_id):
+        if private and is_public(api, repo_id):
             raise ValueError(
                 f"{repo_id} exists and is public, but a private repository is required: choose another name"
             )
