@@ -70,7 +70,7 @@ def test_a_hub_that_never_answers_does_not_hold_the_run(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_good")
-    monkeypatch.setattr("ssia_zoo.hub.upload._ACCESS_TIMEOUT", 0.2)
+    monkeypatch.setattr("ssia_zoo.hub.upload.ACCESS_TIMEOUT", 0.2)
     monkeypatch.setattr("ssia_zoo.training.folder._PUSH_SECONDS", 0.5)
     hub.delay = 3600.0
     try:
