@@ -8,6 +8,7 @@ The processes are forked from one that has imported everything, since imports wo
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import resource
@@ -155,8 +156,7 @@ class Turns:
         self._begin()
 
     def _begin(self) -> None:
-        if not self.pipe.recv():
-            os._exit(0)  # in the middle of an epoch, with nothing to save
+        self.pipe.recv()
         self.clock.take()
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
@@ -230,9 +230,15 @@ def timms(setup: Setup, method: str) -> None:
         "--train-interpolation": [with_default_preprocessing(setup.data_config).interpolation or "bicubic"],
         "--workers": ["0"],
         "--seed": [str(setup.seed)],
-        "--device": ["cpu"],
         "--output": [str(Path(setup.folder) / f"timm_{os.getpid()}")],
     }
+    choose = timm.utils.init_distributed_device
+
+    def choose_cpu(args: argparse.Namespace) -> torch.device:
+        args.device = "cpu"  # older versions have no flag for it
+        return choose(args)
+
+    timm.utils.init_distributed_device = choose_cpu
     sys.argv = ["train.py", *(word for flag, words in flags.items() for word in (flag, *words))]
     runpy.run_path(setup.timm_train, run_name="__main__")
 
@@ -313,7 +319,7 @@ def run_in_turns(loop: str, method: str, setup: Setup, pipe: Connection, log: st
         loop: One of LOOPS, or "timm" for its train.py.
         method: "vanilla" or "ssia".
         setup: Training settings.
-        pipe: Receives True to start a turn or False to exit; sends the turn's milliseconds per step and peak memory.
+        pipe: Receives anything to start a turn; sends the turn's milliseconds per step and peak memory.
         log: File for the output of the loop.
         free_at_once: Whether freed memory returns to the system at once, so that the peak is that of live tensors.
     """

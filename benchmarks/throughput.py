@@ -117,9 +117,8 @@ class Process:
         return turn
 
     def close(self) -> None:
-        """Stop the process."""
-        if self.process.is_alive():
-            self.pipe.send(False)
+        """Stop the process, in the middle of an epoch; train_hf.py would go on to the next step after SIGTERM."""
+        self.process.kill()
         self.process.join()
 
 
@@ -135,9 +134,13 @@ def measure(settings: Settings) -> Record:
         shared = {name: getattr(settings, name) for name in _SHARED}
         setup = Setup(**shared, dataset=str(dataset), folder=folder, timm_train=script and str(script))
         processes = {name: Process(name, setup) for name in names}
-        turns = in_turns({name: process.turn for name, process in processes.items()}, settings.rounds, settings.seed)
-        for process in processes.values():
-            process.close()
+        try:
+            turns = in_turns(
+                {name: process.turn for name, process in processes.items()}, settings.rounds, settings.seed
+            )
+        finally:
+            for process in processes.values():
+                process.close()
         memory = {name: peak(name, setup, settings.memory_turns) for name in names if settings.memory_turns}
     return {
         "benchmark": "throughput",

@@ -1,7 +1,8 @@
 """Train several runs one after another in the same processes, as starting a process costs more than a small run.
 
-Started by torchrun. Each argument is a JSON list of train_hf.py's flags. The main process writes each run's collective
-operations (by name, the number of calls and of elements sent) to the file that the variable COLLECTIVES names.
+Started by torchrun. Each argument is a JSON list of train_hf.py's flags. The main process writes the collective
+operations of the first runs (by name, the number of calls and of elements sent) to the file that the variable
+COLLECTIVES names; of how many, PROFILED says: the profiler makes a small run several times as long.
 """
 
 from __future__ import annotations
@@ -31,10 +32,14 @@ def collectives(profiled: profile) -> dict[str, dict[str, int]]:
 def main() -> None:
     PartialState.destroy_process_group = lambda *_: None  # the next run still needs it
     found = []
-    for argument in sys.argv[1:]:
-        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
-            train(parse_config(json.loads(argument)))
-        found.append(collectives(profiled))
+    for number, argument in enumerate(sys.argv[1:]):
+        config = parse_config(json.loads(argument))
+        if number < int(os.environ["PROFILED"]):
+            with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
+                train(config)
+            found.append(collectives(profiled))
+        else:
+            train(config)
     if PartialState().is_main_process:
         Path(os.environ["COLLECTIVES"]).write_text(json.dumps(found), encoding="utf-8")
 

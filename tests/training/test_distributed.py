@@ -55,14 +55,15 @@ BEST = {
 }
 
 
-def in_processes(processes: int, folder: Path, runs: Sequence[dict[str, Any]]) -> None:
-    """Train all runs in the same processes; their collective operations are written to collectives.json."""
+def in_processes(processes: int, folder: Path, runs: Sequence[dict[str, Any]], profiled: int = 0) -> None:
+    """Train all runs in the same processes; collectives.json tells what the first ``profiled`` of them sent."""
     words = [json.dumps(flags(**settings)) for settings in runs]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     variables = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "OMP_NUM_THREADS": "1",
         "COLLECTIVES": str(folder / "collectives.json"),
+        "PROFILED": str(profiled),
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
@@ -109,7 +110,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = runs_in_layouts(folder, 2, ["vanilla", "ssia", "memory", "several labels"])
     checkpoint = folder / "best" / "checkpoints" / "step_00000006"
     chosen = [{"output_dir": folder / "best", **BEST}, {"output_dir": folder / "again", "resume": checkpoint, **BEST}]
-    in_processes(2, folder, [*runs, {"output_dir": folder / "norms", **NORMS}, *chosen])
+    in_processes(2, folder, [*runs, {"output_dir": folder / "norms", **NORMS}, *chosen], profiled=3)
     return folder
 
 
