@@ -28,10 +28,12 @@ SITUATIONS = {
     "fine-tune on 33 photos a class: EfficientNet-Lite0, Grocery at 128 px": ("grocery_r128", "grocery"),
     "fine-tune on 33 photos a class at 160 px: EfficientNet-Lite0, Grocery at 224 px": ("weights", "grocery_r224"),
     "the same at 224 px, with RandAugment and a third of the learning rate": ("grocery_r224", "grocery"),
+    "a fifth of the labels wrong: EfficientNet-Lite0, Grocery at 128 px": ("grocery_exchanged", "grocery, a fifth exchanged"),
     "40 % of the labels wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels", "worse"),
-    "17 % wrong: the same network and images": ("wrong_labels_fewer", "random1"),
-    "9 % wrong: the same network and images": ("wrong_labels_fewer", "aggre"),
-    "right labels: the same network and images": ("clean_short", "clean"),
+    "the same images: narrow ConvNeXt-Atto": ("wrong_labels_convnext", "worse"),
+    "17 % wrong: half-width ResNet-18, the same images": ("wrong_labels_fewer", "random1"),
+    "9 % wrong: half-width ResNet-18, the same images": ("wrong_labels_fewer", "aggre"),
+    "right labels: half-width ResNet-18, the same images": ("clean_short", "clean"),
     "a third of the labels wrong: quarter-width ResNet-18, 8x8 digits": ("demo", "digits"),
     "from scratch, 50,000 images: ResNet-50, CIFAR-10 at 32 px": ("weights", "c10_r32", "resnet50"),
     "from scratch: ResNet-18, CIFAR-10 at 32 px": ("weights", "c10_r32", "resnet18"),
@@ -40,6 +42,8 @@ SITUATIONS = {
     "from scratch, 100,000 images: ResNet-18, Tiny-ImageNet at 64 px": ("weights", "tin_r64", "resnet18"),
 }
 """Situation: plan (or the published weights), data, and the architecture if there are several."""
+SMOOTHED = ("weights", "grocery_exchanged")
+"""Plans whose recipe smooths the labels, for every method."""
 
 
 def form(settings: Record) -> str | None:
@@ -60,7 +64,7 @@ def situation_runs(plans: dict[str, list[Record]], plan: str, data: str, arch: s
     """Return the runs of a situation by form and seed."""
     found: Group = defaultdict(dict)
     for run in plans.get(plan, []):
-        own = {"smoothing": 0} if plan == "weights" else {}  # in a plan, smoothing makes another method
+        own = {"smoothing": 0} if plan in SMOOTHED else {}  # in other plans, smoothing makes another method
         name = form({**run["settings"], **own})
         if run["data"] == data and (arch is None or run["arch"] == arch) and name and run["evaluated_on"] == "test":
             found[name][run["seed"]] = run
