@@ -14,7 +14,7 @@ from ssia_zoo.app.examples import Example
 from ssia_zoo.app.zoo import dataset_names
 
 _INTRODUCTION = """# SSIA Zoo
-timm models trained with Self-Supervised Implicit Attention: better weights, nothing added at inference."""
+timm models trained with Self-Supervised Implicit Attention: guided in training, unchanged at inference."""
 
 
 def make_page(catalog: Catalog, examples: Sequence[Example], config: AppConfig) -> gr.Blocks:
