@@ -24,7 +24,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from ssia_zoo.errors import ConfigError, HubError, one_line, without_credentials
 from ssia_zoo.hub.client import ACCESS_TIMEOUT, hub_api, is_public, require_token
 from ssia_zoo.hub.errors import failure_reason
-from ssia_zoo.hub.folder import PUBLISHED_FILES, check_extra, check_folder
+from ssia_zoo.hub.folder import EXTRA_FILES, PUBLISHED_FILES, check_extra, check_folder
 
 _logger = logging.getLogger("ssia_zoo.hub")
 _SNAPSHOT_PREFIX = ".push-"
@@ -67,7 +67,7 @@ def publish(
     check_folder(folder)
     check_extra(folder, extra)
     hub: dict[str, Any] = {"private": private, "token": token, "endpoint": endpoint}
-    return _upload(folder, repo_id, **hub, message=message, repeat=repeat, extra=extra)
+    return _upload(folder, repo_id, **hub, message=message, repeat=repeat, extra=extra, say_what_stays=True)
 
 
 def publish_to_folder(folder: Path, destination: Path, *, extra: Sequence[str] = ()) -> Path:
@@ -160,8 +160,12 @@ def _upload(
     message: str,
     repeat: str | None,
     extra: Sequence[str] = (),
+    say_what_stays: bool = False,
 ) -> str:
-    """Upload the published files of `source`, which has been checked."""
+    """Upload the published files of `source`, which has been checked.
+
+    With `say_what_stays`, a warning names the files of `EXTRA_FILES` in the repository that are not uploaded.
+    """
     try:
         token = require_token(repo_id, token)
         api = hub_api(token, endpoint)
@@ -171,8 +175,13 @@ def _upload(
                 f"{repo_id} exists and is public, but a private repository is required: choose another name"
             )
         names = (*PUBLISHED_FILES, *extra)
+        stay = sorted({*EXTRA_FILES} & {*api.list_repo_files(repo_id)} - {*names}) if say_what_stays else []
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source / name) for name in names]
-        return without_credentials(str(api.create_commit(repo_id, files, commit_message=message).commit_url))
+        url = without_credentials(str(api.create_commit(repo_id, files, commit_message=message).commit_url))
+        if stay:
+            text = "%s still has %s, of an earlier upload; if the model has changed, add new ones or delete them"
+            _logger.warning(text, repo_id, ", ".join(stay))
+        return url
     except Exception as error:
         reason = failure_reason(error, repo_id, token=token, endpoint=endpoint)
     # Not chained: the client's error may quote request headers, and so the token.

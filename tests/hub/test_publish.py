@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from ssia_zoo import hub as zoo_hub
 from ssia_zoo.errors import ConfigError, HubError, WeightError
 from ssia_zoo.hub import BackgroundPusher
+from ssia_zoo.hub.folder import STATEMENT
 from tests.helpers.hub_server import HubServer
 from tests.helpers.publishable_folder import contents, edit_weights
 
@@ -67,6 +68,20 @@ def test_a_published_model_loads_in_vanilla_timm_with_identical_tensors(
 def test_publishing_again_unchanged_adds_no_commit(hub: HubServer, folder: Path) -> None:
     first = zoo_hub.publish(folder, REPO, token=SECRET)
     assert zoo_hub.publish(folder, REPO, token=SECRET) == first
+
+
+def test_a_statement_of_an_earlier_upload_that_stays_is_said(
+    hub: HubServer, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warned(*extra: str) -> list[str]:
+        caplog.clear()
+        zoo_hub.publish(folder, REPO, token=SECRET, endpoint=hub.url, extra=extra)
+        return [record.message for record in caplog.records if record.name == "ssia_zoo.hub"]
+
+    (folder / STATEMENT).write_text("{}", encoding="utf-8")
+    assert warned() == warned(STATEMENT) == []
+    (line,) = warned()
+    assert f"{REPO} still has {STATEMENT}, of an earlier upload" in line
 
 
 def test_a_private_repository_is_seen_only_with_a_token(hub: HubServer, folder: Path, tmp_path: Path) -> None:
