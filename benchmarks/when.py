@@ -39,6 +39,7 @@ SITUATIONS = {
     "from scratch: ResNet-18, CIFAR-10 at 32 px": ("weights", "c10_r32", "resnet18"),
     "from scratch: MobileNetV3-S, CIFAR-10 at 64 px": ("weights", "c10_r64, not published", "mobilenetv3_small_100"),
     "from scratch: ConvNeXt-Atto, CIFAR-10 at 32 px": ("weights", "c10_r32, not published", "convnext_atto"),
+    "from scratch, 1,437 images: half-width MobileNetV3-S, digits at 32 px": ("weights", "digits_r32"),
     "from scratch, 100,000 images: ResNet-18, Tiny-ImageNet at 64 px": ("weights", "tin_r64", "resnet18"),
 }
 """Situation: plan (or the published weights), data, and the architecture if there are several."""
