@@ -43,8 +43,6 @@ SITUATIONS = {
     "from scratch, 100,000 images: ResNet-18, Tiny-ImageNet at 64 px": ("weights", "tin_r64", "resnet18"),
 }
 """Situation: plan (or the published weights), data, and the architecture if there are several."""
-SMOOTHED = ("weights", "grocery_exchanged")
-"""Plans whose recipe smooths the labels, for every method."""
 
 
 def form(settings: Record) -> str | None:
@@ -63,11 +61,16 @@ def form(settings: Record) -> str | None:
 
 def situation_runs(plans: dict[str, list[Record]], plan: str, data: str, arch: str | None = None) -> Group:
     """Return the runs of a situation by form and seed."""
+    runs = [
+        run
+        for run in plans.get(plan, [])
+        if run["data"] == data and run["evaluated_on"] == "test" and arch in (None, run["arch"])
+    ]
+    # What every run has is part of the recipe; more than that makes another method.
+    common = min((run["settings"].get("smoothing", 0) for run in runs), default=0)
     found: Group = defaultdict(dict)
-    for run in plans.get(plan, []):
-        own = {"smoothing": 0} if plan in SMOOTHED else {}  # in other plans, smoothing makes another method
-        name = form({**run["settings"], **own})
-        if run["data"] == data and (arch is None or run["arch"] == arch) and name and run["evaluated_on"] == "test":
+    for run in runs:
+        if name := form({**run["settings"], "smoothing": run["settings"].get("smoothing", 0) - common}):
             found[name][run["seed"]] = run
     return found
 

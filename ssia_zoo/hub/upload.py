@@ -67,7 +67,7 @@ def publish(
     check_folder(folder)
     check_extra(folder, extra)
     hub: dict[str, Any] = {"private": private, "token": token, "endpoint": endpoint}
-    return _upload(folder, repo_id, **hub, message=message, repeat=repeat, extra=extra, say_what_stays=True)
+    return _upload(folder, repo_id, **hub, message=message, repeat=repeat, extra=extra)
 
 
 def publish_to_folder(folder: Path, destination: Path, *, extra: Sequence[str] = ()) -> Path:
@@ -160,12 +160,8 @@ def _upload(
     message: str,
     repeat: str | None,
     extra: Sequence[str] = (),
-    say_what_stays: bool = False,
 ) -> str:
-    """Upload the published files of `source`, which has been checked.
-
-    With `say_what_stays`, a warning names the files of `EXTRA_FILES` in the repository that are not uploaded.
-    """
+    """Upload the published files of `source`, which has been checked; warn of files of an earlier upload that stay."""
     try:
         token = require_token(repo_id, token)
         api = hub_api(token, endpoint)
@@ -175,7 +171,7 @@ def _upload(
                 f"{repo_id} exists and is public, but a private repository is required: choose another name"
             )
         names = (*PUBLISHED_FILES, *extra)
-        stay = sorted({*EXTRA_FILES} & {*api.list_repo_files(repo_id)} - {*names}) if say_what_stays else []
+        stay = sorted({*EXTRA_FILES} & {*api.list_repo_files(repo_id)} - {*names})
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source / name) for name in names]
         url = without_credentials(str(api.create_commit(repo_id, files, commit_message=message).commit_url))
         if stay:
