@@ -193,3 +193,21 @@ def test_crop_padding_resizes_only_what_has_another_size() -> None:
     values = set(np.asarray(small).reshape(-1, 3).astype(np.float32).ravel())
     restored = ((transform(small) * 0.25 + 0.5) * 255).round()
     assert set(restored.ravel().tolist()) <= values
+
+
+@pytest.mark.covers("random_erase", "random_erase_mode", "random_erase_count")
+def test_erasing_follows_mode_and_count() -> None:
+    def erased(mode: str, count: int = 1) -> torch.Tensor:
+        config = DataConfig(
+            **{"dataset": "digits", "image_size": 64, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0},
+            **{"random_erase": 1.0, "random_erase_mode": mode, "random_erase_count": count},
+        )
+        torch.manual_seed(0)
+        random.seed(0)
+        image = train_transform(config, (0.5,) * 3, (0.5,) * 3)(PIL.Image.new("RGB", (64, 64), "white"))
+        return image.flatten(1)[:, image.flatten(1).amin(0) != 1]  # white is 1
+
+    assert not erased("const").any(), "the mean is 0"
+    assert len(erased("rand").unique(dim=1)[0]) == 1, "one colour"
+    assert len(erased("pixel").unique(dim=1)[0]) > 100, "a colour each"
+    assert len(erased("rand", count=8).unique(dim=1)[0]) > 1, "several rectangles"

@@ -18,7 +18,6 @@ import timm
 import torch
 
 import ssia_zoo
-from ssia_zoo.cli import main
 from ssia_zoo.data import digits
 from ssia_zoo.errors import ConfigError, ExportError, SSIAZooError
 from ssia_zoo.export import exporter as exporting
@@ -390,24 +389,3 @@ def test_sigterm_leaves_nothing_behind(source: Path, tmp_path: Path) -> None:
         _, printed = process.communicate(timeout=120)
     assert (process.returncode, printed) == (143, "stopped\n")
     assert not list(tmp_path.iterdir())
-
-
-def test_help_shows_an_example_for_each_target() -> None:
-    command = [sys.executable, str(ROOT / "export" / "to_onnx.py"), "--help"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    for target in exporting.TARGETS:
-        assert f"ssia-zoo export {target} " in done.stdout
-
-
-def test_export_prints_the_file_or_one_line_on_failure(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "m.pt2"
-    assert main(["export", "torch-export", f"local-dir:{source}", "--out", str(out)]) == 0
-    assert str(out) in capsys.readouterr().out
-    assert main(["export", "torch-export", "nothing", "--out", str(out)]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: there is no model 'nothing'")
-    assert len(error.splitlines()) == 1

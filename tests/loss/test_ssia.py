@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss, StageShape, channel_signal, spatial_attention
+from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss, StageShape, spatial_attention
 
 SIGNALS: dict[str, dict[str, Any]] = {
     "semantic": {},
@@ -199,13 +199,6 @@ def test_half_precision_maps_give_a_finite_loss(pairs: str, signals: dict[str, A
     assert all(feature.grad.isfinite().all() for feature in large if feature.grad is not None)
 
 
-def test_signals_of_large_half_precision_maps_are_those_of_float32() -> None:
-    feature = torch.linspace(300, 1000, 2 * 3 * 4 * 5).reshape(2, 3, 4, 5).half()
-    for signal in (spatial_attention, channel_signal):
-        assert signal(feature).dtype == torch.float32
-        torch.testing.assert_close(signal(feature), signal(feature.float()))
-
-
 def test_construction_leaves_the_random_state_and_the_seed_decides_the_heads() -> None:
     def build(seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
@@ -218,30 +211,6 @@ def test_construction_leaves_the_random_state_and_the_seed_decides_the_heads() -
     assert all(torch.equal(value, first[name]) for name, value in build(3).items())
     assert not torch.equal(first["semantic.0.project.weight"], other["semantic.0.project.weight"])
     assert not torch.equal(first["channel.0.predict.weight"][0], first["semantic.0.predict.weight"][0])
-
-
-def test_spatial_attention_is_a_distribution_that_prefers_active_positions() -> None:
-    feature = torch.randn(3, 4, 5, 2, generator=torch.Generator().manual_seed(0))
-    attention = spatial_attention(feature)
-    assert attention.shape == (3, 10)
-    torch.testing.assert_close(attention.sum(dim=1), torch.ones(3))
-    energy = feature.square().mean(dim=1).flatten(1)
-    assert torch.equal(attention.argsort(dim=1), energy.argsort(dim=1))
-    torch.testing.assert_close(spatial_attention(feature * 10), attention, rtol=1e-4, atol=1e-6)
-    by_hand = spatial_attention(torch.tensor([[[[1.0, 3.0]], [[1.0, 1.0]]]]))  # energies 1, 5; standardised -1, 1
-    torch.testing.assert_close(by_hand, torch.tensor([[-1.0, 1.0]]).softmax(1), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("value", [0.0, 0.1, -2.5, 1000.0])
-def test_spatial_attention_of_a_constant_map_is_uniform(value: float) -> None:
-    torch.testing.assert_close(spatial_attention(torch.full((2, 3, 3, 5), value)), torch.full((2, 15), 1 / 15))
-
-
-def test_channel_signal_is_standardized_per_image() -> None:
-    feature = torch.randn(3, 8, 4, 5, generator=torch.Generator().manual_seed(0)) * 5 + 2
-    signal = channel_signal(feature)
-    torch.testing.assert_close(signal.mean(dim=1), torch.zeros(3), rtol=0, atol=1e-5)
-    torch.testing.assert_close(signal.var(dim=1, unbiased=False), torch.ones(3), rtol=1e-4, atol=1e-4)
 
 
 def predict_always(head: Any, prediction: list[float]) -> None:

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from safetensors.torch import load_file
 
 from ssia_zoo.errors import TrainingError
-from ssia_zoo.training import parse_config, train
 from ssia_zoo.training.checkpoint import find_checkpoint, list_checkpoints, read_manifest
 from ssia_zoo.training.metrics import read_records
 from ssia_zoo.training.resuming import check_settings
@@ -358,15 +356,6 @@ def test_a_finished_run_resumes_to_the_same_result(run: Path, finished: Path) ->
     assert same_weights(run, finished)
     assert json.loads((run / "config.json").read_text()) == json.loads((finished / "config.json").read_text())
     assert (run / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
-
-
-def test_the_resolved_settings_repeat_the_run(tmp_path: Path) -> None:
-    small_run(tmp_path / "run", lr=2e-3)
-    settings = yaml.safe_load((tmp_path / "run" / "train_config.yaml").read_text())
-    assert settings["lr"] == 2e-3
-    again = ["--config", str(tmp_path / "run" / "train_config.yaml"), "--output-dir", str(tmp_path / "again")]
-    train(parse_config(again))
-    assert same_weights(tmp_path / "run", tmp_path / "again")
 
 
 STALE = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 
-from ssia_zoo.data import DataConfig, train_transform
+from ssia_zoo.data import DataConfig
 from ssia_zoo.errors import ConfigError, SSIAZooError, TrainingError
 from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.training import main
@@ -185,24 +184,6 @@ def test_the_saved_weights_are_the_moving_average(tmp_path: Path, warmup: bool) 
     model = timm.create_model(f"local-dir:{result.folder}", pretrained=True)
     measured = validate(model, DataConfig(dataset="digits", max_eval_images=40, workers=0))
     assert measured["loss"] == pytest.approx(result.metrics["loss"], rel=1e-5), "it is what was evaluated, too"
-
-
-@pytest.mark.covers("random_erase", "random_erase_mode", "random_erase_count")
-def test_erasing_follows_mode_and_count() -> None:
-    def erased(mode: str, count: int = 1) -> torch.Tensor:
-        config = DataConfig(
-            **{"dataset": "digits", "image_size": 64, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0},
-            **{"random_erase": 1.0, "random_erase_mode": mode, "random_erase_count": count},
-        )
-        torch.manual_seed(0)
-        random.seed(0)
-        image = train_transform(config, (0.5,) * 3, (0.5,) * 3)(Image.new("RGB", (64, 64), "white"))
-        return image.flatten(1)[:, image.flatten(1).amin(0) != 1]  # white is 1
-
-    assert not erased("const").any(), "the mean is 0"
-    assert len(erased("rand").unique(dim=1)[0]) == 1, "one colour"
-    assert len(erased("pixel").unique(dim=1)[0]) > 100, "a colour each"
-    assert len(erased("rand", count=8).unique(dim=1)[0]) > 1, "several rectangles"
 
 
 @pytest.mark.covers("pretrained")

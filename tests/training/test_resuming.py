@@ -14,9 +14,10 @@ import yaml
 from PIL import Image
 
 from ssia_zoo.errors import TrainingError
+from ssia_zoo.training import parse_config, train
 from ssia_zoo.training.checkpoint import list_checkpoints, read_manifest
 from ssia_zoo.training.resuming import check_data
-from tests.helpers.runs import small_run
+from tests.helpers.runs import same_weights, small_run
 
 COLOURS = {"bird": "red", "cat": "green", "dog": "blue"}
 IDENTITY = {
@@ -164,3 +165,12 @@ def test_the_preprocessing_is_recorded_and_the_same_with_and_without_its_flags(
     small_run(folder, **tuned, **own, resume="auto")
     with pytest.raises(TrainingError, match=r"crop_pct \(0.8 -> 0.7\)"):
         small_run(folder, **tuned, crop_pct=0.7, resume="auto")
+
+
+def test_the_resolved_settings_repeat_the_run(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", lr=2e-3)
+    settings = yaml.safe_load((tmp_path / "run" / "train_config.yaml").read_text())
+    assert settings["lr"] == 2e-3
+    again = ["--config", str(tmp_path / "run" / "train_config.yaml"), "--output-dir", str(tmp_path / "again")]
+    train(parse_config(again))
+    assert same_weights(tmp_path / "run", tmp_path / "again")
