@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.loss.base import AuxiliaryLoss, StageShape, describe_terms
-from ssia_zoo.loss.memory import PredictionMemory, or_present, soft_cross_entropy
+from ssia_zoo.loss.memory import PredictionMemory, at_temperature_1, or_present, soft_cross_entropy
 from ssia_zoo.loss.processes import broadcast_together
 from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss
 from ssia_zoo.models.features import (
@@ -29,6 +29,7 @@ from ssia_zoo.models.features import (
 )
 
 _log = logging.getLogger(__name__)
+_CALLS = 100  # with progress 0, before a warning
 
 Criterion = Callable[[Tensor, Any], Tensor]
 
@@ -96,7 +97,8 @@ class AuxiliaryTask(ClassificationTask):  # type: ignore[misc]  # timm has no ty
 
     trainable_module: Any
     progress: float
-    """Fraction of the optimizer steps done (0 to 1). Set it before each step if lambda has a schedule."""
+    """Fraction of the optimizer steps done (0 to 1). Set it before each step: the default SSIA loss and lambda's
+    schedules depend on it."""
 
     def __init__(
         self,
@@ -233,10 +235,48 @@ class SSIATask(AuxiliaryTask):
                 raise ConfigError(
                     "`ssia.supervisor` is memory, which needs the number of training images; give images=N"
                 )
-            self.memory = PredictionMemory(images, int(model.num_classes), config.momentum, self.device)
+            self.memory = PredictionMemory(
+                images,
+                int(model.num_classes),
+                config.momentum,
+                temperature=config.temperature,
+                device=self.device,
+            )
+        self._calls_without_progress = 0
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> SSIATask:
+        super()._apply(fn, *args, **kwargs)
+        if self.memory is not None:
+            self.memory.table = self.memory.table.to(self.device)
+        return self
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the model's state_dict: the heads' state, and the memory's."""
+        state = super().get_task_state(module, ema)
+        return state if self.memory is None or ema else {**state, "memory": self.memory.state_dict()}
+
+    def load_task_state(
+        self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
+    ) -> None:
+        """Load the result of `get_task_state`.
+
+        Raises:
+            ValueError: The memory is of another number of images or classes, or is missing.
+        """
+        super().load_task_state(state, strict, module, ema)
+        if self.memory is None or ema or not state:
+            return
+        if "memory" in state:
+            self.memory.load_state_dict(state["memory"])
+        elif strict:
+            raise ValueError("the checkpoint has no memory of predictions; load one of a task with a memory")
 
     def forward(self, input: Tensor, target: Tensor, indices: Tensor | None = None) -> dict[str, Tensor]:
-        """Compute the training loss as `AuxiliaryTask.forward` does; with a memory, `indices` [B] is required."""
+        """Compute the training loss as `AuxiliaryTask.forward` does; with a memory, `indices` [B] is required.
+
+        In eval mode, the memory is read and not updated.
+        """
+        self._warn_without_progress()
         if self.config.supervisor == "now":
             return super().forward(input, target)
         if self.memory is None:
@@ -246,25 +286,39 @@ class SSIATask(AuxiliaryTask):
                 "`ssia.supervisor` is memory, which needs the images' indices; give them as third argument"
             )
         result = self._supervised(input, target, self.memory.read(indices))
-        self.memory.update(indices, result["output"])
+        if self.training:
+            self.memory.update(indices, result["output"])
         return result
+
+    def _warn_without_progress(self) -> None:
+        """Warn once if many training steps were taken and `progress` is still 0."""
+        if self.progress > 0 or not self.training or not self.config.changes_over_training:
+            return
+        self._calls_without_progress += 1
+        if self._calls_without_progress == _CALLS:
+            _log.warning(
+                "%d training steps with task.progress = 0: the network's own signal, or lambda's schedule, does not "
+                "begin; set task.progress to the fraction of training done before each step",
+                _CALLS,
+            )
 
     def _supervised(self, input: Tensor, target: Tensor, supervisor: Tensor) -> dict[str, Tensor]:
         """Compute the training loss with these class distributions [B, num_classes] as the supervisor."""
         logits, terms = self._run(input, target, supervisor=supervisor)
         task_loss = self.criterion(logits, target)
         if self.config.top:
-            share = self.config.share * self.progress
-            task_loss = (1 - share) * task_loss + share * soft_cross_entropy(logits, or_present(supervisor, logits))
+            share, temperature = self.config.share * self.progress, self.config.temperature
+            wanted = at_temperature_1(or_present(supervisor, logits, temperature), temperature)
+            task_loss = (1 - share) * task_loss + share * soft_cross_entropy(logits, wanted)
         return self._result(logits, task_loss, terms)
 
     def _predict_by_average(self, input: Tensor) -> Tensor:
-        """Return the class distributions [B, num_classes] of the moving average, in eval mode without gradients."""
+        """Return the moving average's class distributions [B, num_classes] at the temperature, without gradients."""
         if not self.has_ema():
             raise ConfigError("`ssia.supervisor` is average, which needs a moving average; call task.setup_ema first")
         average = self.get_eval_model(ema=True)
         with evaluating(average), torch.no_grad():
-            return torch.softmax(average(input).float(), dim=1)
+            return torch.softmax(average(input).float() / self.config.temperature, dim=1)
 
     def update_ema(self, step: int | None = None) -> None:
         """Update the moving average; a supervisor's BatchNorm statistics are those of the first process in all."""

@@ -50,17 +50,21 @@ def train(task: Any, steps: int = 3) -> dict[str, Tensor]:
 
 
 @pytest.mark.covers("ssia.supervisor", "ssia.top", "ssia.share")
-def test_heads_and_top_learn_the_predictions_of_the_moving_average() -> None:
-    task = make_task(share=0.8, top=True)
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_heads_and_top_learn_the_predictions_of_the_moving_average(temperature: float) -> None:
+    task = make_task(share=0.8, top=True, temperature=temperature)
     train(task)
     task.eval().progress = 0.5
     images, target = make_batch(seed=9)
     module = task.trainable_module
     with torch.no_grad():
         result = task(images, target)
-        predicted = torch.softmax(task.get_eval_model(ema=True)(images), 1)
+        average = task.get_eval_model(ema=True)(images)
+        predicted = torch.softmax(average, 1)
         logits, features = forward_stages(module.student, images, module.indices)
-        terms = module.projection(features, logits, lambda z: F.cross_entropy(z, target), supervisor=predicted)
+        terms = module.projection(
+            features, logits, lambda z: F.cross_entropy(z, target), supervisor=torch.softmax(average / temperature, 1)
+        )
     assert not torch.allclose(predicted, torch.softmax(logits, 1), atol=1e-3), "another prediction than the current one"
     own, labels = 0.8 * 0.5, F.cross_entropy(logits, target)
     torch.testing.assert_close(result["semantic"], terms["semantic"])

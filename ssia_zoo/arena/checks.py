@@ -58,6 +58,8 @@ def cell_config(cell: Cell, dataset: str, output_dir: str) -> TrainConfig:
     reserved = sorted({"dataset", "output_dir", "resume", "push_to_hub", "eval_only"} & set(cell.settings))
     if reserved:
         raise ConfigError(f"{reserved[0]} is not a setting of a plan; leave it out")
+    if cell.settings.get("probe"):
+        raise ConfigError("probe is true, which a plan cannot run; use `ssia-zoo train --probe`")
     config = TrainConfig(**{**cell.settings, "dataset": dataset, "output_dir": output_dir})
     check_config(config)
     if config.eval_split == "test" and config.val_interval:
@@ -76,8 +78,7 @@ def _check_cell(cell: Cell, models: dict[str, tuple[TimmModel, Any]]) -> None:
         models.clear()  # runs of one network follow each other
         models[key] = build_model(config, cell.subset.get("classes", _SOME_CLASSES))
     model, preprocessing = models[key]
-    if not config.probe:
-        create_task(model, with_lambda(config, model), preprocessing.input_size, images=1)
+    create_task(model, with_lambda(config, model), preprocessing.input_size, images=1)
 
 
 def check_names(names: Sequence[str]) -> None:

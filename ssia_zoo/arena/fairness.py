@@ -16,6 +16,7 @@ BUDGET = (
 """Settings that no method may change, besides the images themselves."""
 
 _NETWORK = ("model", "model_kwargs", "in_chans", "lora", "freeze")
+_ENVIRONMENT = ("ssia-zoo", "torch", "timm", "accelerate", "pillow", "simplejpeg", "python", "device")
 _ORDER = ("data_order", "train_images", "eval_images")
 
 
@@ -97,7 +98,7 @@ def _notes(runs: dict[str, Record]) -> Iterator[str]:
     if len({_network(run) for run in runs.values()}) > 1:
         yield "methods change the network, so not all share initial weights"
     first = next(iter(runs.values()))
-    for name in ("torch", "timm", "device"):
+    for name in _ENVIRONMENT:
         values = sorted({str(run.get("environment", {}).get(name)) for run in runs.values()})
         if len(values) > 1:
             yield f"{name} differs between methods: {', '.join(values)}"

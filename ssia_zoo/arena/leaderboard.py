@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssia_zoo.arena.results import Results, groups
+from ssia_zoo.arena.results import Results, count_failed, groups
 from ssia_zoo.arena.tables import Compared, compare_cell, format_interval, format_p, markdown
 
 _LEVEL = 0.05
@@ -23,7 +23,7 @@ def leaderboard(found: Sequence[Results]) -> list[str]:
         for (data, arch), group in groups(results.runs).items():
             compared = compare_cell(data, arch, group, results.plan.control, results.records)
             for row in sorted(compared, key=lambda row: -row.comparison.difference):
-                rows.append(_row(results.plan.name, row))
+                rows.append(_row(results.plan.name, row, count_failed(results, data, arch, row.method)))
     if not rows:
         return ["No comparison on a test split is recorded yet."]
     shown = sum(row["verdict"] in ("higher", "lower") for row in rows)
@@ -32,10 +32,13 @@ def leaderboard(found: Sequence[Results]) -> list[str]:
         f"{sum('no difference' in row['verdict'] for row in rows)} show none, "
         f"{sum('too few' in row['verdict'] for row in rows)} have too few seeds."
     )
+    for text in ("equal in all seeds", "incomplete"):
+        if count := sum(text in row["verdict"] for row in rows):
+            summary += f" {count} {text}."
     return [summary, "", *markdown(rows)]
 
 
-def _row(plan: str, row: Compared) -> dict[str, str]:
+def _row(plan: str, row: Compared, failed: int) -> dict[str, str]:
     result = row.comparison
     return {
         "plan": plan,
@@ -47,14 +50,21 @@ def _row(plan: str, row: Compared) -> dict[str, str]:
         "95 % over seeds": format_interval(result.interval),
         "p, Holm": format_p(row.adjusted),
         "95 % over images": format_interval(row.over_images),
-        "verdict": verdict(row),
+        "verdict": verdict(row, failed),
     }
 
 
-def verdict(row: Compared) -> str:
-    """State in words what a comparison shows."""
+def verdict(row: Compared, failed: int = 0) -> str:
+    """State in words what a comparison shows.
+
+    Args:
+        row: From `compare_cell`.
+        failed: Runs of the method or the control that failed: those that did not might be the easy ones.
+    """
+    if failed:
+        return f"incomplete: {failed} failed"
     if row.adjusted is None:
-        return "too few seeds" if row.comparison.seeds < 3 else "no difference: all seeds are equally far apart"
+        return "too few seeds" if row.comparison.seeds < 3 else "equal in all seeds: no interval"
     if row.adjusted >= _LEVEL:
         return "no difference shown"
     return "higher" if row.comparison.difference > 0 else "lower"

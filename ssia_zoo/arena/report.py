@@ -11,7 +11,7 @@ from typing import Any
 from ssia_zoo.arena.figures import draw
 from ssia_zoo.arena.leaderboard import leaderboard, verdict
 from ssia_zoo.arena.records import Record
-from ssia_zoo.arena.results import Results, groups
+from ssia_zoo.arena.results import Results, count_failed, groups
 from ssia_zoo.arena.tables import compare_cell, results_section
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.figures import can_draw
@@ -91,14 +91,15 @@ def _run(plan: str, run: Record) -> dict[str, Any]:
 def _comparisons(results: Results) -> Iterable[dict[str, Any]]:
     for (data, arch), group in groups(results.runs).items():
         for row in compare_cell(data, arch, group, results.plan.control, results.records):
-            result = row.comparison
+            result, failed = row.comparison, count_failed(results, data, arch, row.method)
             yield {
                 **{"plan": results.plan.name, "data": data, "arch": arch, "method": row.method},
                 **{"control": results.plan.control, "evaluated_on": results.plan.evaluate, "seeds": result.seeds},
                 **{"mean": result.ssia_mean, "control_mean": result.vanilla_mean, "difference": result.difference},
                 **_ends("seeds", result.interval),
                 **_ends("images", row.over_images),
-                **{"p_holm": "" if row.adjusted is None else row.adjusted, "verdict": verdict(row)},
+                **{"p_holm": "" if row.adjusted is None else row.adjusted, "failed": failed},
+                "verdict": verdict(row, failed),
             }
 
 

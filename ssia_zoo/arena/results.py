@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ class Results:
     """In the plan's order and with its names, whichever plan they were run for."""
     missing: tuple[tuple[str, str], ...]
     """Runs that are not recorded, and why."""
+    failed: Mapping[tuple[str, str, str], int]
+    """Runs that failed and are not recorded, by (data, arch, method)."""
     choices: tuple[Choice, ...]
     records: Path
 
@@ -51,7 +53,13 @@ def read_results(plan: Plan, records: Path) -> Results:
         if cell.key not in known
     ]
     missing += [(cell.title, "its tries have not all run") for cell in found.undecided]
-    return Results(plan, tuple(runs), tuple(missing), tuple(choices(plan, known)), records)
+    by_method = Counter((cell.data, cell.arch, cell.method) for cell in found.cells if cell.key in failed)
+    return Results(plan, tuple(runs), tuple(missing), by_method, tuple(choices(plan, known)), records)
+
+
+def count_failed(results: Results, data: str, arch: str, method: str) -> int:
+    """Return how many runs of a method and of the control failed in a cell; their seeds are not compared."""
+    return sum(results.failed.get((data, arch, name), 0) for name in (method, results.plan.control))
 
 
 def _named(record: Record, cell: Cell) -> Record:

@@ -9,9 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,8 +28,9 @@ from ssia_zoo.arena.plan import Cell, Plan
 from ssia_zoo.arena.records import Record, answers_path, append_line, read_records, record_failure
 from ssia_zoo.arena.subsets import load_splits, make_subset, subset_folder
 from ssia_zoo.arena.tuning import schedule
-from ssia_zoo.arena.worker import ANSWERS, OUTCOME, SETTINGS
+from ssia_zoo.arena.worker import ANSWERS, OUTCOME, RUN, SETTINGS
 from ssia_zoo.errors import ConfigError, one_line, without_credentials
+from ssia_zoo.files import atomic_write
 
 _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 30.0
@@ -129,15 +132,16 @@ class _Runner:
         self._looked = -_LOOK_SECONDS
 
     def run(self) -> Outcome:
-        try:
-            while not self._is_late():
-                self._start()
-                if not self.running:
-                    break
-                self._collect()
-                time.sleep(_POLL_SECONDS)
-        finally:
-            self._stop_all()
+        with _signals_interrupt():
+            try:
+                while not self._is_late():
+                    self._start()
+                    if not self.running:
+                        break
+                    self._collect()
+                    time.sleep(_POLL_SECONDS)
+            finally:
+                self._stop_all()
         records = read_records(self.options.records)
         found = schedule(self.plan, records)
         self.outcome.left = len(list(found.pending(records))) + len(found.undecided)
@@ -165,8 +169,13 @@ class _Runner:
             lock = FileLock(folder.with_name(f".{cell.key}.lock"))
             try:
                 lock.acquire(timeout=0)
+                _check_unlocked(folder / RUN)
             except Timeout:
+                _unlock(lock)
                 self.report(f"skipped, as another process runs it: {cell.title}")
+                continue
+            if cell.key in read_records(self.options.records):  # since the last look
+                _unlock(lock)
                 continue
             self.running.append(
                 _Running(cell, folder, device, self._spawn(cell, folder, device), lock, time.monotonic())
@@ -197,8 +206,8 @@ class _Runner:
         self.running.remove(running)
         self._looked = -_LOOK_SECONDS
         cell, folder, status = running.cell, running.folder, running.process.returncode
-        seconds = _add_seconds(folder / _SECONDS, time.monotonic() - running.since)
         try:
+            seconds = _add_seconds(folder / _SECONDS, time.monotonic() - running.since)
             if status == 0:
                 record = self._record(cell, folder, seconds)
                 self.outcome.done += 1
@@ -212,8 +221,7 @@ class _Runner:
                 self.outcome.failed.append(f"{cell.title}: {reason}")
                 self.report(f"failed: {cell.title}: {reason}")
         finally:
-            running.lock.release()
-            Path(running.lock.lock_file).unlink(missing_ok=True)
+            _unlock(running.lock)
 
     def _record(self, cell: Cell, folder: Path, seconds: float) -> Record:
         outcome = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
@@ -254,11 +262,48 @@ class _Runner:
             self._finish(running, asked_to_stop=True)
 
 
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP stop the runs as Ctrl-C does, where they would end this process alone."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for name in names if signal.getsignal(number := getattr(signal, name)) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # Python handles signals in the main thread
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _check_unlocked(run: Path) -> None:
+    """Raise Timeout if a process trains in this folder, as the run of a call that was killed still does."""
+    if run.is_dir():
+        with FileLock(run / ".lock", timeout=0):
+            pass
+
+
+def _unlock(lock: FileLock) -> None:
+    """Release a lock that may be held, and remove its file."""
+    if lock.is_locked:
+        # Unlink first: a call that came in between would lock a file that is then deleted, and the next call another.
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
 def _add_seconds(path: Path, seconds: float) -> float:
     """Add to the time that earlier calls have spent on a run; return the sum."""
-    total = seconds + (float(path.read_text()) if path.exists() else 0.0)
-    path.write_text(f"{total:.1f}", encoding="utf-8")
-    return total
+    with suppress(OSError, ValueError):  # none yet, or cut off by a full disk
+        seconds += float(path.read_text())
+    with atomic_write(path) as temporary:
+        temporary.write_text(f"{seconds:.1f}", encoding="utf-8")
+    return seconds
 
 
 def _last_words(log: Path, status: int) -> str:

@@ -122,4 +122,4 @@ def seeds_needed(difference: float, deviation: float, power: float = 0.8, alpha:
     while high - low > 1:  # the power grows with the number of pairs
         middle = (low + high) // 2
         low, high = (low, middle) if power_of(middle, difference, deviation, alpha) >= power else (middle, high)
-    return high
+    return high if high <= _MOST_SEEDS else None

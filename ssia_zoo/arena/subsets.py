@@ -121,7 +121,9 @@ def _label_column(splits: datasets.DatasetDict, subset: Settings) -> str:
 def _chosen_rows(splits: datasets.DatasetDict, label: str, kept: Rows, subset: Settings) -> dict[str, tuple[str, Rows]]:
     """Return for train, validation and test the source split and its rows."""
     if "train_per_class" not in subset:
-        return {name: (name, np.arange(len(rows))) for name, rows in splits.items()}
+        if "classes" not in subset:
+            return {name: (name, np.arange(len(rows))) for name, rows in splits.items()}
+        return {name: (name, np.sort(np.concatenate(_rows_by_class(s[label], kept)))) for name, s in splits.items()}
     official = "test" if "test" in splits else "validation"
     train, ends = _rows_by_class(splits["train"][label], kept), subset["train_per_class"]
     validation = [rows[ends : ends + subset["validation_per_class"]] for rows in train]

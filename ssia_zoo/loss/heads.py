@@ -48,15 +48,15 @@ class Head(nn.Module):
         Returns:
             Prediction [B, out_features], or [B, H * W, out_features] without `pool`.
         """
-        out: Tensor = self.predict(self.embed(feature, grid, pool))
-        return out
+        return at_least_float32(self.predict(self.embed(feature, grid, pool)))
 
     def embed(self, feature: Tensor, grid: tuple[int, int], pool: Tensor | None) -> Tensor:
         """Return the input of the last linear layer: [B, hidden], or [B, H * W, hidden] without `pool`."""
-        positions = at_least_float32(F.adaptive_avg_pool2d(feature, grid)).flatten(2).transpose(1, 2)
+        pooled = at_least_float32(F.adaptive_avg_pool2d(feature, grid)).to(self.project.weight.dtype)
+        positions = pooled.flatten(2).transpose(1, 2)
         x = F.gelu(self.norm(self.project(positions)))
         if pool is not None:
-            x = torch.einsum("bpc,bp->bc", x, pool)
+            x = torch.einsum("bpc,bp->bc", x, pool.to(x.dtype))
         return x
 
 

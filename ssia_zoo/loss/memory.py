@@ -23,11 +23,21 @@ class PredictionMemory:
         images: Number N of training images.
         num_classes: Width C of the logits.
         momentum: Weight of the old average in an update, from 0 (keep only the last prediction) to below 1.
+        temperature: Temperature T of the predictions softmax(logits / T) that are averaged.
         device: Device of the table [N, C], which is float16: 2 * N * C bytes.
     """
 
-    def __init__(self, images: int, num_classes: int, momentum: float, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        images: int,
+        num_classes: int,
+        momentum: float,
+        *,
+        temperature: float = 1.0,
+        device: torch.device | None = None,
+    ) -> None:
         self.momentum = momentum
+        self.temperature = temperature
         self.table = torch.zeros(images, num_classes, dtype=torch.float16, device=device)
 
     def read(self, indices: Tensor) -> Tensor:
@@ -37,7 +47,8 @@ class PredictionMemory:
             indices: Rows of the training images [B].
 
         Returns:
-            Class distributions [B, C], float32; a row of zeros for an image without an earlier prediction.
+            Class distributions [B, C] at the temperature, float32; a row of zeros for an image without an earlier
+            prediction.
         """
         rows = self.table[indices.to(self.table.device)].float()
         total = rows.sum(dim=1, keepdim=True)
@@ -51,9 +62,9 @@ class PredictionMemory:
                 unreadable one does, or one of a rare class in balanced batches; its last prediction is used.
             logits: Final logits [B, C].
         """
-        current = torch.softmax(logits.detach().float(), dim=1).to(self.table.dtype)
+        current = torch.softmax(logits.detach().float() / self.temperature, dim=1).to(self.table.dtype)
         indices, current = all_gather(indices.to(self.table.device)), all_gather(current)
-        current = current[_last_of_each(indices)]
+        current = current[_last_of_each(indices, len(self.table))]
         before = self.table[indices].float()
         seen = before.sum(dim=1, keepdim=True) > 0
         average = torch.where(seen, self.momentum * before + (1 - self.momentum) * current, current.float())
@@ -78,18 +89,27 @@ class PredictionMemory:
         self.table.copy_(state["table"])
 
 
-def or_present(remembered: Tensor, logits: Tensor) -> Tensor:
+def or_present(remembered: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Use the current predictions for images without an earlier one.
 
     Args:
         remembered: Result of `PredictionMemory.read`, [B, C].
         logits: Final logits [B, C]; no gradient reaches them.
+        temperature: Temperature of the predictions, that of the memory.
 
     Returns:
-        Class distributions [B, C], float32.
+        Class distributions [B, C] at the temperature, float32.
     """
-    current = torch.softmax(logits.detach().float(), dim=1)
+    current = torch.softmax(logits.detach().float() / temperature, dim=1)
     return torch.where(remembered.sum(dim=1, keepdim=True) > 0, remembered, current)
+
+
+def at_temperature_1(distributions: Tensor, temperature: float) -> Tensor:
+    """Return softmax(z) [B, C] from distributions softmax(z / temperature) [B, C]."""
+    if temperature == 1:
+        return distributions
+    powers = (distributions / distributions.amax(dim=1, keepdim=True)) ** temperature
+    return powers / powers.sum(dim=1, keepdim=True)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -97,15 +117,11 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * torch.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
 
 
-def _last_of_each(indices: Tensor) -> Tensor:
+def _last_of_each(indices: Tensor, images: int) -> Tensor:
     """Return for each place [B] the last place with the same index, without waiting for the device.
 
     Writing equal values for equal indices gives the same table in every process, in whatever order a GPU writes them.
     """
-    backward = indices.flip(0)
-    order = torch.argsort(backward, stable=True)
-    rows = backward[order]
-    places = torch.arange(len(rows), device=rows.device)
-    starts = torch.where(rows == rows.roll(1), 0, places).cummax(0).values
-    first = torch.empty_like(order).scatter_(0, order, order[starts])
-    return len(rows) - 1 - first.flip(0)
+    places = torch.arange(len(indices), device=indices.device)
+    last = torch.zeros(images, dtype=torch.long, device=indices.device).scatter_reduce_(0, indices, places, "amax")
+    return last[indices]

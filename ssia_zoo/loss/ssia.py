@@ -41,6 +41,7 @@ from ssia_zoo.loss.memory import or_present
 from ssia_zoo.validation import STRICT, Fraction, FractionAbove0, FractionBelow1, one_line_errors
 
 _EPS = 1e-6
+_TINY = 1e-12  # of a probability, before its logarithm
 
 
 @one_line_errors("ssia")
@@ -80,10 +81,10 @@ class SSIAConfig:
     weighted by 1 - share * t and the cross-entropy to these predictions by share * t. Requires supervisor memory or
     average."""
     temperature: PositiveFloat = 3.0
-    """Temperature T of the semantic signal."""
+    """Temperature T of the semantic signal; a memory averages predictions at this temperature."""
     pooling: Literal["average", "attention", "none"] = "average"
-    """How the semantic head pools positions: average; attention: weighted by the higher stage's spatial attention;
-    none: each cell of a grid of at most 2x2 predicts separately."""
+    """How the semantic head pools positions: average; attention: weighted by the higher stage's spatial attention,
+    average where that has one position; none: each cell of a grid of at most 2x2 predicts separately."""
     hidden: PositiveInt = 256
     """Width of the training-only heads, in channels."""
     weight: NonNegativeFloat | None = None
@@ -121,6 +122,11 @@ class SSIAConfig:
             return self
         has_batch_norm = any(isinstance(module, _BatchNorm) for module in model.modules())
         return replace(self, weight=1.0 if self.labels == 0 else 2.0 if has_batch_norm else 0.5)
+
+    @property
+    def changes_over_training(self) -> bool:
+        """Whether the loss depends on the progress of training."""
+        return self.hands_over or self.top or self.schedule != "constant"
 
     def lambda_at(self, progress: float) -> float:
         """Return lambda at a point of training.
@@ -213,6 +219,11 @@ class SSIALoss(AuxiliaryLoss):
             "adjacent": [(low, low + 1) for low in range(deepest)],
             "upper": [(deepest - 1, deepest)],
         }[self.config.pairs]
+        if self.config.pooling == "attention" and not any(self._has_positions(high) for _, high in self.pairs):
+            raise ConfigError(
+                "`ssia.pooling` is attention, but the supervising stages have a single position, which leaves nothing "
+                f"to weight ({self.shapes[-1][1]}x{self.shapes[-1][2]}); use larger images, or set it to average"
+            )
         with torch.random.fork_rng(devices=[]):
             self.semantic = nn.ModuleList(self._head(low, num_classes) for low, _ in self._active("semantic"))
             self.channel = nn.ModuleList(self._head(low, self.shapes[high][0]) for low, high in self._active("channel"))
@@ -235,8 +246,11 @@ class SSIALoss(AuxiliaryLoss):
         if getattr(self.config, signal) == 0:
             return []
         if signal == "spatial":
-            return [pair for pair in self.pairs if self.shapes[pair[1]][1] * self.shapes[pair[1]][2] > 1]
+            return [pair for pair in self.pairs if self._has_positions(pair[1])]
         return self.pairs
+
+    def _has_positions(self, stage: int) -> bool:
+        return self.shapes[stage][1] * self.shapes[stage][2] > 1
 
     def _head(self, low: int, out_features: int, bias: bool = True) -> Head:
         return Head(self.shapes[low][0], self.config.hidden, out_features, bias)
@@ -254,8 +268,8 @@ class SSIALoss(AuxiliaryLoss):
             features: Feature maps [B, C, H, W], lowest first, with the channels given on construction.
             logits: Final logits [B, num_classes].
             label_loss: The task's criterion with this batch's targets; only for `labels` above 0.
-            supervisor: Class distributions [B, num_classes] that the semantic heads learn, for supervisor memory or
-                average; the current predictions are used if None, and in place of rows of zeros.
+            supervisor: Class distributions [B, num_classes] at the temperature that the semantic heads learn, for
+                supervisor memory or average; the current predictions are used if None, and in place of rows of zeros.
 
         Returns:
             Scalars in at least float32: the mean of each signal over its pairs, and "ssia", their weighted sum without
@@ -298,7 +312,7 @@ class SSIALoss(AuxiliaryLoss):
         """Return the logits of each semantic head: [B, num_classes], or [B, positions, num_classes] without pooling."""
         predictions = []
         for head, (low, high) in zip(self.semantic, self._active("semantic"), strict=True):
-            if self.config.pooling == "attention":
+            if self.config.pooling == "attention" and self._has_positions(high):
                 grid, pool = _size(features[high]), spatial_attention(features[high].detach())
             else:
                 grid, pool = even_grid(features[low])
@@ -307,11 +321,10 @@ class SSIALoss(AuxiliaryLoss):
 
     def _target(self, logits: Tensor, supervisor: Tensor | None) -> Tensor:
         """Return the log-probabilities [B, num_classes] that the semantic heads learn, at the temperature."""
+        temperature = self.config.temperature
         if supervisor is None:
-            source = at_least_float32(logits)
-        else:
-            source = or_present(supervisor, logits).clamp_min(_EPS).log()
-        return torch.log_softmax(source / self.config.temperature, dim=1)
+            return torch.log_softmax(at_least_float32(logits) / temperature, dim=1)
+        return or_present(supervisor, logits, temperature).clamp_min(_TINY).log()
 
     def _semantic(self, predictions: Sequence[Tensor], target: Tensor) -> Tensor:
         temperature = self.config.temperature

@@ -55,6 +55,12 @@ def _ssia(model: TimmModel, inputs: TaskInputs) -> TrainingTask:
         _log.info("memory of predictions: %d images x %d classes, %.1f MB", images, model.num_classes, size)
     if config.ssia.supervisor == "average":
         _log.info("`ssia.supervisor` average: each step makes one more forward pass, of the moving average of `ema`")
+    of_labels = [f"`{name}`" for name in ("class_weights", "smoothing") if getattr(config, name)]
+    if config.ssia.top and of_labels:
+        _log.info(
+            "`ssia.top`: %s only for the labels, whose part of the final loss falls to %.0f %% over training",
+            *(" and ".join(of_labels), 100 * (1 - config.ssia.share)),
+        )
     kwargs: dict[str, Any] = {"input_size": inputs.input_size, "criterion": inputs.criterion}
     return SSIATask(model, config.ssia, images=images, multi_label=inputs.multi_label, **kwargs)
 

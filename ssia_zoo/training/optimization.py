@@ -66,6 +66,11 @@ def build_optimizer(config: TrainConfig, module: torch.nn.Module, *, sharded: bo
     if config.optimizer not in list_optimizers():
         hint = did_you_mean(config.optimizer, list_optimizers(), "expected a timm optimizer, such as adamw or sgd")
         raise ConfigError(f"`optimizer` is {config.optimizer!r}; {hint}")
+    if get_optimizer_info(config.optimizer).second_order:
+        raise ConfigError(
+            f"`optimizer` {config.optimizer} needs second derivatives, which training does not compute; choose one "
+            "without, such as adamw or lamb"
+        )
     arguments = {
         "momentum": config.momentum,
         "layer_decay": config.layer_decay,

@@ -158,7 +158,7 @@ def _record_training(run: Run, values: dict[str, float], speed: dict[str, float]
     if run.config.head_lr is not None:
         values["head_lr"] = max(group["lr"] for group in groups if group.get("classifier"))
     if (lambda_at := getattr(run.task, "lambda_at", None)) is not None:
-        values["lambda"] = lambda_at((run.position - 1) / (run.total_steps + state.shift))
+        values["lambda"] = lambda_at(run.progress_at(run.position - 1))
     epoch = run.position / run.steps_per_epoch
     _record(run, "train", {"epoch": epoch, **values, **speed, "skipped": state.skipped})
 

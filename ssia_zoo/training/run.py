@@ -91,8 +91,12 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Fraction of the training done, as lambda's schedule counts it."""
-        return self.position / (self.total_steps + self.state.shift)
+        """Fraction of all epochs done, by which the method changes."""
+        return self.progress_at(self.position)
+
+    def progress_at(self, position: int) -> float:
+        """Return the progress at a position; like the learning rate's schedule, it is not changed by `max_steps`."""
+        return position / (self.config.epochs * self.steps_per_epoch)
 
     def unsharded_student(self) -> TimmModel:
         """Return the model to evaluate and save: the student or its moving average; every process must call this."""
@@ -207,8 +211,6 @@ def build_task(
     ).to(accelerator.device)
     if config.ema is not None:
         task.setup_ema(config.ema, use_warmup=config.ema_warmup)
-    if (memory := getattr(task, "memory", None)) is not None:
-        memory.table = memory.table.to(accelerator.device)
     return task
 
 

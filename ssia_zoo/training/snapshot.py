@@ -109,11 +109,12 @@ class Checkpointed:
             set_seed(derive_seed(seed, step, index) >> 32)
 
     def _named_optimizer_state(self) -> dict[str, Any]:
-        """Return the optimizer's state with names of parameters for their numbers."""
+        """Return the optimizer's state, with names of parameters for their numbers, and what else it keeps."""
         state = self.optimizer.state_dict()
         names = list(self._names())
         groups = [{**group, "params": [names[number] for number in group["params"]]} for group in state["param_groups"]]
-        return {"state": {names[number]: value for number, value in state["state"].items()}, "param_groups": groups}
+        named = {names[number]: value for number, value in state["state"].items()}
+        return {**state, "state": named, "param_groups": groups}  # kron's also has the state of its random numbers
 
     def _names(self) -> Iterator[str]:
         """Yield the names of the optimizer's parameters, in the order of their numbers."""
@@ -129,15 +130,15 @@ class Checkpointed:
         some optimizers (MADGRAD); without sharding, the optimizer itself loads.
         """
         if self.accelerator.is_fsdp2:
-            set_optimizer_state_dict(self.module, self.optimizer.optimizer, state, options=_FULL)
+            common = {key: state[key] for key in ("state", "param_groups")}
+            set_optimizer_state_dict(self.module, self.optimizer.optimizer, common, options=_FULL)
             return
         numbers = {name: number for number, name in enumerate(self._names())}
         groups = [{**group, "params": [numbers[name] for name in group["params"]]} for group in state["param_groups"]]
         if [group["params"] for group in groups] != [g["params"] for g in self.optimizer.state_dict()["param_groups"]]:
             raise ValueError("its optimizer has other groups of parameters")
-        self.optimizer.load_state_dict(
-            {"state": {numbers[name]: value for name, value in state["state"].items()}, "param_groups": groups}
-        )
+        numbered = {numbers[name]: value for name, value in state["state"].items()}
+        self.optimizer.load_state_dict({**state, "state": numbered, "param_groups": groups})
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

@@ -47,6 +47,11 @@ def test_another_start_is_unfair(name: str, tmp_path: Path) -> None:
     assert found.summary.startswith("unfair")
 
 
+def test_other_versions_are_noted(tmp_path: Path) -> None:
+    found = fairness(tmp_path, {"environment": {"torch": "2", "accelerate": "2.0"}})
+    assert found.notes == ("digits5, test_resnet: accelerate differs between methods: 2.0, None",)
+
+
 def test_another_number_of_steps_is_unfair(tmp_path: Path) -> None:
     assert fairness(tmp_path, {"steps": 6}).faults == (
         "digits5, test_resnet, seed 1: steps is 6 for ssia, and 5 for vanilla",

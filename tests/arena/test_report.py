@@ -110,7 +110,8 @@ def test_a_report_is_a_page_csv_files_and_plots_and_lists_what_is_missing(tmp_pa
         ("ssia", "0", "51.0"),
     ]
     (ssia, dsn) = csv.DictReader(files[2].open(encoding="utf-8"))
-    assert (ssia["verdict"], dsn["verdict"]) == ("no difference shown", "higher")
+    assert absent[0].method == "vanilla", "a failed control leaves its seed out of every comparison"
+    assert {(row["verdict"], row["failed"]) for row in (ssia, dsn)} == {("incomplete: 1 failed", "1")}
     assert float(dsn["p_holm"]) == pytest.approx(0.0262, abs=1e-4)
     assert files[3].stat().st_size > 1000
 
@@ -156,6 +157,12 @@ def test_the_leaderboard_holds_null_results_and_final_comparisons_only(tmp_path:
         "2 comparisons; 1 of them show a difference after Holm's correction, 1 show none, 0 have"
     )
     assert [line.split(" | ")[-1] for line in lines[4:]] == ["no difference shown |", "higher |"]
+    more = plan(tmp_path, seeds=[0, 1, 2, 3], methods=METHODS, evaluate="test")
+    (failed,) = [cell for cell in more.all_cells() if (cell.method, cell.seed) == ("dsn", 3)]
+    record_failure(path, failed.key, failed.title, "loss is not finite")
+    lines = leaderboard([read_results(more, path)])
+    assert lines[0].endswith("0 have too few seeds. 1 incomplete.")
+    assert [line.split(" | ")[-1] for line in lines[4:]] == ["no difference shown |", "incomplete: 1 failed |"]
     assert leaderboard([read_results(search, other)]) == ["No comparison on a test split is recorded yet."]
 
 

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from ssia_zoo.arena.checks import check_plan
 from ssia_zoo.arena.devices import environment, find_devices
 from ssia_zoo.arena.plan import read_plan
 from ssia_zoo.arena.records import answers_path, read_failures, read_records
 from ssia_zoo.arena.results import read_results
-from ssia_zoo.arena.runner import Options, run_plan
+from ssia_zoo.arena.runner import Options, _add_seconds, _signals_interrupt, run_plan
 from ssia_zoo.cli import main
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.evaluation.answers import read_answers
@@ -153,6 +154,7 @@ def test_a_plan_stops_when_its_time_is_up(tmp_path: Path, minutes: float) -> Non
         ({"methods": {"m": {"method": "ssia", "ssia": {"wieght": 1}}}}, "did you mean weight?"),
         ({"methods": {"m": {"method": "ssia", "ssia": {"temperature": -1}}}}, "'ssia.temperature' is -1; expected"),
         ({"data": {"d": {"dataset": "cifar"}}}, "data: dataset 'cifar' is neither digits nor a Hub id"),
+        ({"methods": {"m": {"method": "vanilla", "probe": True}}}, "m, seed 0: probe is true, which a plan cannot run"),
         ({"evaluate": "test", "common": {"image_size": 32}}, "val_interval is 1; expected 0 with evaluate: test"),
     ],
 )
@@ -187,6 +189,40 @@ def test_a_damaged_file_of_records_is_refused(tmp_path: Path, capsys: pytest.Cap
         err = capsys.readouterr().err
         assert message in err
         assert err.count("\n") == 1
+
+
+def test_a_run_that_another_process_still_trains_is_left_to_it(tmp_path: Path) -> None:
+    """As after a call that was killed: its runs go on, and are no failures."""
+    found = plan(tmp_path, seeds=[0], methods={"vanilla": {"method": "vanilla"}})
+    options, lines = Options(records=tmp_path / "r.jsonl", work=tmp_path / "work"), []
+    run = options.work / next(iter(found.all_cells())).key / "run"
+    run.mkdir(parents=True)
+    with FileLock(run / ".lock"):
+        outcome = run_plan(found, options, lines.append)
+    assert (outcome.done, outcome.failed, outcome.left) == (0, [], 1)
+    assert lines[-1] == "skipped, as another process runs it: digits5, test_resnet, vanilla, seed 0"
+    assert not list(options.work.glob(".*.lock")), "the call's own lock is released"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_that_would_end_the_call_stop_its_runs_first(number: signal.Signals) -> None:
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+    def killed() -> None:
+        with _signals_interrupt():
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_the_time_of_a_run_survives_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "seconds.txt"
+    assert (_add_seconds(path, 2.0), _add_seconds(path, 3.0)) == (2.0, 5.0)
+    path.write_text("")
+    assert _add_seconds(path, 4.0) == 4.0
 
 
 def test_each_run_has_one_device_and_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:

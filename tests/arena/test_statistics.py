@@ -43,6 +43,10 @@ def test_numbers_out_of_range_are_refused(difference: float, power: float) -> No
         seeds_needed(difference, 1.0, power)
 
 
+def test_more_seeds_than_ten_thousand_are_not_named() -> None:
+    assert (seeds_needed(0.0279, 1.0), seeds_needed(0.0285, 1.0)) == (None, 9666)
+
+
 def test_the_p_value_is_that_of_students_sleep_data() -> None:
     # Student (1908), Biometrika 6: extra sleep with two drugs; t = 4.0621, 9 degrees of freedom, p = 0.002833
     second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]

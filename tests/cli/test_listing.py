@@ -67,6 +67,16 @@ def test_a_summary_and_the_details_are_json() -> None:
     assert "reconstruction" in everything["note"]
 
 
+def test_the_command_that_repeats_a_training_names_what_a_user_must_have() -> None:
+    training = {"dataset": "grocery", "model": "local-dir:runs/base/lite0"}
+    text = page(replace(CIFAR, training=training))
+    command = f"  ssia-zoo train --config {CIFAR.name} --dataset DATA --model local-dir:BASE --output-dir runs/again"
+    assert command in text.splitlines()
+    assert f"  DATA: {CIFAR.dataset.name} from {CIFAR.dataset.source}, as in docs/finetune.md" in text.splitlines()
+    assert "  BASE: the pretrained weights that the description names" in text.splitlines()
+    assert "DATA" not in page(replace(CIFAR, training={"dataset": "org/name", "model": "resnet18"}))
+
+
 def test_a_page_has_everything_that_is_published() -> None:
     printed = " ".join(page(CIFAR).split())
     for text in (

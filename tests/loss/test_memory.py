@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.loss.memory import PredictionMemory, or_present, soft_cross_entropy
+from ssia_zoo.loss.memory import PredictionMemory, at_temperature_1, or_present, soft_cross_entropy
 from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss
 from ssia_zoo.task import SSIATask
 
@@ -84,6 +84,21 @@ def test_images_without_a_memory_use_the_current_prediction_without_gradient() -
     assert not filled.requires_grad
 
 
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_the_same_predictions_give_the_same_target_now_and_later(classes: int) -> None:
+    """With many classes, a floor under small probabilities would hide the sure prediction at a high temperature."""
+    logits = torch.randn(2, classes, generator=torch.Generator().manual_seed(0))
+    logits[:, 3] += 20
+    expected = torch.log_softmax(logits / 3, 1)
+    loss = SSIALoss(SHAPES, classes, SSIAConfig(supervisor="memory", temperature=3.0))
+    memory = PredictionMemory(2, classes, 0.0, temperature=3.0)
+    rows = torch.tensor([0, 1])
+    torch.testing.assert_close(loss._target(logits, memory.read(rows)), expected)  # without a memory of the image
+    memory.update(rows, logits)
+    torch.testing.assert_close(loss._target(-logits, memory.read(rows)).exp(), expected.exp(), rtol=0.01, atol=1e-5)
+    torch.testing.assert_close(at_temperature_1(memory.read(rows), 3.0), torch.softmax(logits, 1), rtol=0.01, atol=1e-5)
+
+
 def test_a_memory_of_other_images_is_refused() -> None:
     state = PredictionMemory(IMAGES + 1, CLASSES, 0.7).state_dict()
     with pytest.raises(ValueError, match=r"\(13, 5\) images and classes; expected \(12, 5\)"):
@@ -95,20 +110,20 @@ def test_the_heads_learn_the_memory_instead_of_the_current_prediction(temperatur
     torch.manual_seed(0)
     loss = SSIALoss(SHAPES, CLASSES, SSIAConfig(hidden=6, labels=0, supervisor="memory", temperature=temperature))
     features = [torch.randn(4, *shape) for shape in SHAPES]
-    remembered = torch.softmax(random_logits(4, 1), 1)
+    remembered = torch.softmax(random_logits(4, 1) / temperature, 1)
     terms = loss(features, random_logits(4, 2), supervisor=remembered)
     (prediction,) = loss._predict_classes(features)
-    target = torch.softmax(remembered.log() / temperature, 1)
-    wanted = F.kl_div(torch.log_softmax(prediction / temperature, 1), target, reduction="batchmean")
+    wanted = F.kl_div(torch.log_softmax(prediction / temperature, 1), remembered, reduction="batchmean")
     torch.testing.assert_close(terms["semantic"], temperature**2 * wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.covers("ssia.share", "ssia.top")
 def test_share_weights_the_memory_in_heads_and_top() -> None:
-    task = make_task(share=0.8, top=True).eval()
+    task = make_task(share=0.8, top=True)
     images, target, indices = make_batch()
     with torch.no_grad():
         task(images, target, indices)
+        task.eval()  # of the same batch, other logits
         remembered = task.memory.read(indices)  # type: ignore[union-attr]
         task.progress = 0.5
         result = task(images, target, indices)
@@ -119,8 +134,17 @@ def test_share_weights_the_memory_in_heads_and_top() -> None:
     torch.testing.assert_close(result["ssia"], own * result["semantic"] + (1 - own) * result["labels"])
 
 
+def test_in_eval_mode_the_memory_is_not_updated() -> None:
+    task = make_task()
+    with torch.no_grad():
+        task(*make_batch())
+        before = task.memory.table.clone()  # type: ignore[union-attr]
+        task.eval()(*make_batch(seed=1))
+    assert torch.equal(task.memory.table, before)  # type: ignore[union-attr]
+
+
 def test_without_top_the_final_logits_learn_only_the_labels() -> None:
-    task = make_task().eval()
+    task = make_task()
     images, target, indices = make_batch()
     task.progress = 1.0
     with torch.no_grad():
@@ -131,7 +155,7 @@ def test_without_top_the_final_logits_learn_only_the_labels() -> None:
 
 @pytest.mark.covers("ssia.momentum", "ssia.supervisor")
 def test_the_task_stores_predictions_by_image_index() -> None:
-    task = make_task(momentum=0.0).eval()  # only the last prediction
+    task = make_task(momentum=0.0)  # only the last prediction
     images, target, indices = make_batch()
     with torch.no_grad():
         task(make_batch(seed=1)[0], target, indices)
@@ -163,9 +187,27 @@ def test_lambda_0_trains_bit_for_bit_as_without_the_loss() -> None:
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
+def test_a_checkpoint_of_the_task_has_the_memory() -> None:
+    task, other = make_task(top=True), make_task(top=True)
+    with torch.no_grad():
+        task(*make_batch())
+    state = task.get_checkpoint_state()
+    other.load_checkpoint_state(**state)
+    assert torch.equal(other.memory.table, task.memory.table)  # type: ignore[union-attr]
+    assert other.memory.table.any()  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="the checkpoint has no memory of predictions"):
+        other.load_task_state({"projection": state["task_state"]["projection"]})
+
+
+def test_the_memory_follows_the_task_to_a_device_and_keeps_its_precision() -> None:
+    task = make_task().to("meta")
+    assert (task.memory.table.device.type, task.memory.table.dtype) == ("meta", torch.float16)  # type: ignore[union-attr]
+    assert make_task().double().memory.table.dtype == torch.float16  # type: ignore[union-attr]
+
+
 def test_a_compiled_task_learns_from_the_memory_too() -> None:
     def losses(task: SSIATask) -> list[float]:
-        task.eval().progress = 0.5
+        task.progress = 0.5
         with torch.no_grad():
             return [float(task(*make_batch(seed))["loss"]) for seed in range(3)]
 

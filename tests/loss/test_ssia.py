@@ -65,8 +65,9 @@ def gradients(loss: SSIALoss, features: list[Tensor], logits: Tensor) -> list[Te
 
 
 def skip_unless_possible(shapes: list[StageShape], signals: dict[str, Any], pairs: str) -> None:
-    if signals is SIGNALS["spatial"] and pairs != "adjacent" and shapes[-1][1:] == (1, 1):
-        pytest.skip("this network's deepest stage has no spatial signal")
+    attends = signals is SIGNALS["spatial"] or signals.get("pooling") == "attention"
+    if attends and pairs != "adjacent" and shapes[-1][1:] == (1, 1):
+        pytest.skip("this network's deepest stage has no positions")
 
 
 @each_signal
@@ -98,6 +99,17 @@ def test_gradients_reach_every_lower_stage_and_head_but_not_the_top(
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_attention_of_one_position_is_refused_and_in_part_of_the_pairs_replaced_by_the_average() -> None:
+    shapes = SHAPES["to 1x1"]
+    with pytest.raises(ConfigError, match=r"pooling` is attention, but the supervising stages have a single position"):
+        make_loss(shapes, pooling="attention")
+    features, _ = make_inputs(shapes)
+    attended, average = (make_loss(shapes, pairs="adjacent", pooling=pooling) for pooling in ("attention", "average"))
+    one, other = attended._predict_classes(features), average._predict_classes(features)
+    assert not torch.allclose(one[0], other[0])
+    assert torch.equal(one[1], other[1])
 
 
 @each_signal

@@ -124,12 +124,14 @@ def test_what_can_be_asked_for_runs(tmp_path: Path, settings: dict[str, object])
 
 @pytest.mark.covers("max_steps")
 def test_max_steps_ends_a_run_and_leaves_its_schedule_as_it_was(tmp_path: Path) -> None:
-    rates = []
+    seen = []
     for name, settings in {"all": {}, "three": {"max_steps": 3}}.items():
-        result = small_run(tmp_path / name, val_interval=0, **settings)
-        rates.append([r["lr"] for r in read_records(result.folder / "metrics.jsonl") if r["kind"] == "train"])
-    assert (len(rates[0]), len(rates[1])) == (12, 3)
-    assert rates[1] == rates[0][:3]
+        method = {"method": "ssia", "ssia.schedule": "cosine"}
+        result = small_run(tmp_path / name, val_interval=0, **method, **settings)
+        records = [r for r in read_records(result.folder / "metrics.jsonl") if r["kind"] == "train"]
+        seen.append([(r["lr"], r["lambda"], r["loss"]) for r in records])  # the loss depends on the hand-over
+    assert (len(seen[0]), len(seen[1])) == (12, 3)
+    assert seen[1] == seen[0][:3]
 
 
 @pytest.mark.covers("accumulation_steps")

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from torch import Tensor
 
 from ssia_zoo.errors import ConfigError, TrainingError
 from ssia_zoo.loss.memory import PredictionMemory
+from ssia_zoo.loss.ssia import SSIAConfig
 from ssia_zoo.training import parse_config
+from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.methods import create_task
 from tests.helpers.runs import flags, same_weights, small_run
 from tests.training.test_distributed import SGD, assert_as_in_one_process, in_processes, layouts
 
@@ -152,3 +156,14 @@ def test_a_checkpoint_with_other_choices_is_refused(tmp_path: Path) -> None:
     small_run(tmp_path, epochs=1, **FORM)
     with pytest.raises(TrainingError, match="ssia"):
         small_run(tmp_path, epochs=1, resume="auto", **{**FORM, "ssia.momentum": 0.5})
+
+
+def test_the_share_of_the_labels_to_which_smoothing_applies_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    model = timm.create_model("test_resnet", num_classes=5)
+    ssia = SSIAConfig(supervisor="memory", top=True, share=0.8, temperature=1.0)
+    with caplog.at_level(logging.INFO):
+        create_task(model, TrainConfig(method="ssia", ssia=ssia, smoothing=0.1), (3, 32, 32), 10)
+    assert "`ssia.top`: `smoothing` only for the labels, whose part of the final loss falls to 20 %" in caplog.text
+    caplog.clear()
+    create_task(model, TrainConfig(method="ssia", ssia=ssia), (3, 32, 32), 10)
+    assert "ssia.top" not in caplog.text

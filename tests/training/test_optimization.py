@@ -118,6 +118,11 @@ def test_the_optimizer_is_the_one_asked_for_with_its_settings(optimizer: str, ki
     assert {group["weight_decay"] for group in made.param_groups} == {0.0, 0.125}
 
 
+def test_an_optimizer_of_second_order_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^`optimizer` adahessian needs second derivatives"):
+        build_optimizer(TrainConfig(optimizer="adahessian"), torch.nn.Linear(2, 2))
+
+
 @pytest.mark.covers("opt_betas", "opt_eps", "opt_kwargs")
 def test_arguments_of_the_optimizer_reach_it() -> None:
     config = TrainConfig(opt_betas=(0.8, 0.95), opt_eps=1e-5, opt_kwargs={"amsgrad": True})

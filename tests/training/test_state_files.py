@@ -69,7 +69,7 @@ def test_an_optimizer_goes_on_with_the_same_bits(tmp_path: Path, name: str) -> N
 
     def train(run: Checkpointed, seed: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(seed)
-        for _ in range(2):
+        for _ in range(40 if name == "kron" else 2):  # kron updates its preconditioner at random
             run.optimizer.zero_grad()
             run.module(torch.randn(4, 3, 8, 8)).square().mean().backward()
             run.optimizer.step()
