@@ -30,6 +30,7 @@ SITUATIONS = {
     "the same at 224 px, with RandAugment and a third of the learning rate": ("grocery_r224", "grocery"),
     "40 % of the labels wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels", "worse"),
     "the same images: narrow ConvNeXt-Atto": ("wrong_labels_convnext", "worse"),
+    "half of the images, 100 epochs: the same ResNet-18, until it fits wrong labels": ("wrong_labels_long", "worse"),
     "20 % wrong: EfficientNet-Lite0, Grocery at 128 px": ("grocery_exchanged", "grocery, a fifth exchanged"),
     "17 % wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels_fewer", "random1"),
     "9 % wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels_fewer", "aggre"),

@@ -38,7 +38,7 @@ Start with:
   ssia-zoo predict cat.jpg --model NAME   classify an image
   ssia-zoo app                            do that, and see where it looks, on a page
   ssia-zoo finetune photos/ --model NAME  train on your images, and look at a report
-  ssia-zoo demo                           train, publish and load a small model, in two minutes
+  ssia-zoo demo                           train, publish and load a small model, in 2 to 4 minutes
   ssia-zoo COMMAND --help                 show the flags of a command, with examples
   ssia-zoo --version                      print the version
 
