@@ -70,11 +70,9 @@ def _peak_memory() -> dict[str, Any]:
 
 
 def _keep_answers(run: Path, config: TrainConfig, path: Path) -> dict[str, Any]:
-    """Store the saved weights' answer to each evaluation image; for several labels an image there are none."""
+    """Store the saved weights' answer to each evaluation image."""
     data = replace(config, resume=None)
     evaluation = prepare_evaluation(load_model(f"local-dir:{run}"), data)
-    if evaluation.data.multi_label:
-        return {}
     answers = collect_answers(evaluation.model, evaluation.loader, outputs=evaluation.outputs)
     with atomic_write(path) as temporary:
         write_answers(_rounded(answers), temporary, compact=True)
