@@ -62,23 +62,6 @@ def test_a_task_in_half_precision_trains() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in task.trainable_module.projection.parameters())
 
 
-@pytest.mark.parametrize(
-    ("choices", "warned"), [({}, 1), ({"handover": False}, 0), ({"handover": False, "schedule": "cosine"}, 1)]
-)
-def test_a_loop_that_does_not_set_the_progress_is_warned_once(
-    choices: dict[str, Any], warned: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("ssia_zoo.task._CALLS", 2)
-    task = SSIATask(make_model("test_resnet"), SSIAConfig(**choices), input_size=SIZE)
-    batch = torch.randn(2, *SIZE), torch.tensor([1, 2])
-    with torch.no_grad():
-        for _ in range(4):
-            task(*batch)
-    assert [record.message.split(":")[0] for record in caplog.records] == warned * [
-        "2 training steps with task.progress = 0"
-    ]
-
-
 def make_model(name: str, drop: float = 0.0) -> Any:
     torch.manual_seed(0)
     size = {"img_size": SIZE[1]} if name == "test_vit" else {}

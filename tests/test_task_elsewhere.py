@@ -13,7 +13,7 @@ import timm
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from ssia_zoo.loss import check
+from ssia_zoo.loss import SSIAConfig, check
 from ssia_zoo.task import AuxiliaryTask, SSIATask
 from tests.helpers.runs import ROOT, small_run
 
@@ -108,3 +108,22 @@ def test_it_trains_in_transformers_trainer(loader: DataLoader[Any]) -> None:
     run("transformers' Trainer", loader)
     saved = timm.create_model("test_resnet", num_classes=CLASSES, checkpoint_path="model.pth")
     assert_trained(saved)
+
+
+@pytest.mark.parametrize(
+    ("choices", "warned"), [({}, 1), ({"handover": False}, 0), ({"handover": False, "schedule": "cosine"}, 1)]
+)
+def test_a_loop_that_does_not_set_the_progress_is_warned_once(
+    choices: dict[str, Any], warned: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ssia_zoo.task._CALLS", 2)
+    task = SSIATask(
+        timm.create_model("test_resnet", num_classes=CLASSES), SSIAConfig(**choices), input_size=(3, 32, 32)
+    )
+    batch = torch.randn(2, 3, 32, 32), torch.tensor([1, 2])
+    with torch.no_grad():
+        for _ in range(4):
+            task(*batch)
+    assert [record.message.split(":")[0] for record in caplog.records] == warned * [
+        "2 training steps with task.progress = 0"
+    ]

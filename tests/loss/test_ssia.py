@@ -101,17 +101,6 @@ def test_gradients_reach_every_lower_stage_and_head_but_not_the_top(
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_attention_of_one_position_is_refused_and_in_part_of_the_pairs_replaced_by_the_average() -> None:
-    shapes = SHAPES["to 1x1"]
-    with pytest.raises(ConfigError, match=r"pooling` is attention, but the supervising stages have a single position"):
-        make_loss(shapes, pooling="attention")
-    features, _ = make_inputs(shapes)
-    attended, average = (make_loss(shapes, pairs="adjacent", pooling=pooling) for pooling in ("attention", "average"))
-    one, other = attended._predict_classes(features), average._predict_classes(features)
-    assert not torch.allclose(one[0], other[0])
-    assert torch.equal(one[1], other[1])
-
-
 @each_signal
 @each_choice_of_pairs
 def test_a_stage_gets_no_gradient_as_supervisor(pairs: str, signals: dict[str, Any]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ssia_zoo.loss.ssia import channel_signal, spatial_attention
+from ssia_zoo.errors import ConfigError
+from ssia_zoo.loss.ssia import SSIAConfig, SSIALoss, channel_signal, spatial_attention
 
 
 def test_signals_of_large_half_precision_maps_are_those_of_float32() -> None:
@@ -37,3 +38,18 @@ def test_channel_signal_is_standardized_per_image() -> None:
     signal = channel_signal(feature)
     torch.testing.assert_close(signal.mean(dim=1), torch.zeros(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(signal.var(dim=1, unbiased=False), torch.ones(3), rtol=1e-4, atol=1e-4)
+
+
+def test_pooling_by_attention_needs_a_stage_with_positions_and_is_the_average_where_there_is_one() -> None:
+    shapes = [(4, 4, 4), (6, 2, 2), (8, 1, 1)]
+    with pytest.raises(ConfigError, match=r"pooling` is attention, but the supervising stages have a single position"):
+        SSIALoss(shapes, 7, SSIAConfig(pooling="attention"))
+    features = [torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)) for shape in shapes]
+    predictions = {}
+    for pooling in ("attention", "average"):
+        torch.manual_seed(0)
+        loss = SSIALoss(shapes, 7, SSIAConfig(pairs="adjacent", pooling=pooling))  # type: ignore[arg-type]
+        predictions[pooling] = loss._predict_classes(features)
+    first, second = zip(*predictions.values(), strict=True)
+    assert not torch.allclose(*first)
+    assert torch.equal(*second)
