@@ -40,7 +40,7 @@ def finetune(args: Sequence[str]) -> int:
 
 
 def demo(output_dir: Path = Path("runs"), epochs: int | None = None) -> None:
-    """Train a small model with and without SSIA, write it to a folder as for the Hub and load it: 2 to 4 minutes.
+    """Train a small model with and without SSIA, publish it to a folder and load it: 2 to 4 minutes.
 
     The data are scikit-learn's digits; a third of the training labels are wrong.
 
