@@ -31,8 +31,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_block_of_commands_is_tested() -> None:
     assert [block.split()[:3] for block in unmarked_blocks(README)] == [
-        ["pip", "install", "."]
-    ]  # of which test_packaging.py is
+        ["pip", "install", '".[plots]"']
+    ]  # of which test_packaging.py and tests/cli/test_demo.py are
 
 
 def test_an_image_is_classified(tmp_path: Path) -> None:

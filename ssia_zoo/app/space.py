@@ -30,6 +30,7 @@ import os
 
 from ssia_zoo.app import AppConfig, serve
 
+os.chdir(os.path.dirname(os.path.abspath(__file__)))  # models are named relative to this file
 serve(
     AppConfig(
         models={models!r},

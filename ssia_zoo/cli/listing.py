@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ssia_zoo.models.listing import mean_difference, summary, weight_file
+from ssia_zoo.models.reproduce import flags, legend, needed_folders
 from ssia_zoo.models.weight import PublishedWeight
 
 _WIDTH = 100
@@ -76,21 +77,7 @@ def details(config: PublishedWeight) -> dict[str, Any]:
 
 def _reproduce(config: PublishedWeight) -> str:
     """Return the command that repeats the training, with capitals for a folder that the user must have."""
-    folders = "".join(f" --{name} {place}" for name, place, _ in _needed(config))
-    return f"ssia-zoo train --config {config.name}{folders} --output-dir runs/again"
-
-
-def _needed(config: PublishedWeight) -> list[tuple[str, str, str]]:
-    """Return (setting, placeholder, what it is) of the folders that the training read and nobody can download."""
-    dataset, model = str(config.training.get("dataset", "")), str(config.training.get("model", ""))
-    needed = []
-    if dataset != "digits" and "/" not in dataset:
-        needed.append(
-            ("dataset", "DATA", f"{config.dataset.name} from {config.dataset.source}, as in docs/finetune.md")
-        )
-    if model.startswith("local-dir:"):
-        needed.append(("model", "local-dir:BASE", "the pretrained weights that the description names"))
-    return needed
+    return f"ssia-zoo train --config {config.name}{flags(needed_folders(config))} --output-dir runs/again"
 
 
 def page(config: PublishedWeight) -> str:
@@ -134,7 +121,7 @@ def page(config: PublishedWeight) -> str:
             "",
             "To reproduce it",
             f"  {_reproduce(config)}",
-            *(f"  {place.removeprefix('local-dir:')}: {text}" for _, place, text in _needed(config)),
+            *(f"  {line}" for line in legend(needed_folders(config))),
             "",
             *_wrap(_RECONSTRUCTION),
         ]

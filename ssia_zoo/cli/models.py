@@ -147,6 +147,8 @@ def explain(
 def verify(
     target: _Model,
     dataset: str | None = None,
+    eval_split: str | None = None,
+    labels: str | None = None,
     sign: Path | None = None,
     check: Path | None = None,
     statement: Path | None = None,
@@ -163,6 +165,8 @@ def verify(
     Args:
         target: Published weight, folder or hf-hub:org/name.
         dataset: Data set to recompute the published top-1 on: Hub id, folder, or digits.
+        eval_split: Split of the data set; that of the model's training if not given.
+        labels: CSV or TSV file of the images' paths and labels, for a folder of images.
         sign: Private key (PEM); write a signed statement of all files and of what was found.
         check: Public key (PEM); check the signed statement, and that the files are exactly the signed ones.
         statement: The signed statement; ssia-zoo.intoto.jsonl in the folder if not given.
@@ -174,7 +178,9 @@ def verify(
         raise UsageError("verify: --statement needs --sign or --check")
     from ssia_zoo.data import DataConfig
 
-    data = DataConfig(dataset=dataset) if dataset is not None else None
+    if dataset is None and (eval_split is not None or labels is not None):
+        raise UsageError("verify: --eval-split and --labels need --dataset")
+    data = DataConfig(dataset=dataset, eval_split=eval_split, labels=labels) if dataset is not None else None
     written = None
     if sign is not None:
         from ssia_zoo.evaluation.attestation import sign_model
@@ -230,7 +236,8 @@ def validate(
         dataset: Hub id, folder of parquet files, image folder, or digits.
         dataset_config: Configuration of a data set that has several.
         train_split: Split that defines the classes and that --holdout divides; train if not given.
-        eval_split: Split to evaluate; the first of validation, valid, val, dev, test if not given.
+        eval_split: Split to evaluate; if not given, the first of validation, valid, val, dev, test, or all images of a
+            folder without splits.
         holdout: Evaluate this fraction of the training split, the one that training with this flag leaves out.
         image_column: Column of the images.
         label_column: Column of the classes.

@@ -84,9 +84,10 @@ def fetch(name: _Weight, out: Path | None = None) -> None:
     if out is None:
         print(weight_path(config))
         return
-    if out.is_dir() and any(out.iterdir()) and not (out / "model.safetensors").is_file():
-        raise ConfigError(f"`out` {out}: is not empty and holds no model; choose a new folder")
-    from ssia_zoo.models.release import write_weight_folder
+    from ssia_zoo.models.release import holds_weight, write_weight_folder
+
+    if out.is_dir() and any(out.iterdir()) and not holds_weight(out, config):
+        raise ConfigError(f"`out` {out}: is not empty and holds something else than {config.name}; choose a new folder")
 
     print(write_weight_folder(config, out))
 
@@ -166,11 +167,13 @@ def _publish_folder(
         return
     from ssia_zoo.evaluation.attestation import sign_folder
     from ssia_zoo.hub import publish_to_folder
-    from ssia_zoo.hub.folder import STATEMENT
+    from ssia_zoo.hub.folder import CARD, STATEMENT, addressed_card
 
     repeat += f" --sign {shlex.quote(str(key))}"
     with tempfile.TemporaryDirectory(prefix="ssia-zoo-") as temporary:  # the statement is about the published files
         copy = publish_to_folder(path, Path(temporary) / "repository", extra=extra)
+        card = copy / CARD
+        card.write_text(addressed_card(card.read_text(encoding="utf-8"), repo_id), encoding="utf-8")
         sign_folder(copy, key)
         print(upload(copy, repo_id, private=private, extra=(*extra, STATEMENT), repeat=repeat))
 

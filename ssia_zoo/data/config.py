@@ -163,6 +163,13 @@ class DataConfig:
             raise ConfigError(f"`crop_padding` is {self.crop_padding}; expected less than `{name}` {size}")
         if self.streaming and self.holdout:
             raise ConfigError("`holdout` cannot split a stream; leave out `streaming`, or set `eval_split` instead")
+        if self.holdout and self.eval_split is not None:
+            raise ConfigError(
+                f"`holdout` evaluates on a part of the training split, and `eval_split` on {self.eval_split}; "
+                "leave out one of them"
+            )
+        if self.streaming and self.check_duplicates:
+            raise ConfigError("`check_duplicates` compares all images, which a stream lacks; leave out one of them")
         if self.streaming and self.balanced_sampling:
             raise ConfigError(
                 "`balanced_sampling` needs all labels before training, which a stream lacks; leave out one of them"

@@ -47,12 +47,16 @@ class EncodedImages:
 
     def portable_names(self) -> list[str]:
         """Return names that do not depend on where the data set is: for files, paths below their common folder."""
-        files = self.files()
+        files = [path for path in self.files() if "://" not in path]
         root = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
         return [
-            (os.path.relpath(path, root) if length < 0 else os.path.basename(path)).replace(os.sep, "/") if path else ""
+            "" if path is None else path if "://" in path else _portable(path, root if length < 0 else None)
             for path, length in zip(self.paths, self.lengths.tolist(), strict=True)
         ]
+
+
+def _portable(path: str, root: str | None) -> str:
+    return (os.path.basename(path) if root is None else os.path.relpath(path, root)).replace(os.sep, "/")
 
 
 def encoded_images(rows: datasets.Dataset, column: str) -> EncodedImages:

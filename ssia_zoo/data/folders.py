@@ -90,9 +90,13 @@ def is_image_folder(scanner: Scanner) -> bool:
     others = [os.path.join(folder, name) for folder in folders for name in scanner.list(folder).others]
     if any(map(_is_metadata, others)) or not scanner.has_image(root):
         return False
-    if any(path.lower().endswith(_DATA_SUFFIXES) for path in others):
-        return _find_splits(scanner, root, frozenset()) is not None
-    return True
+    data_files = [path for path in others if path.lower().endswith(_DATA_SUFFIXES)]
+    if not data_files or _find_splits(scanner, root, frozenset()) is not None:
+        return True
+    if any(split_in_name(os.path.relpath(path, root)) for path in data_files):
+        return False
+    # A file that names no split, beside folders of images, is not the data set, but features saved there, or a backup.
+    return sum(scanner.has_image(folder) for folder in folders[1:]) > 1
 
 
 def _is_metadata(path: str) -> bool:

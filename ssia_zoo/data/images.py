@@ -72,6 +72,11 @@ def load_image_data(config: DataConfig) -> ImageData:
     eval_name = train_name
     if not config.holdout:
         eval_name = _find(source, config.eval_split, "eval_split")
+        if eval_name == train_name:
+            raise DataError(
+                f"`eval_split` {config.eval_split or eval_name} is the training split of {config.dataset!r}; "
+                "set another one, or `holdout` 0.1"
+            )
         features = parts[0][1].features if config.streaming else None  # else an image folder loads its own classes
         parts.append((eval_name, source.load(eval_name, features=features)))
     image_column, label_column, labelled, label_names = _with_named_labels(config, parts)
@@ -79,7 +84,7 @@ def load_image_data(config: DataConfig) -> ImageData:
     if config.holdout:
         train, evaluation = _hold_out(train, config.holdout, label_column, label_names)
         eval_name = f"holdout {100 * config.holdout:g}% of {train_name}"
-    elif eval_name != train_name and not config.streaming:
+    elif not config.streaming or isinstance(source, ImageFilesSource):
         files = _resolved(source, train_name, train, image_column)
         refuse_shared_files(files, _resolved(source, eval_name, evaluation, image_column), eval_name)
     if config.streaming:
@@ -190,6 +195,12 @@ def _find_eval_split(source: Source, config: DataConfig) -> str:
     splits = source.splits()
     unsplit = isinstance(source, ImageFilesSource) and not source.has_splits
     if config.eval_split is None and len(splits) == 1 and (unsplit or splits[0] != "train"):
+        if unsplit and is_main_process():
+            _log.warning(
+                "%r has no splits, so all of its images are evaluated; if the model was trained on them, set `holdout` "
+                "as in its training",
+                config.dataset,
+            )
         return splits[0]
     if config.eval_split is None and splits == ["train"]:
         raise DataError(
@@ -274,10 +285,11 @@ def _check_classes(
     check_classes_are_trained(classes, read_classes(evaluation, column), names, *parts)
 
 
-def _resolved(source: Source, name: str, rows: datasets.Dataset, column: str) -> list[File]:
+def _resolved(source: Source, name: str, rows: Rows, column: str) -> list[File]:
     if isinstance(source, ImageFilesSource):  # has resolved the links already
         files = source.files(name)
         return list(zip(files.paths, files.resolved, strict=True))
+    assert isinstance(rows, datasets.Dataset)
     return resolved_files(rows, column)
 
 

@@ -91,14 +91,21 @@ def _lists(split: str, rows: datasets.Dataset, column: str, item: Any, separator
     if separator:
         return [[part.strip() for part in value.split(separator) if part.strip()] for value in values]
     limit = len(item.names) if isinstance(item, datasets.ClassLabel) else None
+    # With two classes, a row of 0 and 1 could be both; in every row, in either order, it is 0 and 1 for each class.
+    if {tuple(labels) for labels in values} == {(0, 1), (1, 0)}:
+        raise DataError(_one_hot(0, split, column))
     for row, labels in enumerate(values):
         for label in labels:
             if label is None or (isinstance(label, int) and (label < 0 or (limit is not None and label >= limit))):
                 raise DataError(f"row {row} of {split!r} has the {column} {label}; label or remove it")
         if len(set(labels)) < len(labels) and set(labels) <= {0, 1}:
-            raise DataError(
-                f"row {row} of {split!r} holds 0 and 1 for each class in {column!r}; expected the numbers or names of "
-                "its classes"
-            )
+            raise DataError(_one_hot(row, split, column))
     lists: list[list[Any]] = values
     return lists
+
+
+def _one_hot(row: int, split: str, column: str) -> str:
+    return (
+        f"row {row} of {split!r} holds 0 and 1 for each class in {column!r}; expected the numbers or names of "
+        "its classes"
+    )

@@ -49,6 +49,19 @@ class Spreadsheet:
         hint = did_you_mean(name, self.columns, "choose one of them", most=1)
         raise DataError(f"{self.name} has no column {name!r} (`{setting}`), but {abbreviate(self.columns, 20)}; {hint}")
 
+    def refuse_line_breaks(self, column: str) -> None:
+        """Refuse cells of several lines: two stray quotes make one cell of all lines between them.
+
+        Raises:
+            DataError: There is such a cell.
+        """
+        for line, cell in zip(self.lines, self.cells[column], strict=True):
+            if "\n" in cell or "\r" in cell:
+                raise DataError(
+                    f"line {line} of {self.name} ends a cell of several lines in {column!r}, "
+                    f"{printable(cell.splitlines()[0])!r} and more; remove the quotes around it"
+                )
+
     def describe_lines(self, rows: Sequence[int]) -> str:
         """Return "line 4" or "lines 4, 9, 12, …" for rows."""
         return f"line{'s' * (len(rows) > 1)} {abbreviate([str(self.lines[row]) for row in rows])}"
@@ -66,7 +79,9 @@ def read_spreadsheet(path: Path) -> Spreadsheet:
     text = _decode(_read(path), name)
     first = text.lstrip().partition("\n")[0]
     delimiter = "\t" if suffix_of(name) == ".tsv" else max(DELIMITERS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter != "\t")
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter != "\t", strict=True
+    )
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:

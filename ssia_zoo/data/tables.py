@@ -54,8 +54,11 @@ class TableSource(ImageFilesSource):
             column for column in self.table.columns if column != self.image_column and column.lower() != _SPLIT_COLUMN
         ]
         self.labels: RowLabels = find_labels(self.table, others, label_column, separator)
+        for column in {self.image_column, self.labels.column} & {*self.table.columns}:
+            self.table.refuse_line_breaks(column)
         self._skipped: Counter[str] = Counter()
         self._paths = self._resolve()
+        self._resolved = [os.path.realpath(path) for path in self._paths]
         self._rows = self._group()
 
     @property
@@ -79,7 +82,7 @@ class TableSource(ImageFilesSource):
             paths=paths,
             labels=[self.labels.numbers[row] for row in rows],  # type: ignore[arg-type]  # all of one kind
             class_names=self.labels.names,
-            resolved=[os.path.realpath(path) for path in paths],
+            resolved=[self._resolved[row] for row in rows],
             image_column=self.image_column,
             label_column=self.labels.column,
             several=self.labels.several,
@@ -130,6 +133,12 @@ class TableSource(ImageFilesSource):
             )
         paths = [self._find_file(name) for name in names]
         if missing := [name for name, path in zip(names, paths, strict=True) if path is None]:
+            if several := [name for name in missing if self._by_name.get(name, "") is None]:
+                raise DataError(
+                    f"{len(several)} of {len(names)} names in {self.table.name} are those of several photos, such as "
+                    f"{abbreviate([printable(name) for name in several])}; write the folder before the name, relative "
+                    f"to {printable(self.scanner.root)}"
+                )
             raise DataError(
                 f"{len(missing)} of {len(names)} images in {self.table.name} do not exist, such as "
                 f"{abbreviate([printable(name) for name in missing])}; expected paths relative to "
@@ -173,7 +182,7 @@ class TableSource(ImageFilesSource):
         splits = self._split_names or ["train"] * len(self.table)
         first: dict[tuple[str, str], int] = {}
         rows: dict[str, list[int]] = {}
-        for row, (split, path) in enumerate(zip(splits, self._paths, strict=True)):
+        for row, (split, path) in enumerate(zip(splits, self._resolved, strict=True)):
             other = first.setdefault((split, path), row)
             if other == row:
                 rows.setdefault(split, []).append(row)

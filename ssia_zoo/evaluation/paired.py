@@ -104,7 +104,13 @@ def same_images(a: Answers, b: Answers, names: tuple[str, str] = ("A", "B")) -> 
 
 
 def compare_answers(a: Answers, b: Answers) -> PairedDifference:
-    """Compare two models' answers to the same images, as `same_images` returns them."""
+    """Compare two models' answers to the same images, as `same_images` returns them.
+
+    Raises:
+        DataError: If there is one image, which leaves nothing to resample.
+    """
+    if len(a) < 2:
+        raise DataError("a comparison needs at least two images; the answers are to one")
     from scipy.stats import binomtest  # takes a second to import
 
     right_a, right_b = a.correct, b.correct

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ class _Claim:
     model: Description
     top1: float | None = None
     images: int | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """the settings of the training that measured it"""
 
 
 def verify(target: str, *, data: DataConfig | None = None) -> VerificationReport:
@@ -81,7 +84,7 @@ def verify(target: str, *, data: DataConfig | None = None) -> VerificationReport
 
     Args:
         target: A name, folder or repository, as `ssia_zoo.models.loading.load_model` takes it.
-        data: The data of the stated top-1.
+        data: The data of the stated top-1. Splits and columns that it leaves open are those of the training.
 
     Raises:
         ConfigError: If there is no such model.
@@ -142,7 +145,7 @@ def _claim(source: str) -> _Claim:
     if weight := published_weight(source):
         top1, images = weight.metrics.top1, weight.metrics.images
         model = Description(weight.architecture, num_classes=weight.num_classes, input_size=weight.input_size)
-        return _Claim(model=model, top1=top1, images=images)
+        return _Claim(model=model, top1=top1, images=images, training=weight.training)
     if not source.startswith("local-dir:"):
         return _Claim(model=Description(vanilla_architecture(source)))
     config_path = Path(source.removeprefix("local-dir:")) / "config.json"
@@ -157,7 +160,10 @@ def _claim(source: str) -> _Claim:
         model_args=described.get("model_args") or {},
     )
     return _Claim(
-        model=model, top1=_number(metrics.get("top1"), float), images=_number(run.get("evaluated_images"), int)
+        model=model,
+        top1=_number(metrics.get("top1"), float),
+        images=_number(run.get("evaluated_images"), int),
+        training=_mapping(run.get("training")),
     )
 
 
@@ -173,7 +179,17 @@ def _number(value: Any, kind: type) -> Any:
 # --- The accuracy -----------------------------------------------------------------------------------------------------
 
 
+def _as_in_training(data: DataConfig, training: Mapping[str, Any]) -> DataConfig:
+    """Return the data with the splits and columns of the training where it leaves them open."""
+    names = ["train_split", "image_column", "label_column"]
+    if data.eval_split is None and not data.holdout:
+        names += ["eval_split", "holdout"]
+    missing = {name: training[name] for name in names if training.get(name) and not getattr(data, name)}
+    return replace(data, **missing)
+
+
 def _check_top1(model: TimmModel, claim: _Claim, data: DataConfig) -> Check:
+    data = _as_in_training(data, claim.training)
     try:
         result = validate(model, data)
     except ClassesError as error:
@@ -183,6 +199,8 @@ def _check_top1(model: TimmModel, claim: _Claim, data: DataConfig) -> Check:
     measured, images = result["top1"], int(result["images"])
     figure = f"measured {measured:.2f} % of {images} images"
     value = {"dataset": public_name(data.dataset), "images": images, "top1": measured}
+    if data.eval_split is not None or data.holdout:
+        value["split"] = data.eval_split or f"holdout {data.holdout:g}"
     if claim.top1 is None:
         return Check("top1", "skipped", f"{figure}; the weight states no top-1", value)
     stated = f"stated {claim.top1:.2f} %"

@@ -116,12 +116,15 @@ def _preprocessor(preprocessing: dict[str, Any]) -> dict[str, Any]:
 
 
 def _javascript_config(manifest: dict[str, Any]) -> dict[str, Any]:
+    threshold = manifest["threshold"]
     labels = manifest["labels"] or [f"LABEL_{index}" for index in range(manifest["output"]["shape"][-1])]
     return {
         "model_type": _JAVASCRIPT_TYPE,
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
         "num_labels": len(labels),
+        # Of several labels an image: a sigmoid for each class, not a softmax, and from which probability on it counts.
+        **({"problem_type": "multi_label_classification", "threshold": threshold} if threshold is not None else {}),
     }
 
 

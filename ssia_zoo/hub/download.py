@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.hf_api import RepoFile
 
 from ssia_zoo.errors import HashError, HubError, WeightError
 from ssia_zoo.hub.client import check_repo_id, clean_token, hub_api
@@ -16,6 +18,7 @@ from ssia_zoo.hub.errors import failure_reason
 from ssia_zoo.hub.files import pickles_only
 from ssia_zoo.hub.hashes import differing_sha256
 
+_log = logging.getLogger(__name__)
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -108,7 +111,7 @@ def fetch_files(
     if problem is not None:  # not chained: the text of the client's error may contain the token
         raise HubError(f"cannot fetch {names[len(paths)]} of {at}: {problem}")
     for path in paths:
-        _check_stored(path, at)
+        _check_stored(path, at, api, repo_id)
     return paths[0].parent
 
 
@@ -136,13 +139,14 @@ def fetch_repository(
     try:
         token = clean_token(token)
         check_repo_id(repo_id)
-        folder = Path(hub_api(token, endpoint).snapshot_download(repo_id, revision=revision, cache_dir=cache_dir))
+        api = hub_api(token, endpoint)
+        folder = Path(api.snapshot_download(repo_id, revision=revision, cache_dir=cache_dir))
     except Exception as error:
         problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
     if problem is not None:  # not chained: the text of the client's error may contain the token
         raise HubError(f"cannot fetch {at}: {problem}")
     for path in sorted(folder.rglob("*")):
-        _check_stored(path, at)
+        _check_stored(path, at, api, repo_id)
     return folder
 
 
@@ -153,12 +157,27 @@ def _list_files(api: HfApi, repo_id: str, revision: str | None) -> list[str]:
         return []
 
 
-def _check_stored(path: Path, at: str) -> None:
+def _check_stored(path: Path, at: str, api: HfApi, repo_id: str) -> None:
     # In the cache, weight files are links to blobs named by their sha256. With Xet, a blob may in turn be a link to one
     # that all repositories share, named by its hash in Xet.
     stored_as = path.readlink().name if path.is_symlink() else path.name
     if _SHA256.fullmatch(stored_as):
         _check_sha256(path, stored_as, f"{path.name} of {at}")
+    elif not path.is_symlink() and path.suffix == ".safetensors":
+        _check_unlinked(path, at, api, repo_id)
+
+
+def _check_unlinked(path: Path, at: str, api: HfApi, repo_id: str) -> None:
+    # Without symbolic links, as on Windows, the cache does not keep the sha256: ask the Hub.
+    try:
+        (stored,) = api.get_paths_info(repo_id, [path.name], revision=path.parent.name)
+        sha256 = stored.lfs.sha256 if isinstance(stored, RepoFile) and stored.lfs is not None else None
+    except Exception:
+        sha256 = None
+    if sha256 is None:
+        _log.warning("%s of %s is used unchecked: the cache has no links, and the Hub gave no sha256", path.name, at)
+    else:
+        _check_sha256(path, sha256, f"{path.name} of {at}")
 
 
 def _check_sha256(path: Path, sha256: str, what: str) -> None:

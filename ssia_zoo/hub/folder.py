@@ -19,7 +19,9 @@ from ssia_zoo.hub.files import (
     vanilla_tensors,
 )
 
-PUBLISHED_FILES = (CONFIG, WEIGHTS, "README.md")
+CARD = "README.md"
+
+PUBLISHED_FILES = (CONFIG, WEIGHTS, CARD)
 """The files of a publishable folder: the only ones that are uploaded, unless EXTRA_FILES are requested."""
 
 ONNX_FILES = (
@@ -41,7 +43,20 @@ STATEMENT = "ssia-zoo.intoto.jsonl"
 EXTRA_FILES = (*ONNX_FILES, EVAL_RESULTS, STATEMENT)
 """The files that are uploaded on request."""
 
+UNSIGNED_FILES = (".gitattributes",)
+"""What the Hub itself adds to a repository."""
+
+_PLACEHOLDERS = ("hf-hub:ORG/NAME", "hf-hub:{}"), ("local-dir:FOLDER", "hf-hub:{}"), ('model="FOLDER"', 'model="{}"')
+"""How generated cards load a model whose repository is not known yet, and how they do where it is."""
+
 _SOURCES = ("file", "url", "state_dict", "hf_hub_id", "hf_hub_filename", "custom_load")
+
+
+def addressed_card(card: str, repo_id: str) -> str:
+    """Return a generated card with the repository it is published to in its examples."""
+    for placeholder, known in _PLACEHOLDERS:
+        card = card.replace(placeholder, known.format(repo_id))
+    return card
 
 
 def check_extra(folder: Path, extra: Sequence[str]) -> None:

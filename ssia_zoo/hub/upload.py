@@ -24,7 +24,16 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from ssia_zoo.errors import ConfigError, HubError, one_line, without_credentials
 from ssia_zoo.hub.client import ACCESS_TIMEOUT, hub_api, is_public, require_token
 from ssia_zoo.hub.errors import failure_reason
-from ssia_zoo.hub.folder import EXTRA_FILES, PUBLISHED_FILES, check_extra, check_folder
+from ssia_zoo.hub.folder import (
+    CARD,
+    EXTRA_FILES,
+    PUBLISHED_FILES,
+    STATEMENT,
+    UNSIGNED_FILES,
+    addressed_card,
+    check_extra,
+    check_folder,
+)
 
 _logger = logging.getLogger("ssia_zoo.hub")
 _SNAPSHOT_PREFIX = ".push-"
@@ -171,8 +180,16 @@ def _upload(
                 f"{repo_id} exists and is public, but a private repository is required: choose another name"
             )
         names = (*PUBLISHED_FILES, *extra)
-        stay = sorted({*EXTRA_FILES} & {*api.list_repo_files(repo_id)} - {*names})
+        there = {*api.list_repo_files(repo_id)} - {*names}
+        if STATEMENT in extra and (unsigned := sorted(name for name in there if name not in UNSIGNED_FILES)):
+            raise ValueError(
+                f"{repo_id} also holds {', '.join(unsigned[:3])}, which the signed statement does not cover, so "
+                "readers' checks would fail: delete what it holds besides the model, or choose another repository"
+            )
+        stay = sorted({*EXTRA_FILES} & there)
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source / name) for name in names]
+        card = addressed_card((source / CARD).read_text(encoding="utf-8"), repo_id)
+        files[names.index(CARD)] = CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=card.encode())
         url = without_credentials(str(api.create_commit(repo_id, files, commit_message=message).commit_url))
         if stay:
             text = "%s still has %s, of an earlier upload; if the model has changed, add new ones or delete them"

@@ -31,7 +31,8 @@ _MOST_WORKERS = 8
 def find_images(paths: Sequence[Path], skip: Skip) -> list[Path]:
     """List image files: files as given, and the images in folders, recursively and sorted by path.
 
-    Hidden files and folders inside a folder are left out; a file given twice is listed once.
+    Hidden files and folders inside a folder are left out. Links are followed, and each folder is read once. A file
+    given twice is listed once.
 
     Args:
         paths: Files and folders.
@@ -40,7 +41,7 @@ def find_images(paths: Sequence[Path], skip: Skip) -> list[Path]:
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if _is_image(file, path))
+            inside = sorted(_images_below(path, skip))
             if not inside:
                 skip(path, f"contains no images; looked for {' '.join(sorted(image_suffixes()))}")
             found |= dict.fromkeys(inside)
@@ -51,9 +52,22 @@ def find_images(paths: Sequence[Path], skip: Skip) -> list[Path]:
     return list(found)
 
 
-def _is_image(file: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return suffix_of(file.name) in image_suffixes() and not hidden and file.is_file()
+def _images_below(folder: Path, skip: Skip) -> Iterator[Path]:
+    suffixes, seen = image_suffixes(), set()
+
+    def unreadable(error: OSError) -> None:
+        skip(Path(error.filename), f"cannot be read: {error.strerror}")
+
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
+        status = os.stat(place)
+        if (inode := (status.st_dev, status.st_ino)) in seen:  # a link to a folder above, or two to the same one
+            folders.clear()
+            continue
+        seen.add(inode)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if suffix_of(name) in suffixes and not name.startswith(".") and (file := Path(place, name)).is_file():
+                yield file
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:

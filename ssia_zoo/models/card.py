@@ -8,6 +8,7 @@ from typing import Any
 from ssia_zoo.models import card_metadata, card_text
 from ssia_zoo.models.metric_names import main_metric, table
 from ssia_zoo.models.origin import origin, saved_weights
+from ssia_zoo.models.reproduce import flags, legend, needed_folders
 from ssia_zoo.models.stats import model_stats
 from ssia_zoo.models.weight import PublishedWeight
 
@@ -36,6 +37,11 @@ def weight_card(weight: PublishedWeight, repo_id: str | None) -> str:
         top1=weight.metrics.top1,
     )
     stats = model_stats(weight.architecture, weight.num_classes, weight.input_size)
+    needed = needed_folders(weight)
+    folders = {folder.setting: folder.placeholder for folder in needed}
+    dataset = folders.get("dataset", training.get("dataset"))
+    split = f" --eval-split {training['eval_split']}" if training.get("eval_split") else ""
+    meaning = "".join(f"- {line}\n" for line in legend(needed))
     size, mean, std = (card_text.numbers(values) for values in (weight.input_size, weight.mean, weight.std))
     text = f"""# {weight.name}
 
@@ -82,10 +88,13 @@ In a clone of SSIA Zoo, this trains the model and its control for every seed abo
 
 ```bash
 for seed in {" ".join(str(run.seed) for run in weight.metrics.runs)}; do for method in ssia vanilla; do
-    python train_hf.py --config {weight.name} --method $method --seed $seed --output-dir runs/$method-$seed
+    python train_hf.py --config {weight.name}{flags(needed)} --method $method --seed $seed \\
+        --output-dir runs/$method-$seed
 done; done
-ssia-zoo validate {weight.name} --dataset {training.get("dataset")}
+ssia-zoo validate {weight.name} --dataset {dataset}{split}
 ```
+
+{meaning}
 
 {card_text.settings(training)}
 
@@ -180,7 +189,7 @@ model = timm.create_model("hf-hub:{repo_id or "ORG/NAME"}", pretrained=True)  # 
 
 ## Training
 
-`train_hf.py --config settings.yaml --output-dir FOLDER` with these settings:
+To repeat it, save these settings as `settings.yaml` and run `train_hf.py --config settings.yaml --output-dir FOLDER`:
 
 {card_text.settings(settings)}
 

@@ -77,13 +77,13 @@ def hub_model_id(model: str) -> str | None:
 
 
 def eval_results(weight: PublishedWeight) -> str | None:
-    """Return a weight's result as the Hub's `.eval_results/*.yaml`; None if its data is not on the Hub.
+    """Return a weight's result as the Hub's `.eval_results/*.yaml`; None if its images are not those of the Hub.
 
     The Hub shows it on the data set's leaderboard if the data set is a benchmark with this task; its tasks are the
     configurations of the data set.
     """
     dataset, metrics = str(weight.training.get("dataset")), weight.metrics
-    if not is_hub_id(dataset):
+    if not is_hub_id(dataset) or not weight.dataset.unchanged:
         return None
     entry = EvalResultEntry(
         dataset_id=dataset,

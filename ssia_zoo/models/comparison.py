@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from ssia_zoo.models.weight import PairedRun
 
 _TOO_EASY = 95.0
-"""Mean top-1 of the controls, in percent, from which the data is too easy to show a gain."""
+"""Mean top-1 of the controls, in percent, from which the data leaves little room for a gain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Comparison:
 
     @property
     def too_easy(self) -> bool:
-        """Whether the controls score so high that a gain could not be seen."""
+        """Whether the controls score so high that the data leaves little room for a gain."""
         return self.vanilla_mean >= _TOO_EASY
 
     def conclusion(self) -> str:
@@ -36,8 +36,8 @@ class Comparison:
         text = self._about_interval()
         if self.too_easy:
             text += (
-                f" **The control alone reaches {self.vanilla_mean:.2f} %: the data are too easy to show a gain, and "
-                "none is claimed.**"
+                f" **The control alone reaches {self.vanilla_mean:.2f} %: these data leave little room for a gain, and "
+                "say little about other data.**"
             )
         return text
 

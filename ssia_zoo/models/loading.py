@@ -112,7 +112,10 @@ def _is_ours(name: str) -> bool:
 
 
 def _folder(path: str, pretrained: bool) -> str:
-    folder = Path(path).expanduser()
+    try:
+        folder = Path(path).expanduser()
+    except RuntimeError as error:  # "~name" of no user
+        raise ConfigError(f"there is no folder {path}: {one_line(error)}") from error
     if not folder.is_dir():
         siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         hint = did_you_mean(folder.name, siblings, f"expected one with {CONFIG} and {WEIGHTS}", most=1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ssia_zoo.models.metric_names import METRICS
+
 
 def origin(base_model: str | None, settings: Mapping[str, Any]) -> str:
     """Describe what the training started from, and which part of it was trained."""
@@ -22,7 +24,12 @@ def origin(base_model: str | None, settings: Mapping[str, Any]) -> str:
         part = "; only the classifier was trained"
     elif settings.get("freeze") is not None:
         part = f" with the stem and the first {settings['freeze']} stages frozen"
-    return f"Fine-tuned from `{base_model}`{part}."
+    base = f"`{base_model}`"
+    if base_model.startswith("local-dir:"):  # its path means nothing on another machine
+        base = (
+            f"the weights of a local folder, `{base_model.rstrip('/').rsplit('/', 1)[-1].removeprefix('local-dir:')}`"
+        )
+    return f"Fine-tuned from {base}{part}."
 
 
 def saved_weights(selection: Mapping[str, Any] | None) -> str:
@@ -33,8 +40,9 @@ def saved_weights(selection: Mapping[str, Any] | None) -> str:
     weights = f"weights of epoch {selection['best_epoch']}, the best"
     if selection["saved"] == "last":
         weights = f"weights after the last step; the best was epoch {selection['best_epoch']}"
+    metric = METRICS[selection.get("metric", "top1")]
     return (
-        f"{early}{weights} of {selection['evaluations']} evaluations by top-1. These evaluations were on the images of "
-        "the table, so the accuracy above is biased upwards: measure it on images that were used neither for training "
+        f"{early}{weights} of {selection['evaluations']} evaluations by {metric}. These evaluations were on the images "
+        "of the table, so the score above is biased upwards: measure it on images that were used neither for training "
         "nor for this choice"
     )

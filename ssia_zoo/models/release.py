@@ -19,7 +19,7 @@ from ssia_zoo.data.preprocessing import Preprocessing
 from ssia_zoo.errors import ConfigError, HubError, WeightError, one_line
 from ssia_zoo.files import atomic_write
 from ssia_zoo.hub import file_sha256, publish, update_collection
-from ssia_zoo.hub.files import WEIGHTS
+from ssia_zoo.hub.files import CONFIG, WEIGHTS
 from ssia_zoo.hub.folder import EVAL_RESULTS, STATEMENT
 from ssia_zoo.models.card import weight_card
 from ssia_zoo.models.card_metadata import eval_results
@@ -54,6 +54,15 @@ class Published:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.url}"
+
+
+def holds_weight(folder: Path, weight: PublishedWeight) -> bool:
+    """Whether a folder is what `write_weight_folder` wrote for a weight, and not a training run or another model."""
+    try:
+        described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return bool(described["ssia"]["name"] == weight.name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_weight_folder(weight: PublishedWeight, folder: Path, *, repo_id: str | None = None) -> Path:

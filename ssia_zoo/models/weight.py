@@ -38,6 +38,8 @@ class DatasetTerms:
     license: str
     terms: str
     """what these terms ask of users of the weight, in one sentence"""
+    unchanged: bool = True
+    """whether the images were those of the source, and not a copy that differs, as `name` then says"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -56,6 +58,17 @@ def test_a_space_of_a_folder_has_its_published_files_and_no_others(folder: Path,
     copied = space / "models" / "my-run"
     assert {path.name for path in copied.iterdir()} == set(PUBLISHED_FILES)
     assert "models=('models/my-run',)" in (space / "app.py").read_text()
+
+
+def test_the_page_finds_its_models_from_any_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, found = write_space(tmp_path / "space", "Mine", str(folder)), []
+    app = SimpleNamespace(AppConfig=dict, serve=lambda config: found.append(Path(config["models"][0]).is_dir()))
+    monkeypatch.setitem(sys.modules, "ssia_zoo.app", app)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(space / "app.py"))
+    assert found == [True]
 
 
 def test_a_folder_that_cannot_be_published_is_refused(folder: Path, tmp_path: Path) -> None:

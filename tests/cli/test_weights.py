@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import timm
+from huggingface_hub import CommitOperationAdd, HfApi
 
 import ssia_zoo
 from ssia_zoo.cli.main import main
@@ -16,7 +17,7 @@ from ssia_zoo.hub.folder import PUBLISHED_FILES, STATEMENT
 from tests.helpers.commands import FULL, WEIGHT, Captured, failed_in_one_line
 from tests.helpers.hub_server import HubServer
 from tests.helpers.keys import write_key_pair
-from tests.helpers.publishable_folder import contents
+from tests.helpers.publishable_folder import contents, make_folder
 
 
 def test_list_shows_a_weight_with_its_control(capsys: Captured) -> None:
@@ -116,10 +117,13 @@ def test_fetch_replaces_a_fetched_weight_and_no_other_folder(tmp_path: Path, cap
     (tmp_path / "mine" / "README.md").write_text("my notes")
     assert main(["fetch", WEIGHT, "--out", str(tmp_path / "mine")]) == 1
     assert "--out" in (message := failed_in_one_line(capsys))
-    assert "is not empty and holds no model" in message
+    assert f"is not empty and holds something else than {FULL}" in message
     assert (tmp_path / "mine" / "README.md").read_text() == "my notes"
     assert main(["fetch", WEIGHT, "--out", str(tmp_path / "weight")]) == 0
     assert main(["fetch", WEIGHT, "--out", str(tmp_path / "weight")]) == 0
+    before = contents(make_folder(tmp_path / "run"))  # a training run, whose weights would be lost
+    assert main(["fetch", WEIGHT, "--out", str(tmp_path / "run")]) == 1
+    assert contents(tmp_path / "run") == before
 
 
 def test_a_signed_publication_passes_the_check_of_its_readers(
@@ -154,3 +158,18 @@ def test_nothing_is_published_if_it_cannot_be_signed(
     assert main(["publish", str(folder), "org/name", "--sign", str(private)]) == 1
     assert "fails verification (graph: node 7 is relu); nothing is published" in failed_in_one_line(capsys)
     assert hub.repos == {}
+
+
+def test_a_model_is_not_signed_into_a_repository_with_other_files(
+    hub: HubServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    private, public = write_key_pair(tmp_path / "keys")
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    assert main(["publish", str(folder), "org/name"]) == 0
+    add = CommitOperationAdd(path_in_repo="notes.txt", path_or_fileobj=b"mine")
+    HfApi(token="hf_good").create_commit("org/name", [add], commit_message="notes")
+    assert main(["publish", str(folder), "org/name", "--sign", str(private)]) == 1
+    assert "also holds notes.txt, which the signed statement does not cover" in capsys.readouterr().err
+    assert STATEMENT not in hub.repos["org/name"].resolve("main").files
+    assert main(["publish", str(folder), "org/other", "--sign", str(private)]) == 0
+    assert main(["verify", "hf-hub:org/other", "--check", str(public)]) == 0

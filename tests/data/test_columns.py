@@ -116,7 +116,8 @@ def test_errors_on_missing_splits_and_columns_name_the_candidates_and_the_settin
     config = parquet(tmp_path / "d", train=labelled([0, 1]))
     assert "there is no evaluation split; set `holdout`, such as 0.1" in error_text(config)
     assert "`train_split` can be one of: train" in error_text(replace(config, train_split="trains"))
-    config = replace(config, eval_split="train")
+    assert "`eval_split` train is the training split" in error_text(replace(config, eval_split="train"))
+    config = replace(config, holdout=0.5)
     assert "`image_column` is 'label'; expected a column of images, one of: image" in error_text(
         replace(config, image_column="label")
     )

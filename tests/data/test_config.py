@@ -36,6 +36,8 @@ from ssia_zoo.errors import ConfigError
         ({"random_erase_mode": "black"}, "`random_erase_mode` is 'black'; expected 'const', 'rand' or 'pixel'"),
         ({"batchsize": 3}, "'batchsize' is not a setting; did you mean batch_size"),
         ({"streaming": True, "holdout": 0.1}, "`holdout` cannot split a stream"),
+        ({"eval_split": "test", "holdout": 0.1}, "and `eval_split` on test; leave out one of them"),
+        ({"streaming": True, "check_duplicates": True}, "`check_duplicates` compares all images"),
         ({"crop_padding": 8, "image_size": 8}, "`crop_padding` is 8; expected less than `image_size` 8"),
         ({"aug_repeats": 3, "batch_size": 8}, "`aug_repeats` is 3; expected a divisor of `batch_size` 8"),
     ],

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ssia_zoo.data import data_identity, load_image_data
-from tests.helpers.data_folders import image_folder, numbered, parquet
+from ssia_zoo.data.encoded import encoded_images
+from tests.helpers.data_folders import IMAGE, image_folder, numbered, parquet, rows
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -46,3 +47,9 @@ def test_the_identity_of_data_files_does_not_depend_on_how_they_are_divided(tmp_
     assert (limited["train_images"], limited["eval_digest"]) == (4, before["eval_digest"])
     streamed = data_identity(load_image_data(replace(config, streaming=True)))
     assert (streamed["train_images"], streamed["eval_digest"]) == (6, before["eval_digest"])
+
+
+def test_a_url_among_local_files_keeps_its_name() -> None:
+    images = [{"path": path, "bytes": None} for path in ("/d/a/0.png", "/d/b/1.png", "https://host/2.png")]
+    names = encoded_images(rows({"image": images}, image=IMAGE), "image").portable_names()
+    assert names == ["a/0.png", "b/1.png", "https://host/2.png"]

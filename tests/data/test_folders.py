@@ -354,3 +354,28 @@ def test_an_empty_folder_beside_the_splits_is_logged(tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.WARNING):
         load_image_data(config)
     assert caplog.text.count("folders without images (val)") == 1
+
+
+def test_a_data_file_that_names_no_split_does_not_change_the_classes(tmp_path: Path) -> None:
+    config = replace(folder(tmp_path, cat__2021=3, cat__2022=3, dog__2021=3, dog__2022=3), holdout=0.25)
+    (tmp_path / "features.parquet").write_bytes(b"PAR1")
+    (tmp_path / "cat" / "backup.tar").touch()
+    data = load_image_data(config)
+    assert (len(data.train), len(data.eval), data.label_names) == (9, 3, ("cat", "dog"))
+
+
+def test_the_training_split_under_another_name_is_refused_for_evaluation(tmp_path: Path) -> None:
+    config = folder(tmp_path, training__a=2, training__b=2, val__a=1, val__b=1)
+    assert "`eval_split` training is the training split of" in error_text(replace(config, eval_split="training"))
+    assert len(load_image_data(config).eval) == 2
+
+
+def test_evaluating_a_folder_without_splits_says_that_it_takes_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = folder(tmp_path, a=4, b=4)
+    load_eval_data(config)
+    assert "has no splits, so all of its images are evaluated; if the model was trained on them, set" in caplog.text
+    caplog.clear()
+    load_eval_data(replace(config, holdout=0.25))
+    assert "all of its images" not in caplog.text

@@ -85,6 +85,11 @@ def test_strings_are_split_by_a_given_separator(tmp_path: Path) -> None:
             lists([[0, 1, 1]], datasets.List(INT)),
             "row 0 of 'train' holds 0 and 1 for each class in 'label'; expected the numbers or names",
         ),
+        (
+            lists([[1, 0], [0, 1], [1, 0]], datasets.List(INT)),
+            lists([[0, 1], [1, 0]], datasets.List(INT)),
+            "row 0 of 'train' holds 0 and 1 for each class in 'label'; expected the numbers or names",
+        ),
         (lists([[0, 1], [1]]), lists([[2]]), "'test' has images of 1 class: c, but 'train' has none"),
         (lists([[0], [0]]), lists([[0]]), "all training images are of one class, 'a'; at least two are needed"),
         (lists([[0], [1]]), labelled([0]), "holds lists of labels in one of the splits only; use the same form"),

@@ -245,3 +245,9 @@ def test_repeated_augmentation_gives_views_of_an_image_side_by_side(twelve: Data
     ]
     images = next(iter(loader(replace(config, **AUGMENTED))))[0]
     assert not torch.equal(images[0], images[1])
+
+
+def test_a_stream_of_files_that_are_also_evaluated_is_refused(tmp_path: Path) -> None:
+    config = replace(image_folder(tmp_path, train={"a": 2, "b": 2}), streaming=True)
+    (tmp_path / "val").symlink_to("train")
+    assert "4 images of 'validation' are also training images" in error_text(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def test_names_without_folder_are_found_in_subfolders_unless_several_have_them(t
     config = labelled_photos(tmp_path, PATHS)
     assert len(load_image_data(config).train) == 9
     pictures(1)[0].save(tmp_path / "photos" / "a" / NAMES[1])
-    assert "1 of 12 images in labels.csv do not exist, such as 01.png; expected" in error_text(config)
+    message = error_text(config)
+    assert "1 of 12 names in labels.csv are those of several photos, such as 01.png; write the folder" in message
 
 
 def test_missing_photos_are_counted_and_the_first_named(tmp_path: Path) -> None:
@@ -141,3 +143,19 @@ def test_a_stream_has_the_labels_of_the_file(tmp_path: Path) -> None:
     content = table({"path": NAMES, "label": LABELS, "split": splits})
     config = labelled_photos(tmp_path, content, holdout=0.0, streaming=True)
     assert len(load_image_data(config).train) == 8
+
+
+@pytest.mark.parametrize("cell", ['"cat', '"cat\n02.png,dog"'])
+def test_a_stray_quote_does_not_swallow_lines(tmp_path: Path, cell: str) -> None:
+    config = labelled_photos(tmp_path, PATHS.replace("01.png,dog", f"01.png,{cell}"))
+    assert re.search(r"line \d+ of labels.csv (cannot be read|ends a cell of several lines)", error_text(config))
+
+
+def test_a_link_to_a_photo_is_that_photo(tmp_path: Path) -> None:
+    config = labelled_photos(tmp_path, PATHS)
+    (tmp_path / "photos" / "copy.png").symlink_to(NAMES[0])
+    same = labelled_photos(tmp_path, f"{PATHS.rstrip()}\ncopy.png,{LABELS[0]}\n")
+    assert len(load_eval_data(replace(same, holdout=0.0)).eval) == 12
+    other = next(label for label in LABELS if label != LABELS[0])
+    labelled_photos(tmp_path, f"{PATHS.rstrip()}\ncopy.png,{other}\n")
+    assert "copy.png has different labels in labels.csv" in error_text(config)

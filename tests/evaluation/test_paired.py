@@ -67,3 +67,8 @@ def test_classes_in_another_order_are_matched_by_name() -> None:
 def test_answers_to_other_images_or_classes_are_refused(other: Answers, kind: type[SSIAZooError], message: str) -> None:
     with pytest.raises(kind, match=message):
         same_images(made([0, 1], [0, 1]), other)
+
+
+def test_one_image_is_too_few_to_compare() -> None:
+    with pytest.raises(DataError, match="needs at least two images"):
+        compare_answers(made([0], [0]), made([0], [1]))

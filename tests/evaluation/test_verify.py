@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -300,6 +301,16 @@ def test_a_top1_of_other_images_does_not_pass(measured: tuple[Path, float], toys
     report = verify(str(folder), data=toys)
     assert statuses(report)["top1"] == "failed"
     assert f"stated {top1:.2f} % of 11 images" in detail(report, "top1")
+
+
+def test_the_split_is_that_of_the_training_unless_it_is_given(measured: tuple[Path, float], toys: DataConfig) -> None:
+    folder, _ = measured
+    shutil.rmtree(Path(toys.dataset) / "train" / CLASSES[0])
+    claim = {"metrics": {"top1": 50.0}, "training": {"train_split": "test", "eval_split": "train"}}
+    edit_config(folder, lambda config: config.update(ssia=claim))
+    assert "of 8 images, stated" in detail(verify(str(folder), data=toys), "top1")
+    given = verify(str(folder), data=replace(toys, eval_split="test"))
+    assert "of 10 images, stated" in detail(given, "top1")
 
 
 @pytest.mark.parametrize("stated", [None, "90", float("nan")])

@@ -80,6 +80,13 @@ def trained(tmp_path: Path) -> Path:
     return write_weight_folder(ssia_zoo.weights()[name], tmp_path / "trained", repo_id="alice/name")
 
 
+def test_a_model_of_several_labels_stays_one(small: Path) -> None:
+    edit_config(small, lambda config: config.update(problem_type="multi_label_classification", threshold=0.3))
+    add_onnx(small)
+    described = json.loads((small / "onnx" / "config.json").read_text())
+    assert (described["problem_type"], described["threshold"]) == ("multi_label_classification", 0.3)
+
+
 def test_the_command_publishes_onnx_and_a_quantized_file(
     trained: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from ssia_zoo.training import main
 from tests.helpers.runs import flags
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["ssia_zoo.training"])
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["ssia_zoo.training"])
 _started: list[BaseProcess] = []
 
 
@@ -44,7 +44,7 @@ class Run:
             several = {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
             environment = {"ACCELERATE_USE_CPU": "true", **(several if processes > 1 else {})}
             arguments = (target, flags(**settings), environment, log, limits or {})
-            self.ranks.append(_context.Process(target=_train, args=arguments, daemon=False))
+            self.ranks.append(FORKED.Process(target=_train, args=arguments, daemon=False))
         for process in self.ranks:
             process.start()
         _started.extend(self.ranks)

@@ -10,7 +10,7 @@ import torch
 
 from ssia_zoo.errors import WeightError
 from ssia_zoo.hub import PUBLISHED_FILES, check_folder
-from ssia_zoo.hub.folder import EVAL_RESULTS, check_extra
+from ssia_zoo.hub.folder import EVAL_RESULTS, addressed_card, check_extra
 from tests.helpers.publishable_folder import edit_config, edit_weights, make_folder
 
 
@@ -107,3 +107,9 @@ def test_results_that_the_client_cannot_read_are_refused(tmp_path: Path, content
 def test_only_known_files_are_published_in_addition(tmp_path: Path) -> None:
     with pytest.raises(WeightError, match=r"key\.pem cannot be published"):
         check_extra(tmp_path, ["key.pem"])
+
+
+def test_a_card_names_the_repository_it_is_published_to() -> None:
+    card = 'create_model("hf-hub:ORG/NAME")  create_model("local-dir:FOLDER")  pipeline("x", model="FOLDER")  FOLDER'
+    expected = 'create_model("hf-hub:me/it")  create_model("hf-hub:me/it")  pipeline("x", model="me/it")  FOLDER'
+    assert addressed_card(card, "me/it") == addressed_card(expected, "me/it") == expected

@@ -330,6 +330,29 @@ def test_a_fetched_file_is_verified_and_found_offline_afterwards(
         zoo_hub.fetch(REPO, "model.safetensors", revision=oid, sha256=sha256, cache_dir=tmp_path / "empty")
 
 
+def test_a_file_in_a_cache_without_links_is_verified(
+    hub: HubServer, published: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    oid, _ = published
+
+    def fetched() -> Path:
+        return zoo_hub.fetch_files(REPO, ["model.safetensors"], revision=oid, token=SECRET, cache_dir=tmp_path)
+
+    stored = fetched() / "model.safetensors"
+    content = bytearray(stored.read_bytes())
+    stored.unlink()
+    stored.write_bytes(content)  # as where links cannot be made
+    fetched()
+    content[-1] ^= 1
+    stored.write_bytes(content)
+    with pytest.raises(WeightError, match="it is damaged or not the published file"):
+        fetched()
+    hub.repos.clear()
+    fetched()
+    assert "model.safetensors of alice/model" in caplog.text or f"model.safetensors of {REPO}" in caplog.text
+    assert "is used unchecked" in caplog.text
+
+
 def test_a_file_with_another_hash_is_refused(hub: HubServer, published: tuple[str, str]) -> None:
     oid, sha256 = published
     with pytest.raises(WeightError) as refused:

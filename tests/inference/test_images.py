@@ -158,3 +158,13 @@ def test_inputs_are_those_of_the_preprocessing(tmp_path: Path) -> None:
 def test_numbers_that_are_too_low_are_errors(numbers: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=r"`(batch_size|workers)` is .*at least"):
         check_loading(**numbers)
+
+
+def test_links_to_folders_are_followed_and_each_folder_is_read_once(tmp_path: Path, skipped: list) -> None:
+    image(tmp_path / "elsewhere" / "1.png")
+    own = image(tmp_path / "photos" / "own" / "0.png")
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "own" / "above").symlink_to(tmp_path / "photos")
+    found = find_images([tmp_path / "photos"], lambda *what: skipped.append(what))
+    assert found == [tmp_path / "photos" / "linked" / "1.png", own]
+    assert skipped == []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from tests.helpers.runs import ROOT, small_run
+from ssia_zoo.training.folder import RunFolder
+from tests.helpers.forked import FORKED
+from tests.helpers.runs import small_run
 
 
 def test_the_lock_is_removed_while_it_is_held_and_a_left_one_is_taken(
@@ -31,36 +34,31 @@ def test_the_lock_is_removed_while_it_is_held_and_a_left_one_is_taken(
     assert released == [False]
 
 
-LOCKING = """
-import sys, time
-from pathlib import Path
-from types import SimpleNamespace
-from filelock import FileLock, Timeout
-from ssia_zoo.training.folder import RunFolder
-
-folder, end, held = Path(sys.argv[1]), time.monotonic() + 5, 0
-while time.monotonic() < end:
-    lock, saver = FileLock(folder / ".lock", timeout=0), SimpleNamespace(close=lambda: None)
-    run = SimpleNamespace(path=folder, _lock=lock, saver=saver)
-    try:
-        run._lock.acquire()
-    except Timeout:
-        continue
-    (folder / "inside").mkdir()  # fails if another process holds the lock
-    time.sleep(0.0005)
-    (folder / "inside").rmdir()
-    RunFolder.release(run)
-    held += 1
-assert held
-"""
+def hold_and_release(folder: Path, seconds: float) -> None:
+    """Take and release a folder's lock, and fail if another process holds it too."""
+    end, held = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        lock, saver = FileLock(folder / ".lock", timeout=0), SimpleNamespace(close=lambda: None)
+        run: Any = SimpleNamespace(path=folder, _lock=lock, saver=saver)
+        try:
+            run._lock.acquire()
+        except Timeout:
+            continue
+        (folder / "inside").mkdir()
+        time.sleep(0.0005)
+        (folder / "inside").rmdir()
+        RunFolder.release(run)
+        held += 1
+    assert held
 
 
 def test_the_lock_is_never_held_twice(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LOCKING, str(tmp_path)]
-    several = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    several = [FORKED.Process(target=hold_and_release, args=(tmp_path, 2)) for _ in range(3)]
     for process in several:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+        process.start()
+    for process in several:
+        process.join(120)
+        assert process.exitcode == 0
 
 
 def test_a_run_in_a_folder_called_as_a_model_is_named_as_a_folder(
