@@ -29,8 +29,11 @@ SITUATIONS = {
     "fine-tune on 33 photos a class at 160 px: EfficientNet-Lite0, Grocery at 224 px": ("weights", "grocery_r224"),
     "the same at 224 px, with RandAugment and a third of the learning rate": ("grocery_r224", "grocery"),
     "40 % of the labels wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels", "worse"),
-    "the same images: narrow ConvNeXt-Atto": ("wrong_labels_convnext", "worse"),
-    "half of the images, 100 epochs: the same ResNet-18, until it fits wrong labels": ("wrong_labels_long", "worse"),
+    "40 % wrong, the same images: narrow ConvNeXt-Atto": ("wrong_labels_convnext", "worse"),
+    "40 % wrong, half of the images, 100 epochs, until they are fitted: half-width ResNet-18": (
+        "wrong_labels_long",
+        "worse",
+    ),
     "20 % wrong: EfficientNet-Lite0, Grocery at 128 px": ("grocery_exchanged", "grocery, a fifth exchanged"),
     "17 % wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels_fewer", "random1"),
     "9 % wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels_fewer", "aggre"),
@@ -103,7 +106,7 @@ def cell(comparison: Comparison | None) -> str:
     if comparison.interval is None:
         return f"{text} ({comparison.seeds} seed{'s' * (comparison.seeds > 1)})"
     low, high = comparison.interval
-    return f"{f'**{text}**' if low > 0 else text} ({low:+.2f} to {high:+.2f})"
+    return f"{f'**{text}**' if low > 0 else text} ({low:+.2f} to {high:+.2f}; {comparison.seeds})"
 
 
 def write_when(plans: dict[str, list[Record]]) -> None:

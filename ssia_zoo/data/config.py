@@ -74,8 +74,8 @@ class DataConfig:
     image_column: str | None = None
     """Column with the images; if None, the only column of images."""
     label_column: str | None = None
-    """Column with the classes; if None, the only column of class labels, else label or labels. In a file of labels, it
-    may be the names of columns of 0 and 1, separated by commas."""
+    """Column with the classes; if None, the only column of class labels, else label, labels or cls. In a file of
+    labels, it may be the names of columns of 0 and 1, separated by commas."""
     labels: str | None = None
     """CSV or TSV file with a path and a label per image of the folder `dataset`; a column split, if any, names the
     splits."""

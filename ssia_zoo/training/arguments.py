@@ -88,7 +88,7 @@ def parse_config(
     args: Sequence[str],
     prog: str = "train_hf.py",
     default: TrainConfig | None = None,
-    description: str | None = TrainConfig.__doc__,
+    description: str = f"{TrainConfig.__doc__}\n--config FILE reads settings from YAML or JSON; flags override them.",
 ) -> TrainConfig:
     """Read settings from command line flags, which override those of `--config FILE`.
 
@@ -106,7 +106,6 @@ def parse_config(
     first.add_argument("--config")
     known, rest = first.parse_known_args(args)
     default = read_config(known.config) if known.config else default or TrainConfig()
-    description = f"{description}\n--config FILE reads settings from YAML or JSON; flags override them."
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):

@@ -262,9 +262,10 @@ class TrainConfig(DataConfig):
     val_interval: NonNegativeInt = 1
     """Epochs between evaluations; 0: evaluate only after training, as for a test split."""
     keep_best: bool = False
-    """Save the weights of the evaluation with the highest top-1 instead of the last; not on a test split."""
+    """Save the weights of the evaluation with the highest top-1 (mAP for several labels) instead of the last; not on a
+    test split."""
     patience: PositiveInt | None = None
-    """Stop after this many evaluations in a row without a higher top-1; not on a test split."""
+    """Stop after this many evaluations in a row without a higher top-1 (mAP); not on a test split."""
     resume: str | None = None
     """Resume a run: auto for the newest checkpoint in --output-dir, or the path of a checkpoint."""
     checkpoint_every: PositiveInt | None = None

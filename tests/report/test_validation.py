@@ -105,7 +105,7 @@ def test_many_classes_are_listed_by_pairs_alone(tmp_path: Path) -> None:
 
 def test_a_report_without_mistakes(tmp_path: Path) -> None:
     write_report(made([0, 1], [0, 1]), tmp_path, title="all right")
-    assert "No image is predicted wrong" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "All predictions are right" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_nothing_is_written_if_the_model_or_the_folder_cannot_be_used(tmp_path: Path) -> None:
