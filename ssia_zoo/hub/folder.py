@@ -46,7 +46,11 @@ EXTRA_FILES = (*ONNX_FILES, EVAL_RESULTS, STATEMENT)
 UNSIGNED_FILES = (".gitattributes",)
 """What the Hub itself adds to a repository."""
 
-_PLACEHOLDERS = ("hf-hub:ORG/NAME", "hf-hub:{}"), ("local-dir:FOLDER", "hf-hub:{}"), ('model="FOLDER"', 'model="{}"')
+_PLACEHOLDERS = (
+    ("hf-hub:ORG/NAME", "hf-hub:{}"),
+    ('create_model("local-dir:FOLDER"', 'create_model("hf-hub:{}"'),
+    ('model="FOLDER"', 'model="{}"'),
+)
 """How generated cards load a model whose repository is not known yet, and how they do where it is."""
 
 _SOURCES = ("file", "url", "state_dict", "hf_hub_id", "hf_hub_filename", "custom_load")
