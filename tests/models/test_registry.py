@@ -274,19 +274,17 @@ def described(name: str = FULL, **changes: object) -> str:
     return json.dumps(json.loads((resource_dir("hub_configs") / f"{name}.json").read_text()) | changes)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "expected"),
-    [
-        (FULL, "{", "not valid JSON"),
-        (FULL, "\udc80", "not valid JSON"),
-        (FULL, described(crop_pct=7.0), "crop_pct"),
-        ("nonesuch_ssia.c10_r32", described(architecture="nonesuch", tag="c10_r32"), "no architecture 'nonesuch'"),
-    ],
-    ids=["json", "encoding", "field", "architecture"],
-)
-def test_an_invalid_description_is_skipped_with_a_warning(tmp_path: Path, name: str, text: str, expected: str) -> None:
-    environment = package_with(tmp_path, **{name: ""})
-    (tmp_path / "hub_configs" / f"{name}.json").write_bytes(text.encode(errors="surrogateescape"))
+def test_invalid_descriptions_are_skipped_with_a_warning_each(tmp_path: Path) -> None:
+    environment = package_with(tmp_path)
+    shipped = len(list((tmp_path / "hub_configs").glob("*.json")))
+    invalid = {
+        FULL: (described(crop_pct=7.0), "crop_pct"),
+        "resnet18_ssia.tin_r64": ("{", "not valid JSON"),
+        "resnet50_ssia.c10_r32": ("\udc80", "not valid JSON"),
+        "nonesuch_ssia.c10_r32": (described(architecture="nonesuch", tag="c10_r32"), "no architecture 'nonesuch'"),
+    }
+    for name, (text, _) in invalid.items():
+        (tmp_path / "hub_configs" / f"{name}.json").write_bytes(text.encode(errors="surrogateescape"))
     script = (
         "import warnings; warnings.simplefilter('ignore'); import timm; warnings.simplefilter('always')\n"
         "import ssia_zoo; print(len(ssia_zoo.weights()), ssia_zoo.__file__)\n"
@@ -294,16 +292,17 @@ def test_an_invalid_description_is_skipped_with_a_warning(tmp_path: Path, name: 
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    shipped = len(list((tmp_path / "hub_configs").glob("*.json")))
-    assert done.stdout.split() == [str(shipped - 1), str(tmp_path / "ssia_zoo" / "__init__.py")]
-    (line,) = [line for line in done.stderr.splitlines() if "UserWarning" in line]
-    assert f"the weight {name} is skipped" in line
-    assert expected in line
+    assert done.stdout.split() == [str(shipped - 3), str(tmp_path / "ssia_zoo" / "__init__.py")]
+    lines = [line for line in done.stderr.splitlines() if "UserWarning" in line]
+    assert len(lines) == len(invalid)
+    for name, (_, expected) in invalid.items():
+        assert [line for line in lines if f"the weight {name} is skipped" in line and expected in line]
     command = [sys.executable, "-m", "ssia_zoo.cli", "list"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert len(done.stdout.splitlines()) > shipped - 1, "the others are listed"
-    assert any(line.startswith(f"skipped {name}: ") for line in done.stderr.splitlines())
+    assert len(done.stdout.splitlines()) > shipped - 3, "the others are listed"
+    skipped = [line.split()[1] for line in done.stderr.splitlines() if line.startswith("skipped ")]
+    assert sorted(skipped) == sorted(f"{name}:" for name in invalid)
 
 
 def test_of_several_defaults_none_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
