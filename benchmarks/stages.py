@@ -3,11 +3,11 @@
     python benchmarks/stages.py run runs/weights/resnet50_ssia.c10_r32    # measure finished runs
     python benchmarks/stages.py report                                   # draw plots and write the table
 
-The folder contains ssia_seedN and vanilla_seedN, as make_weight.py writes them, with the checkpoints kept by
---keep-checkpoints or only the final weights. At every step for which both have weights, a linear probe of each stage
-(scikit-learn's logistic regression on standardized features averaged over positions, fitted on training images without
-augmentation) is evaluated on images of the run's evaluation split. Agreement is the share of these images for which
-the stage's probe and the network predict the same class.
+The folder contains ssia_seedN and vanilla_seedN, and dsn_seedN if it was trained, as make_weight.py writes them, with
+the checkpoints kept by --keep-checkpoints or only the final weights. At every step for which all have weights, a linear
+probe of each stage (scikit-learn's logistic regression on standardized features averaged over positions, fitted on
+training images without augmentation) is evaluated on images of the run's evaluation split. Agreement is the share of
+these images for which the stage's probe and the network predict the same class.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ PICTURED = 4  # images drawn with their attention maps
 
 @dataclass(frozen=True)
 class Run:
-    """Analyze finished runs at every step for which both methods have weights."""
+    """Analyze finished runs at every step for which all methods have weights."""
 
     runs: tyro.conf.Positional[Path]
-    """folder with ssia_seedN and vanilla_seedN"""
+    """folder with ssia_seedN, vanilla_seedN and, if trained, dsn_seedN"""
     images: int = 2000
     """training images to fit each probe, and evaluation images to evaluate it"""
 
@@ -56,7 +56,8 @@ def run(arguments: Run) -> None:
     known = {(r["weights"], r["method"], r["seed"], r["step"]) for r in read_results(RECORDS)}
     seeds = sorted(int(path.name.removeprefix("ssia_seed")) for path in arguments.runs.glob("ssia_seed*"))
     for seed in seeds:
-        folders = {method: arguments.runs / f"{method}_seed{seed}" for method in METHODS}
+        folders = {method: arguments.runs / f"{method}_seed{seed}" for method in (*METHODS, "dsn")}
+        folders = {method: folder for method, folder in folders.items() if method in METHODS or folder.is_dir()}
         weights = {method: _weights(folder) for method, folder in folders.items()}
         steps = sorted(set.intersection(*map(set, weights.values())))
         settings = read_config(str(folders["ssia"] / "train_config.yaml"))
@@ -64,7 +65,7 @@ def run(arguments: Run) -> None:
         data = load_image_data(settings)
         drawn: dict[str, Any] = {}
         for step in steps:
-            for method in METHODS:
+            for method in folders:
                 model = _student(weights[method][step], settings, len(data.label_names))
                 if step in (steps[0], steps[-1]):
                     images, _, _ = _pictured(model, data, settings)
