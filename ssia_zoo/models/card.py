@@ -41,7 +41,7 @@ def weight_card(weight: PublishedWeight, repo_id: str | None) -> str:
     folders = {folder.setting: folder.placeholder for folder in needed}
     dataset = folders.get("dataset", training.get("dataset"))
     split = f" --eval-split {training['eval_split']}" if training.get("eval_split") else ""
-    meaning = "".join(f"- {line}\n" for line in legend(needed))
+    meaning = "".join(f"\n- {line}" for line in legend(needed)) + "\n" * bool(needed)
     size, mean, std = (card_text.numbers(values) for values in (weight.input_size, weight.mean, weight.std))
     text = f"""# {weight.name}
 
@@ -93,9 +93,7 @@ for seed in {" ".join(str(run.seed) for run in weight.metrics.runs)}; do for met
 done; done
 ssia-zoo validate {weight.name} --dataset {dataset}{split}
 ```
-
 {meaning}
-
 {card_text.settings(training)}
 
 {card_text.environment(weight.environment)} Results vary slightly with hardware and versions.

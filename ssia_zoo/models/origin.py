@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from ssia_zoo.models.metric_names import METRICS
@@ -26,9 +27,7 @@ def origin(base_model: str | None, settings: Mapping[str, Any]) -> str:
         part = f" with the stem and the first {settings['freeze']} stages frozen"
     base = f"`{base_model}`"
     if base_model.startswith("local-dir:"):  # its path means nothing on another machine
-        base = (
-            f"the weights of a local folder, `{base_model.rstrip('/').rsplit('/', 1)[-1].removeprefix('local-dir:')}`"
-        )
+        base = f"the weights of a local folder, `{PurePath(base_model.removeprefix('local-dir:')).name}`"
     return f"Fine-tuned from {base}{part}."
 
 

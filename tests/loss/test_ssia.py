@@ -382,11 +382,9 @@ def test_the_loss_is_finite_and_not_negative(
     loss = make_loss(shapes, **choices)
     features, logits = make_inputs(shapes, batch, seed)
     features = [(feature * scale).requires_grad_() for feature in features]
-    terms = loss(features, logits * scale)
-    terms["ssia"].backward()
+    (terms := loss(features, logits * scale))["ssia"].backward()
     assert all(term.isfinite() and term >= -1e-5 for term in terms.values()), terms  # a divergence of 0 is rounded
-    tensors = [*features, *loss.parameters()]
-    assert all(tensor.grad.isfinite().all() for tensor in tensors if tensor.grad is not None)
+    assert all(tensor.grad.isfinite().all() for tensor in (*features, *loss.parameters()) if tensor.grad is not None)
 
 
 @pytest.mark.parametrize("channels", [[16], [16, 31], [32, 16], [16, 32, 64]])
