@@ -151,3 +151,12 @@ def test_validate_fails_in_one_line(model: str, dataset: str, message: str, caps
     assert message in error
     assert error.startswith("error: ")
     assert "Traceback" not in error
+
+
+def test_verify_reads_the_given_split_and_labels(tmp_path: Path, capsys: Captured) -> None:
+    assert main(["verify", WEIGHT, "--dataset", "digits", "--eval-split", "nonsense"]) == 1
+    assert "there is no split 'nonsense'" in failed_in_one_line(capsys)
+    assert main(["verify", WEIGHT, "--dataset", str(tmp_path), "--labels", str(tmp_path / "none.csv")]) == 1
+    assert "none.csv does not exist" in failed_in_one_line(capsys)
+    assert main(["verify", WEIGHT, "--eval-split", "test"]) == 2
+    assert "--eval-split and --labels need --dataset" in failed_in_one_line(capsys)
