@@ -25,6 +25,7 @@ _COLORS = dict(zip(FORMS, ("tab:blue", "tab:orange", "tab:green", "tab:gray"), s
 
 SITUATIONS = {
     "fine-tune on 100 photos a class: EfficientNet-Lite0, CIFAR-10 at 96 px": ("cifar_finetune", "c10 1000"),
+    "fine-tune on 500 photos a class: EfficientNet-Lite0, CIFAR-10 at 96 px": ("cifar_finetune_5000", "c10 5000"),
     "fine-tune on 33 photos a class: EfficientNet-Lite0, Grocery at 128 px": ("grocery_r128", "grocery"),
     "fine-tune on 33 photos a class at 160 px: EfficientNet-Lite0, Grocery at 224 px": ("weights", "grocery_r224"),
     "the same at 224 px, with RandAugment and a third of the learning rate": ("grocery_r224", "grocery"),
@@ -38,6 +39,8 @@ SITUATIONS = {
     "17 % wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels_fewer", "random1"),
     "9 % wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels_fewer", "aggre"),
     "right labels: half-width ResNet-18, CIFAR-10": ("clean_short", "clean"),
+    "right labels, half of the images, 100 epochs, until they are fitted: half-width ResNet-18": ("clean_long", "clean"),
+    "right labels: small ViT, CIFAR-10 at 64 px": ("clean_vit", "clean"),
     "a third of the labels wrong: quarter-width ResNet-18, 8x8 digits": ("demo", "digits"),
     "from scratch, 50,000 images: ResNet-50, CIFAR-10 at 32 px": ("weights", "c10_r32", "resnet50"),
     "from scratch: ResNet-18, CIFAR-10 at 32 px": ("weights", "c10_r32", "resnet18"),
