@@ -20,7 +20,7 @@ from torch import nn
 
 from ssia_zoo.data.config import Size, read_size
 from ssia_zoo.errors import ConfigError, ExportError, did_you_mean, one_line
-from ssia_zoo.export.files import commit_files, describe_files, describe_input, quiet, staging_dir
+from ssia_zoo.export.files import MANIFEST_FORMAT, commit_files, describe_files, describe_input, quiet, staging_dir
 from ssia_zoo.export.images import Array, batches, calibration_data, data_config, parity_images
 from ssia_zoo.export.parity import (
     Runner,
@@ -202,7 +202,7 @@ def export_model(
         else:
             check_accuracy(parity, limit, f"{name} in {target} int8")
         manifest = {
-            "format": "ssia-zoo export 1",
+            "format": MANIFEST_FORMAT,
             "target": target,
             "precision": precision,
             "file": out.name,

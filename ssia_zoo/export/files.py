@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -16,6 +17,8 @@ import numpy as np
 
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.hub import file_sha256
+
+MANIFEST_FORMAT = "ssia-zoo export 1"
 
 _COLORS = {1: "greyscale (Pillow's mode L)", 3: "RGB", 4: "RGBA"}
 _CHATTY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "nncf", "root")
@@ -42,17 +45,36 @@ def staging_dir(out: Path) -> Iterator[Path]:
 def commit_files(folder: Path, out: Path) -> None:
     """Move all files of `folder` beside `out`, `out` itself last, so that it never exists without the others.
 
+    Files of an earlier export to `out`, which its manifest lists, are replaced, and so is `out` itself.
+
     Raises:
-        ConfigError: If a file cannot be written, or a folder has its name.
+        ConfigError: If a file cannot be written, a folder has its name, or another file would be replaced.
     """
-    taken = [file.name for file in folder.iterdir() if out.with_name(file.name).is_dir()]
-    if taken:
-        raise ConfigError(f"`out` is {out}, but {out.with_name(taken[0])} is a folder; choose another name")
+    manifest = out.with_name(f"{out.name}.json")
+    replaced = {out.name, *_manifest_files(manifest)}
+    for file in sorted(folder.iterdir()):
+        there = out.with_name(file.name)
+        if there.is_dir():
+            raise ConfigError(f"`out` is {out}, but {there} is a folder; choose another name")
+        if there.exists() and file.name not in replaced:
+            raise ConfigError(
+                f"`out` is {out}, which also writes {there}; a file of that name exists and is not of an earlier "
+                f"export to `out`: choose another name, or move that file"
+            )
     try:
         for file in sorted(folder.iterdir(), key=lambda file: file.name == out.name):
             os.replace(file, out.with_name(file.name))
     except OSError as error:
         raise ConfigError(f"`out` is {out}: cannot be written ({error.strerror}); choose another name") from error
+
+
+def _manifest_files(manifest: Path) -> list[str]:
+    """Return the names of the files that an earlier export wrote, with its manifest; none if there is no manifest."""
+    try:
+        described = json.loads(manifest.read_text(encoding="utf-8"))
+        return [manifest.name, *described["files"]] if described["format"] == MANIFEST_FORMAT else []
+    except (OSError, ValueError, TypeError, LookupError):
+        return []
 
 
 @contextmanager

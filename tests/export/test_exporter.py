@@ -22,7 +22,6 @@ from ssia_zoo.data import digits
 from ssia_zoo.errors import ConfigError, ExportError, SSIAZooError
 from ssia_zoo.export import exporter as exporting
 from ssia_zoo.export.exporter import ExportResult, export, export_model, load_artefact
-from ssia_zoo.export.files import commit_files, staging_dir
 from ssia_zoo.export.images import CalibrationData, RealImages, calibration_data, data_config, parity_images
 from ssia_zoo.export.parity import accuracy, check_accuracy, check_parity, class_outputs, compare
 from ssia_zoo.hub import file_sha256
@@ -344,21 +343,6 @@ def test_bad_input_is_an_error_of_one_line_and_leaves_nothing(case: str, source:
         export(target, model, out, **options)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("taken", ["m.xml", "m.bin", "m.xml.json"])
-def test_a_folder_of_the_same_name_is_an_error_before_any_file_is_replaced(taken: str, tmp_path: Path) -> None:
-    names = ["m.xml", "m.bin", "m.xml.json"]
-    for name in names:
-        (tmp_path / name).mkdir() if name == taken else (tmp_path / name).write_text("old")
-    with staging_dir(tmp_path / "m.xml") as staging:
-        for name in names:
-            (staging / name).write_text("new")
-        with pytest.raises(ConfigError, match=f"{taken} is a folder"):
-            commit_files(staging, tmp_path / "m.xml")
-    assert {name: (tmp_path / name).read_text() for name in names if name != taken} == dict.fromkeys(
-        set(names) - {taken}, "old"
-    )
 
 
 def test_in_a_folder_each_precision_has_its_own_name(source: Path, tmp_path: Path) -> None:
