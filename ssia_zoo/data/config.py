@@ -39,6 +39,10 @@ def read_size(value: Any) -> Size:
     return (sides[0], sides[1]) if len(set(sides)) == 2 else sides[0]
 
 
+OptionalSize = Annotated[Size | None, PlainValidator(lambda value: None if value is None else read_size(value))]
+"""One union, as tyro does not look for a default value's type in a union within a union."""
+
+
 def height_width(size: Size) -> tuple[int, int]:
     """Return height and width of a size."""
     return size if isinstance(size, tuple) else (size, size)
@@ -86,9 +90,9 @@ class DataConfig:
     """Number of classes, for labels that are numbers without names; required only for streaming."""
     holdout: FractionBelow1 = 0.0
     """Evaluate on this fraction of the training split (stratified) instead of the evaluation split."""
-    image_size: Annotated[Size, PlainValidator(read_size)] | None = None
+    image_size: OptionalSize = None
     """Size of the model's input, pixels: one number for a square, or height and width; if None, that of the model."""
-    train_image_size: Annotated[Size, PlainValidator(read_size)] | None = None
+    train_image_size: OptionalSize = None
     """Size of the training images, pixels, if it is not that of the model's input: a smaller one makes steps cheaper,
     and objects appear as large in training as in evaluation (FixRes, arXiv 1906.06423)."""
     batch_size: PositiveInt = 128

@@ -224,6 +224,15 @@ def test_help_names_config_and_every_group(capsys: pytest.CaptureFixture[str]) -
         assert flag in text
 
 
+@pytest.mark.filterwarnings("error")
+def test_sizes_of_a_file_are_accepted_without_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("image_size: 64\ntrain_image_size: [48, 64]\n")
+    with pytest.raises(SystemExit):
+        parse_config(["--config", str(file), "--help"])
+    assert "(default: 48 64)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_decisive_settings_leave_out_those_of_output() -> None:
     one = parse_config(REQUIRED)
     other = parse_config([*REQUIRED[:-1], "elsewhere", "--checkpoint-every", "5"])
