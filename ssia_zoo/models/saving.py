@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -65,8 +66,11 @@ def write_model_folder(
         threshold: For a model of several labels an image: the probability from which a class counts as predicted.
 
     Raises:
-        TrainingError: If a weight is NaN or infinite.
+        TrainingError: If a weight, or the loss in `metadata`, is NaN or infinite.
     """
+    loss = metadata.get("metrics", {}).get("loss", 0.0)
+    if not math.isfinite(loss):
+        raise TrainingError(f"the evaluation's loss is {loss}: the model is not saved; lower `lr` or clip gradients")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():

@@ -136,6 +136,7 @@ def check_config(config: TrainConfig) -> None:
     for name, meaning in required.items():
         if not getattr(config, name):
             raise ConfigError(f"`{name}` is missing; expected {meaning}")
+    _check_output_dir(config)
     _check_model_kwargs(config.model_kwargs)
     _check_fine_tuning(config)
     if config.lr_base is None and config.min_lr > config.lr:
@@ -168,6 +169,16 @@ def check_config(config: TrainConfig) -> None:
     check_method(config)
     if config.method == "ssia":
         _check_supervisor(config)
+
+
+def _check_output_dir(config: TrainConfig) -> None:
+    """Refuse a folder within the data's, whose files would become images and classes of the next run."""
+    data, out = Path(config.dataset).expanduser(), Path(config.output_dir)
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(
+            f"`output_dir` {out}: lies in the folder of the data, {data}; its files would become images and "
+            "classes: choose a folder outside"
+        )
 
 
 _SCHEDULES = {

@@ -121,7 +121,8 @@ def _train_steps(config: TrainConfig, accelerator: Accelerator, data: ImageData)
     batches = train_loader(data, config, mean=mean, std=std, seed=config.seed, device=accelerator.device)
     batch = send_to_device(next(iter(batches)), accelerator.device)
     images, labels, indices = DeviceTransform(config, mean, std)(batch)
-    if (mixing := build_mixing(config, len(data.label_names), accelerator.process_index)) is not None:
+    classes, process = len(data.label_names), accelerator.process_index
+    if (mixing := build_mixing(config, classes, process, multi_label=data.multi_label)) is not None:
         images, labels = mixing((images, labels), 0, 0)
     task.train()
     for _ in range(2):

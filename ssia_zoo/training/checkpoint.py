@@ -148,8 +148,9 @@ def clean_up(folder: Path) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """List the complete checkpoints of a run, oldest first."""
-    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
+    """List the complete checkpoints of a run, oldest first, without copies that a user made under other names."""
+    found = (path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdecimal())
+    return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name.removeprefix(_PREFIX)))
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 from dataclasses import asdict, field
 from typing import Annotated, Any, Literal
 
@@ -28,9 +29,14 @@ from ssia_zoo.loss import RivalConfig, SSIAConfig
 from ssia_zoo.loss.objectives import check_method_name
 from ssia_zoo.validation import STRICT, Fraction, FractionAbove0, FractionBelow1, one_line_errors
 
+_CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
+
 
 def read_pairs(words: list[str]) -> dict[str, Any]:
-    """Parse `key=value` words; a value that is not a Python literal is a string, as in timm's train.py."""
+    """Parse `key=value` words; a value that is not a Python literal is a string, as in timm's train.py.
+
+    Unlike there, true, false, none and null are constants in any case: the string "false" would count as true.
+    """
     pairs = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -39,7 +45,7 @@ def read_pairs(words: list[str]) -> dict[str, Any]:
         try:
             pairs[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            pairs[key] = text
+            pairs[key] = _CONSTANTS.get(text.lower(), text)
     return pairs
 
 
@@ -117,8 +123,8 @@ class TrainConfig(DataConfig):
     Required."""
     model: str = ""
     """timm model name, local-dir:FOLDER, or hf-hub:org/name. Required."""
-    output_dir: str = ""
-    """Folder for all output files. Required."""
+    output_dir: Annotated[str, AfterValidator(os.path.expanduser)] = ""
+    """Folder for all output files, outside the data's. Required."""
     pretrained: bool = False
     """Start from the model's pretrained weights (fine-tuning)."""
     model_kwargs: Pairs = field(default_factory=dict)
@@ -266,7 +272,7 @@ class TrainConfig(DataConfig):
     test split."""
     patience: PositiveInt | None = None
     """Stop after this many evaluations in a row without a higher top-1 (mAP); not on a test split."""
-    resume: str | None = None
+    resume: Annotated[str, AfterValidator(os.path.expanduser)] | None = None
     """Resume a run: auto for the newest checkpoint in --output-dir, or the path of a checkpoint."""
     checkpoint_every: PositiveInt | None = None
     """Optimizer steps between checkpoints; if None, one checkpoint per epoch."""

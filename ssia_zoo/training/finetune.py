@@ -83,10 +83,11 @@ def parse_finetune(args: Sequence[str], prog: str) -> tuple[TrainConfig, float |
         raise ConfigError(f"the data set is missing; write {prog} PHOTOS --model NAME")
     if not rest[0].startswith("-"):
         rest = ["--dataset", *rest]
-    if "--config" in rest:
+    flags = {word.partition("=")[0] for word in rest}
+    if "--config" in flags:
         raise ConfigError("--config replaces the recipe of finetune; use ssia-zoo train --config")
     config = parse_config(rest, prog, default=TrainConfig(**RECIPE), description=_DESCRIPTION)
-    if not {"--lr", "--lr-base"} & {word.partition("=")[0] for word in rest}:
+    if not {"--lr", "--lr-base"} & flags:
         config = _with_rate(config)
     return config, None if known.budget is None else read_duration(known.budget)
 
@@ -204,7 +205,8 @@ def _seconds_per_epoch(config: TrainConfig, folder: Path) -> float:
         with quiet():
             train(replace(config, **changes))
         last = [record for record in read_records(folder / "metrics.jsonl") if record["kind"] == "train"][-1]
+        batch_size = read_config(str(folder / SETTINGS)).batch_size  # a number, also for auto
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    images_per_epoch = last["step"] / last["epoch"] * config.batch_size * config.batches_per_step
+    images_per_epoch = last["step"] / last["epoch"] * batch_size * config.batches_per_step
     return float(images_per_epoch / last["images_per_second"])

@@ -22,6 +22,7 @@ from ssia_zoo.errors import TrainingError
 from ssia_zoo.figures import can_draw
 from ssia_zoo.files import atomic_write
 from ssia_zoo.hub import BackgroundPusher, check_access
+from ssia_zoo.hub.files import WEIGHTS
 from ssia_zoo.loss import SSIAConfig
 from ssia_zoo.models.card import training_card
 from ssia_zoo.models.features import TimmModel
@@ -59,6 +60,7 @@ class RunFolder:
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
         self.config = config
+        self._asked = {"ssia": config.ssia, **{name: getattr(config, name) for name in PREPROCESSING}}
         self.path = Path(config.output_dir)
         self.checkpoints = self.path / "checkpoints"
         self.is_main = accelerator.is_main_process
@@ -109,6 +111,11 @@ class RunFolder:
         try:
             self._check_content()
             found = find_checkpoint(self.config.resume, self.checkpoints) if self.config.resume else None
+            if found is None and (self.path / WEIGHTS).exists():
+                raise TrainingError(
+                    f"`output_dir` {self.path}: holds a trained model and no checkpoint to resume from; choose a new "
+                    "folder"
+                )
             self._check_hub()
         except BaseException:
             self.release()
@@ -191,7 +198,8 @@ class RunFolder:
         accelerator.init_trackers("ssia_zoo", config=_flat_settings(self.config))
         if self.is_main:
             with atomic_write(self.path / SETTINGS) as temporary:
-                temporary.write_text(self.config.to_yaml(), encoding="utf-8")
+                # Without what follows from the model, so that the file suits another one, too.
+                temporary.write_text(replace(self.config, **self._asked).to_yaml(), encoding="utf-8")
             set_aside_later(self.checkpoints, step)
             clean_up(self.checkpoints)
             self._metrics: MetricsTracker = accelerator.get_tracker(MetricsTracker.name)

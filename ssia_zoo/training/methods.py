@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from timm.task import ClassificationTask, MultiLabelClassificationTask, Training
 from torch import Tensor, nn
 
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.loss import AuxiliaryLoss, ClassWeightedLoss
+from ssia_zoo.loss import AuxiliaryLoss, ClassWeightedLoss, RivalConfig, SSIAConfig
 from ssia_zoo.loss.objectives import RIVALS, Objective, build, check_keywords, find_objective
 from ssia_zoo.models.features import TimmModel
 from ssia_zoo.models.saving import public_model
@@ -142,13 +142,27 @@ def describe_objective(config: TrainConfig) -> str | None:
 
 
 def with_lambda(config: TrainConfig, model: TimmModel) -> TrainConfig:
-    """Set lambda for method ssia, by the network where `ssia.weight` is None, and log the form of the loss."""
+    """Set lambda for method ssia, by the network where `ssia.weight` is None, and log the form of the loss.
+
+    Settings of the other kind of loss are named in the log, as they have no effect.
+    """
+    _name_unused(config)
     if config.method != "ssia":
         return config
     ssia = config.ssia.for_model(model)
     form = "label-free" if ssia.labels == 0 else "labels and signal" if not ssia.hands_over else "labels, then signal"
     _log.info("SSIA: %s in the lower layers, supervisor %s, lambda %g", form, ssia.supervisor, ssia.weight)
     return replace(config, ssia=ssia)
+
+
+def _name_unused(config: TrainConfig) -> None:
+    """Log the settings of `ssia` and `rival` that the method does not use; a control shares its file with them."""
+    used = "ssia" if config.method == "ssia" else None if config.method == "vanilla" else "rival"
+    for group, default in (("ssia", SSIAConfig()), ("rival", RivalConfig())):
+        given = getattr(config, group)
+        unused = [f"`{group}.{key}`" for key, value in asdict(given).items() if value != getattr(default, key)]
+        if unused and group != used:
+            _log.info("%s: not used by `method` %s", ", ".join(unused), config.method)
 
 
 def create_task(

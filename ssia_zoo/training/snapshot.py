@@ -124,15 +124,22 @@ class Checkpointed:
                 yield names[id(parameter)]
 
     def _load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Load the optimizer's state, sharded as its parameters.
+        """Load the optimizer's state, sharded as its parameters; `lr_scale` stays, as it follows from this run's rate.
 
         Under FSDP2 by torch.distributed.checkpoint. It fills the state by a step first, which changes parameters with
         some optimizers (MADGRAD); without sharding, the optimizer itself loads.
         """
+        scales = [group.get("lr_scale") for group in self.optimizer.param_groups]
         if self.accelerator.is_fsdp2:
             common = {key: state[key] for key in ("state", "param_groups")}
             set_optimizer_state_dict(self.module, self.optimizer.optimizer, common, options=_FULL)
-            return
+        else:
+            self._load_unsharded(state)
+        for group, scale in zip(self.optimizer.param_groups, scales, strict=True):
+            if scale is not None:
+                group["lr_scale"] = scale
+
+    def _load_unsharded(self, state: dict[str, Any]) -> None:
         numbers = {name: number for number, name in enumerate(self._names())}
         groups = [{**group, "params": [numbers[name] for name in group["params"]]} for group in state["param_groups"]]
         if [group["params"] for group in groups] != [g["params"] for g in self.optimizer.state_dict()["param_groups"]]:

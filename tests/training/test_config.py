@@ -15,7 +15,7 @@ import yaml
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.training import train
 from ssia_zoo.training.arguments import check_config, parse_config, read_config
-from ssia_zoo.training.config import TrainConfig, with_defaults
+from ssia_zoo.training.config import TrainConfig, read_pairs, with_defaults
 from ssia_zoo.training.main import main
 from tests.helpers.runs import ROOT
 
@@ -222,6 +222,24 @@ def test_help_names_config_and_every_group(capsys: pytest.CaptureFixture[str]) -
     text = capsys.readouterr().out
     for flag in ("--config", "--model", "--dataset", "--output-dir", "--ssia.weight", "--push-to-hub", "--resume"):
         assert flag in text
+
+
+def test_a_home_folder_is_expanded_and_output_within_the_data_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse_config([*REQUIRED[:-2], "--output-dir=~/runs"]).output_dir == str(tmp_path / "runs")
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "photos")
+    for data, out in ((".", "runs/x"), ("~/photos", str(tmp_path / "photos" / "x")), (str(tmp_path / "photos"), ".")):
+        with pytest.raises(ConfigError, match=r"`output_dir` .*lies in the folder of the data"):
+            parse_config(["--model", "resnet18", "--dataset", data, "--output-dir", out])
+    assert parse_config(["--model", "resnet18", "--dataset", ".", "--output-dir", "../photos2"]).dataset == "."
+
+
+def test_constants_of_pairs_may_be_written_in_any_case() -> None:
+    words = ["a=false", "b=True", "c=null", "d=NONE", "e='false'", "f=falsehood"]
+    assert read_pairs(words) == {"a": False, "b": True, "c": None, "d": None, "e": "false", "f": "falsehood"}
 
 
 @pytest.mark.filterwarnings("error")

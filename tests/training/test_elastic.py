@@ -17,6 +17,7 @@ from ssia_zoo.errors import ConfigError
 from ssia_zoo.training import parse_config
 from ssia_zoo.training.checkpoint import TrainState, list_checkpoints
 from ssia_zoo.training.elastic import align, describe_change, resume_batch, with_accumulation
+from ssia_zoo.training.metrics import read_records
 from tests.helpers.elastic_runs import watched_main
 from tests.helpers.forked import Run, end_all
 from tests.helpers.runs import flags, small_run, weights
@@ -179,8 +180,8 @@ def test_the_schedule_goes_on_at_the_same_part_of_the_epoch() -> None:
 
 
 def test_lr_base_follows_a_changed_global_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    scaled = {"lr_base": 0.1, "lr_base_size": 32, "method": "vanilla", "epochs": 1}
-    small_run(tmp_path / "run", **scaled, checkpoint_every=1, keep_checkpoints=9)
+    scaled = {"lr_base": 0.1, "lr_base_size": 32, "method": "vanilla", "epochs": 2, "head_lr": 0.05}
+    small_run(tmp_path / "run", **scaled, checkpoint_every=1, keep_checkpoints=12)
     for later in list_checkpoints(tmp_path / "run" / "checkpoints")[2:]:
         shutil.rmtree(later)
     checkpoint = tmp_path / "run" / "checkpoints" / "step_00000002"
@@ -192,3 +193,5 @@ def test_lr_base_follows_a_changed_global_batch(tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.INFO):
         small_run(tmp_path / "run", **scaled, resume="auto")
     assert "1 processes instead of 3: batches of 16 images x 3 accumulated" in caplog.text
+    last = [record for record in read_records(tmp_path / "run" / "metrics.jsonl") if record["kind"] == "train"][-1]
+    assert last["head_lr"] / last["lr"] == pytest.approx(0.05 / (0.1 * 1.5**0.5)), "only `lr` follows the batch"

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,6 +17,7 @@ from ssia_zoo.training import finetune as module
 from ssia_zoo.training.arguments import read_config
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.finetune import finetune, parse_finetune, read_duration
+from ssia_zoo.training.metrics import read_records
 from tests.helpers.commands import WEIGHT, Captured
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
@@ -115,6 +117,21 @@ def test_a_timed_epoch_leaves_nothing_behind_and_a_resumed_run_keeps_its_epochs(
     assert module._within(resumed, 100.0, start=0.0).epochs == 1
 
 
+def test_an_epoch_is_timed_with_the_batch_size_that_fits(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = []
+
+    def noted(path: Path) -> list[dict[str, Any]]:
+        speeds.extend(record["images_per_second"] for record in read_records(path) if record["kind"] == "train")
+        return read_records(path)
+
+    monkeypatch.setattr(module, "read_records", noted)
+    words = [str(photos), *QUICK, "--batch-size", "auto", "--holdout", "0.3", "--output-dir", str(tmp_path / "out")]
+    seconds = module._seconds_per_epoch(parse_finetune(words, "x")[0], tmp_path / "out" / ".timing")
+    assert 16 <= round(seconds * speeds[-1]) <= 18, "an epoch has 18 images, in a batch of 16"
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("600", 600), ("1h", 3600), ("1m5s", 65)]
 )
@@ -134,6 +151,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         ([], "the data set is missing; write ssia-zoo finetune PHOTOS --model NAME"),
         (["--model", WEIGHT], "the data set is missing"),
         (["photos", "--config", "x.yaml"], "--config replaces the recipe"),
+        (["photos", "--config=x.yaml"], "--config replaces the recipe"),
         (["photos"], "--model is missing"),
         (["nowhere/", *QUICK], "nowhere"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 from filelock import FileLock, Timeout
 
+from ssia_zoo.errors import TrainingError
+from ssia_zoo.training.arguments import read_config
 from ssia_zoo.training.folder import RunFolder
 from tests.helpers.forked import FORKED
-from tests.helpers.runs import small_run
+from tests.helpers.runs import same_weights, small_run
 
 
 def test_the_lock_is_removed_while_it_is_held_and_a_left_one_is_taken(
@@ -69,3 +72,20 @@ def test_a_run_in_a_folder_called_as_a_model_is_named_as_a_folder(
         small_run(Path("mobilenetv3_small_050_ssia"), max_steps=1)
     assert "ssia-zoo validate ./mobilenetv3_small_050_ssia " in caplog.text
     assert "ssia-zoo publish ./mobilenetv3_small_050_ssia " in caplog.text
+
+
+def test_a_trained_model_without_checkpoints_is_not_replaced_by_resume(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", max_steps=1)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    kept = shutil.copytree(tmp_path / "run", tmp_path / "kept")
+    with pytest.raises(TrainingError, match=r"holds a trained model and no checkpoint to resume from"):
+        small_run(tmp_path / "run", max_steps=1, seed=5, resume="auto")
+    assert same_weights(tmp_path / "run", kept)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (kept / "metrics.jsonl").read_bytes()
+
+
+def test_the_settings_file_has_no_values_that_follow_from_the_model(tmp_path: Path) -> None:
+    folder = small_run(tmp_path / "run", max_steps=1, crop_pct=0.9).folder
+    written = read_config(str(folder / "train_config.yaml"))
+    assert (written.ssia.weight, written.interpolation, written.crop_mode) == (None, None, None)
+    assert written.crop_pct == 0.9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from torch import Tensor
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.loss import RivalConfig
 from ssia_zoo.task import AuxiliaryTask
+from ssia_zoo.training.arguments import parse_config
 from ssia_zoo.training.config import TrainConfig
-from ssia_zoo.training.methods import RIVALS, create_task
+from ssia_zoo.training.methods import RIVALS, create_task, with_lambda
 from ssia_zoo.training.metrics import read_records
 from tests.helpers.runs import same_weights, small_run, weights
 
@@ -179,3 +181,28 @@ def test_the_training_step_compiles_without_a_graph_break(name: str) -> None:
 def test_a_deepest_map_without_positions_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^AT has no signal: [^\n]*larger images[^\n]*$"):
         small_run(tmp_path / "run", method="at")  # the last stage of test_resnet has one position at 32 pixels
+
+
+@pytest.mark.parametrize(
+    ("method", "flags", "named"),
+    [
+        ("ssia", ("--rival.weight", "0"), "`rival.weight`: not used by `method` ssia"),
+        ("dsn", ("--ssia.hidden", "8", "--ssia.weight", "0"), "`ssia.hidden`, `ssia.weight`: not used by `method` dsn"),
+        ("vanilla", ("--ssia.weight", "2"), "`ssia.weight`: not used by `method` vanilla"),
+        ("dsn", ("--rival.weight", "0.5"), None),
+        ("ssia", ("--ssia.weight", "0.5"), None),
+    ],
+)
+def test_settings_of_the_other_kind_of_loss_are_named(
+    method: str, flags: tuple[str, ...], named: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    required = ("--model", "test_resnet", "--dataset", "digits", "--output-dir", "x")
+    config = parse_config([*required, "--method", method, *flags])
+    with caplog.at_level(logging.INFO):
+        with_lambda(config, timm.create_model("test_resnet"))
+    found = [message for message in caplog.messages if "not used" in message]
+    if named is None:
+        assert not found
+    else:
+        assert [set(found[0].split(": ")[0].split(", ")), len(found)] == [set(named.split(": ")[0].split(", ")), 1]
+        assert found[0].endswith(named.split(": ")[1])

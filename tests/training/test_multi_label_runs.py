@@ -161,3 +161,8 @@ def test_evaluation_alone_writes_the_metrics(trained: Path, photos: Path, tmp_pa
     written = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert written["images"] == 12
     assert written["map"] > 90
+
+
+def test_batch_size_auto_tries_mixed_images(photos: Path, tmp_path: Path) -> None:
+    mixed = settings(photos, batch_size="auto", mixup=0.2, epochs=1, max_steps=1)
+    assert small_run(tmp_path / "run", **mixed).metrics["loss"] > 0

@@ -146,8 +146,6 @@ def test_the_preprocessing_is_recorded_and_the_same_with_and_without_its_flags(
     caplog.set_level(logging.INFO, "ssia_zoo")
     scratch = small_run(tmp_path / "scratch", max_steps=1, crop_mode="squash").folder
     assert "preprocessing (the defaults" in caplog.text
-    settings = yaml.safe_load((scratch / "train_config.yaml").read_text())
-    assert (settings["interpolation"], settings["crop_pct"], settings["crop_mode"]) == ("bicubic", 1.0, "squash")
     described = json.loads((scratch / "config.json").read_text())
     for place in (described["pretrained_cfg"], described["ssia"]["training"]):
         assert (place["interpolation"], place["crop_pct"], place["crop_mode"]) == ("bicubic", 1.0, "squash")
@@ -156,11 +154,10 @@ def test_the_preprocessing_is_recorded_and_the_same_with_and_without_its_flags(
     (scratch / "config.json").write_text(json.dumps(described))
     tuned: dict[str, Any] = {"model": f"local-dir:{scratch}", "pretrained": True, "max_steps": 1}
     folder = small_run(tmp_path / "tuned", **tuned).folder
-    settings = yaml.safe_load((folder / "train_config.yaml").read_text())
     own = {"interpolation": "bilinear", "crop_pct": 0.8, "crop_mode": "squash"}
-    assert {name: settings[name] for name in own} == own
-    cfg = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
-    assert {name: cfg[name] for name in own} == own
+    described = json.loads((folder / "config.json").read_text())
+    for place in (described["pretrained_cfg"], described["ssia"]["training"]):
+        assert {name: place[name] for name in own} == own
     small_run(folder, **tuned, resume="auto")
     small_run(folder, **tuned, **own, resume="auto")
     with pytest.raises(TrainingError, match=r"crop_pct \(0.8 -> 0.7\)"):
