@@ -15,7 +15,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If the file cannot be renamed.
     """
-    temporary = path.with_name(f".{path.name}")
+    temporary = path.with_name(f".unfinished.{path.name}")  # its end tells writers the format
     try:
         yield temporary
         os.replace(temporary, path)

@@ -189,6 +189,10 @@ def _check_names(plan: Plan) -> None:
             raise ConfigError(f"cells, {list(cell)}: expected {len(parts)} names, of {', '.join(p for p, _ in parts)}")
         for name, (part, known) in zip(cell, parts, strict=True):
             _known(f"cells, {list(cell)}", [name], known, part)
+    for cell in plan.combinations():
+        subset = plan.cell(cell, next(iter(plan.methods)), 0).subset
+        if ("train_per_class" in subset) != ("validation_per_class" in subset):
+            raise ConfigError(f"data, {', '.join(cell)}: train_per_class and validation_per_class require each other")
     if plan.control != "vanilla":
         _known("control", [plan.control], plan.methods, "methods")
     if plan.tune is not None:
@@ -199,8 +203,9 @@ def _check_subset(where: str, entry: Settings, required: bool = False) -> None:
     _known(where, entry, (*SUBSET, *(["settings"] if required else [])))
     if required and "dataset" not in entry:
         raise ConfigError(f"{where}: dataset is missing; expected a folder in the data root, digits or a Hub id")
-    if required and "train_per_class" in entry and "validation_per_class" not in entry:
-        raise ConfigError(f"{where}: train_per_class requires validation_per_class")
+    share = entry.get("exchanged", 0)
+    if type(share) not in (int, float) or not 0 <= share <= 1:
+        raise ConfigError(f"{where}: exchanged is {share!r}; expected a fraction of the labels, from 0 to 1")
     for name in ("classes", "train_per_class", "validation_per_class"):
         if name in entry and not (type(entry[name]) is int and entry[name] > 0):
             raise ConfigError(f"{where}: {name} is {entry[name]!r}; expected a number of at least 1")

@@ -73,10 +73,10 @@ def replace_between(page: Path, name: str, lines: Iterable[str]) -> None:
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     try:
         before, rest = page.read_text(encoding="utf-8").split(begin)
-        after = rest.split(end)[1]
+        _, after = rest.split(end)
     except OSError as error:
         raise ConfigError(f"{page}: cannot be read ({error.strerror})") from error
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise ConfigError(f"{page}: expected {begin} and {end} once each, on lines of their own") from error
     with atomic_write(page) as temporary:
         text = f"{before}{begin}\n" + "\n".join(lines) + f"\n{end}{after}"

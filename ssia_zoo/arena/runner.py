@@ -26,7 +26,7 @@ from ssia_zoo.arena.checks import check_plan
 from ssia_zoo.arena.devices import environment, find_devices
 from ssia_zoo.arena.plan import Cell, Plan
 from ssia_zoo.arena.records import Record, answers_path, append_line, read_records, record_failure
-from ssia_zoo.arena.subsets import load_splits, make_subset, subset_folder
+from ssia_zoo.arena.subsets import check_unchanged, load_splits, make_subset, subset_folder, write_sources
 from ssia_zoo.arena.tuning import schedule
 from ssia_zoo.arena.worker import ANSWERS, OUTCOME, RUN, SETTINGS
 from ssia_zoo.errors import ConfigError, one_line, without_credentials
@@ -110,13 +110,16 @@ def _write_subsets(plan: Plan, options: Options, report: Callable[[str], None]) 
     found = schedule(plan, {})
     datasets.disable_progress_bars()
     for cell in (*found.cells, *found.undecided):
-        folder = subset_folder(cell.subset, options.work / "data")
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_name(f".{folder.name}.lock")):
-                if not folder.exists():
-                    report(f"writing the images of {cell.data}")
-                    make_subset(load_splits(cell.subset["dataset"], options.data_root), cell.subset, folder)
+        folder, name = subset_folder(cell.subset, options.work / "data"), cell.subset["dataset"]
+        if folder.exists():
+            check_unchanged(name, options.data_root, folder)
+            continue
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not folder.exists():
+                report(f"writing the images of {cell.data}")
+                write_sources(name, options.data_root, folder)
+                make_subset(load_splits(name, options.data_root), cell.subset, folder)
 
 
 class _Runner:

@@ -98,7 +98,8 @@ def power_of(seeds: int, difference: float, deviation: float, alpha: float = 0.0
 
     limit = float(t.ppf(1 - alpha / 2, seeds - 1))
     shift = abs(difference) / deviation * math.sqrt(seeds)
-    return float(nct.sf(limit, seeds - 1, shift) + nct.cdf(-limit, seeds - 1, shift))
+    # sf of the mirrored distribution for the lower tail: SciPy's cdf there is NaN for large shifts
+    return float(nct.sf(limit, seeds - 1, shift) + nct.sf(limit, seeds - 1, -shift))
 
 
 def seeds_needed(difference: float, deviation: float, power: float = 0.8, alpha: float = 0.05) -> int | None:

@@ -65,6 +65,37 @@ def load_splits(name: str, data_root: Path | None) -> datasets.DatasetDict:
         raise DataError(f"dataset {name!r} cannot be read: {one_line(error, 200)}") from error
 
 
+def check_unchanged(name: str, data_root: Path | None, folder: Path) -> None:
+    """Check that a subset was made from the files that the data set has now; one of an older version is not checked.
+
+    Raises:
+        DataError: It was not.
+    """
+    path = _sources_file(folder)
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != _sources(name, data_root):
+        raise DataError(
+            f"{folder} was made from other files than dataset {name!r} has now (other paths, sizes or times): "
+            "delete it, or set another `work` and `records`"
+        )
+
+
+def write_sources(name: str, data_root: Path | None, folder: Path) -> None:
+    """Note beside a subset from which files it was made."""
+    _sources_file(folder).write_text(json.dumps(_sources(name, data_root)), encoding="utf-8")
+
+
+def _sources_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.sources.json")
+
+
+def _sources(name: str, data_root: Path | None) -> dict[str, list[int]]:
+    """Return size and time of each file of a local data set, by its path; of another one nothing."""
+    if data_root is None or not (data_root / name).is_dir():
+        return {}
+    files = (path for path in sorted((data_root / name).resolve().rglob("*")) if path.is_file())
+    return {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+
+
 def make_subset(splits: datasets.DatasetDict, subset: Settings, target: Path) -> None:
     """Write a subset's splits train, validation and test as parquet files; which images are kept is reproducible.
 
@@ -92,6 +123,11 @@ def make_subset(splits: datasets.DatasetDict, subset: Settings, target: Path) ->
         labels = part[subset.get("train_labels", label) if name == "train" else label]
         if name == "train" and "exchanged" in subset:
             labels = _exchanged(np.asarray(labels), np.asarray(part[COARSE]), subset["exchanged"])
+        if others := sorted({int(old) for old in labels} - renumbered.keys()):
+            raise DataError(
+                f"dataset {subset['dataset']!r}: images of the {len(kept)} classes have labels of others in "
+                f"train_labels, such as {names[others[0]]!r}; leave out classes, or train_labels"
+            )
         labels = [renumbered[int(old)] for old in labels]
         part = part.select_columns(["image"]).add_column(label, labels, feature=feature)
         part.to_parquet(str(temporary / f"{name}.parquet"))

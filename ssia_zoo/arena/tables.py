@@ -161,15 +161,17 @@ def inference_cost(result: Record) -> str:
     size = settings.get("image_size")
     if "classes" not in result["subset"] or not timm.is_model(settings["model"]) or type(size) is not int:
         return NONE
-    parameters, flops = _size(settings["model"], kwargs, size, result["subset"]["classes"])
+    channels = settings.get("in_chans") or 3
+    parameters, flops = _size(settings["model"], kwargs, size, result["subset"]["classes"], channels)
     return f"{parameters / 1e6:.3f} M, {flops / 1e6:.1f} MFLOPs"
 
 
 @cache
-def _size(architecture: str, kwargs: str, image_size: int, classes: int) -> tuple[int, int]:
+def _size(architecture: str, kwargs: str, image_size: int, classes: int, channels: int) -> tuple[int, int]:
     with torch.device("meta"):
-        model = timm.create_model(architecture, num_classes=classes, **json.loads(kwargs)).eval()
-        image = torch.zeros(1, 3, image_size, image_size)
+        arguments = {"num_classes": classes, "in_chans": channels, **json.loads(kwargs)}
+        model = timm.create_model(architecture, **arguments).eval()
+        image = torch.zeros(1, channels, image_size, image_size)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(image)
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops()

@@ -134,6 +134,8 @@ def check(plans: _Plans, data_root: Path | None = None, records: Path = _RECORDS
         fairness = check_fairness(results)
         unfair += bool(fairness.faults)
         print(f"{results.plan.name}: the plan is valid; {len(results.runs)} runs, {len(results.missing)} missing")
+        if results.plan.control not in results.plan.methods:
+            print(f"no method is called {results.plan.control}: nothing is compared, unless `control` names another")
         print("\n".join(fairness_lines(fairness)))
     if unfair:
         complain(f"error: {unfair} of {len(plans)} plans were not compared fairly, as listed")

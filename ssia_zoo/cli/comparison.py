@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,6 +76,12 @@ def compare(
     models = [name for name in (first, second) if not are_answers(name)]
     if dataset is None and models:
         raise UsageError(f"compare: {models[0]} is not a report; to run it as a model, add --dataset")
+    given = [f"--{name.replace('_', '-')}" for name, value in settings.items() if value != _DEFAULTS[name]]
+    if given and not models and (dataset is None or report is None):
+        raise UsageError(
+            f"compare: two reports are compared on all of their images, so {given[0]} has no effect; leave it out, or "
+            "give --dataset and --report for pictures"
+        )
     data = None if dataset is None else DataConfig(**settings)
     result = compare_models(first, second, data, report)
     if json:
@@ -99,6 +106,9 @@ def compare(
         print(_table([*up, *down[::-1]]))
     if report is not None:
         print(report / "comparison.html")
+
+
+_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(compare).parameters.items()}
 
 
 def _table(classes: list[ClassChange]) -> str:

@@ -9,8 +9,8 @@ _SHOWN = 3
 
 
 def printable(path: str) -> str:
-    """Return a path as printable text; bytes that are not UTF-8 are replaced."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    """Return a path as printable text; bytes that are not UTF-8 become escapes, which stay different."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def abbreviate(names: Sequence[str], shown: int = _SHOWN) -> str:

@@ -54,6 +54,11 @@ class PairedDifference:
 
     @property
     def shown(self) -> bool:
+        """Whether the interval excludes zero and McNemar's p is below 0.05; with few images the former is no proof."""
+        return self.excludes_zero and self.p_value < 0.05
+
+    @property
+    def excludes_zero(self) -> bool:
         """Whether the interval excludes zero."""
         return self.interval[0] > 0 or self.interval[1] < 0
 

@@ -34,7 +34,7 @@ from ssia_zoo.export.parity import (
 from ssia_zoo.extras import require_packages
 from ssia_zoo.hub import file_sha256
 from ssia_zoo.hub.files import WEIGHTS
-from ssia_zoo.models.label_names import multi_label_threshold, read_label_names
+from ssia_zoo.models.label_names import imagenet_names, multi_label_threshold, read_label_names
 from ssia_zoo.models.loading import load_model, timm_name
 from ssia_zoo.models.registry import published_weight, vanilla_architecture
 from ssia_zoo.models.saving import public_model
@@ -212,7 +212,7 @@ def export_model(
             "weights": weights,
             "input": describe_input(config),
             "output": {"name": "logits", "shape": ["batch", *expected.shape[1:]], "dtype": "float32"},
-            "labels": read_label_names(model.pretrained_cfg, model.num_classes),
+            "labels": _labels(model),
             "threshold": multi_label_threshold(model),
             "parity": parity,
             **script.NOTES,
@@ -302,6 +302,12 @@ def _describe_weights(name: str, model: Any) -> dict[str, Any]:
     elif (source := timm_name(name)).startswith("local-dir:"):
         facts["sha256"] = file_sha256(Path(source.removeprefix("local-dir:")) / WEIGHTS)
     return {key: value for key, value in facts.items() if value}
+
+
+def _labels(model: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes: the model's, or ImageNet's for timm's models of it."""
+    names = read_label_names(model.pretrained_cfg, model.num_classes)
+    return names if names is not None or not (known := imagenet_names(model)) else known[1]
 
 
 def _first_cause(error: BaseException) -> str:

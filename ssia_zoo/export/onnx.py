@@ -74,13 +74,19 @@ def add_onnx(
 def _commit(staging: Path, folder: Path, target: Path) -> list[str]:
     """Move finished files into the folder; return their names relative to it."""
     fresh = not target.exists()
+    places = {
+        file: (folder if file.name == "preprocessor_config.json" else target) / file.name
+        for file in sorted(staging.iterdir())
+    }
+    ours = (target / "model.onnx.json").exists()  # the manifest of an earlier call
+    if taken := [place.relative_to(folder) for place in places.values() if place.exists() and not ours]:
+        raise ConfigError(f"{folder}: {taken[0]} exists and is not of an earlier export; move it, or leave out ONNX")
     target.mkdir(exist_ok=True)
     added = []
     try:
-        for file in sorted(staging.iterdir()):
-            place = folder if file.name == "preprocessor_config.json" else target
-            os.replace(file, place / file.name)
-            added.append((place / file.name).relative_to(folder).as_posix())
+        for file, place in places.items():
+            os.replace(file, place)
+            added.append(place.relative_to(folder).as_posix())
     except OSError:
         if fresh:
             shutil.rmtree(target, ignore_errors=True)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from ssia_zoo.data.messages import printable
 from ssia_zoo.errors import ConfigError, DataError, one_line
 from ssia_zoo.files import atomic_write
-from ssia_zoo.inference.tables import About, about_of, check_format, read_table, schema_of, write_table
+from ssia_zoo.inference.tables import FORMATS, About, about_of, beside, check_format, read_table, schema_of, write_table
 
 _FLUSHED = 32
 """Answers a record; those of an incomplete record are lost if the process is killed."""
@@ -39,8 +39,17 @@ def check_output(path: Path, suffixes: tuple[str, ...]) -> None:
         raise ConfigError(f"`out` is {path}, which is a folder; choose a file")
     if not path.parent.is_dir():
         raise ConfigError(f"`out` is {path}, but there is no folder {path.parent}; create it")
+    if not FORMATS[path.suffix.lower()].describes_itself:
+        description, earlier = beside(path), (path, partial_path(path))
+        if description.exists() and not any(file.exists() for file in earlier):
+            raise ConfigError(f"`out` is {path}, whose description would replace {description}; choose another name")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ConfigError(f"`out` is {path}, but {path.parent} cannot be written; choose another folder")
+
+
+def partial_path(path: Path) -> Path:
+    """Return the path of the answers of an unfinished run."""
+    return path.with_name(f"{path.name}.partial")
 
 
 class Output:
@@ -58,7 +67,7 @@ class Output:
 
     def __init__(self, path: Path, columns: pa.Schema, about: About) -> None:
         self.path = path
-        self.partial = path.with_name(f"{path.name}.partial")
+        self.partial = partial_path(path)
         self._schema = schema_of(columns, about)
         self._rows: list[dict[str, Any]] = []
         self._lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)

@@ -96,10 +96,13 @@ def compare(first: str, second: str, config: DataConfig | None = None, folder: P
 
 
 def verdict(result: PairedDifference) -> str:
-    """Return what the interval shows, in one line."""
-    if not result.shown:
+    """Return what the interval and the exact test show, in one line."""
+    if not result.excludes_zero:
         return "no difference shown: the interval includes zero"
-    return f"{'B' if result.difference > 0 else 'A'} is better on these images: the interval excludes zero"
+    if not result.shown:
+        return "no difference shown: McNemar's p is 0.05 or more"
+    better = "B" if result.difference > 0 else "A"
+    return f"{better} is better on these images: the interval excludes zero, and p < 0.05"
 
 
 def _about(config: DataConfig | None, *compared: Compared) -> str:

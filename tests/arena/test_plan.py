@@ -78,6 +78,17 @@ def test_plans_of_the_repository_give_the_keys_under_which_their_runs_are_record
         ),
         ({"data": {"d": {"classes": 2}}}, "data, d: dataset is missing; expected a folder"),
         ({"data": {"d": {**DIGITS, "classes": 0}}}, "data, d: classes is 0; expected a number of at least 1"),
+        ({"data": {"d": {**DIGITS, "exchanged": 20}}}, "data, d: exchanged is 20; expected a fraction of the labels"),
+        ({"data": {"d": {**DIGITS, "exchanged": "0.2"}}}, "data, d: exchanged is '0.2'; expected a fraction"),
+        (
+            {"data": {"d": {"dataset": "digits", "train_per_class": 9}}},
+            "d, test_resnet: train_per_class and",
+        ),
+        ({"data": {"d": {"dataset": "digits", "validation_per_class": 9}}}, "validation_per_class require each other"),
+        (
+            {"data": {"d": {"dataset": "digits"}}, "regimes": {"few": {"data": {"train_per_class": 2}}}},
+            "data, d, test_resnet, few: train_per_class and validation_per_class require each other",
+        ),
         ({"cells": [["digits5", "test_resnt"]]}, "'test_resnt' is not in archs; did you mean test_resnet?"),
         ({"cells": [["digits5"]]}, "cells, ['digits5']: expected 2 names, of data, archs"),
         ({"control": "vanila"}, "control: 'vanila' is not in methods; did you mean vanilla?"),

@@ -85,6 +85,11 @@ def test_the_report_says_what_a_method_costs_at_inference() -> None:
         costs[name] = inference_cost({"settings": given, "subset": {"classes": 5}})
         assert costs[name].startswith(f"{sum(p.numel() for p in model.parameters()) / 1e6:.3f} M, ")
     assert costs["ssia"] == costs["vanilla"] != costs["se"]
+    grey = timm.create_model("test_resnet", num_classes=5, in_chans=1)
+    found = inference_cost(
+        {"settings": {"model": "test_resnet", "image_size": 32, "in_chans": 1}, "subset": {"classes": 5}}
+    )
+    assert found.startswith(f"{sum(p.numel() for p in grey.parameters()) / 1e6:.3f} M, ")
 
 
 def test_a_report_is_a_page_csv_files_and_plots_and_lists_what_is_missing(tmp_path: Path) -> None:
@@ -171,6 +176,10 @@ def test_a_page_without_marks_is_not_written(tmp_path: Path) -> None:
     page.write_text("a\n<!-- t: begin -->\nold\n<!-- t: end -->\nb\n", encoding="utf-8")
     replace_between(page, "t", ["new"])
     assert page.read_text(encoding="utf-8") == "a\n<!-- t: begin -->\nnew\n<!-- t: end -->\nb\n"
+    page.write_text(page.read_text(encoding="utf-8") + "after <!-- t: end --> mine\n")
+    with pytest.raises(ConfigError, match="expected <!-- t: begin -->"):
+        replace_between(page, "t", ["newer"])
+    assert page.read_text(encoding="utf-8").endswith("mine\n")
     with pytest.raises(ConfigError, match="expected <!-- leaderboard: begin -->"):
         replace_between(page, "leaderboard", ["new"])
     assert "new" in page.read_text(encoding="utf-8")

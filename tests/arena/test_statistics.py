@@ -37,6 +37,14 @@ def test_power_is_that_of_g_power_for_the_paired_t_test() -> None:
     assert seeds_needed(0.001, 1.0) is None
 
 
+def test_power_is_finite_grows_with_the_pairs_and_is_that_of_integration() -> None:
+    for effect in (0.5, 2.0, 5.3, 8.3, 20.0):
+        powers = [power_of(seeds, effect, 1.0) for seeds in range(2, 40)]
+        assert np.isfinite(powers).all()
+        assert (np.diff(powers) > -1e-9).all()
+    assert power_of(2, 2.0, 0.24) == pytest.approx(0.645, abs=2e-3), "integrated numerically"
+
+
 @pytest.mark.parametrize(("difference", "power"), [(0.0, 0.8), (1.0, 1.0), (1.0, 0.0)])
 def test_numbers_out_of_range_are_refused(difference: float, power: float) -> None:
     with pytest.raises(ConfigError, match="expected"):

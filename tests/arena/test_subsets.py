@@ -8,7 +8,14 @@ from typing import Any
 import datasets
 import pytest
 
-from ssia_zoo.arena.subsets import check_source, load_splits, make_subset, subset_folder
+from ssia_zoo.arena.subsets import (
+    check_source,
+    check_unchanged,
+    load_splits,
+    make_subset,
+    subset_folder,
+    write_sources,
+)
 from ssia_zoo.data import digits
 from ssia_zoo.errors import DataError
 from tests.arena.plans import CONTENT
@@ -63,6 +70,29 @@ def test_what_a_data_set_lacks_is_said_in_one_line(change: dict[str, Any], messa
         make_subset(digits(), {**SUBSET, **change}, tmp_path / "subset")
     assert message in str(caught.value)
     assert not (tmp_path / "subset").exists()
+
+
+def test_labels_of_classes_that_are_left_out_are_refused(tmp_path: Path) -> None:
+    splits = datasets.DatasetDict(
+        {name: rows.add_column("noisy", [9 - label for label in rows["label"]]) for name, rows in digits().items()}
+    )
+    with pytest.raises(DataError, match="images of the 3 classes have labels of others in train_labels, such as"):
+        make_subset(splits, {"dataset": "digits", "classes": 3, "train_labels": "noisy"}, tmp_path / "subset")
+
+
+def test_a_subset_of_files_that_have_changed_is_refused(tmp_path: Path) -> None:
+    source, folder = tmp_path / "root" / "toy" / "train.parquet", tmp_path / "data" / "toy_1"
+    for path in (source.parent, folder):
+        path.mkdir(parents=True)
+    source.write_text("a")
+    check_unchanged("toy", tmp_path / "root", folder)  # of an older version
+    write_sources("toy", tmp_path / "root", folder)
+    check_unchanged("toy", tmp_path / "root", folder)
+    source.write_text("ab")
+    with pytest.raises(DataError, match="toy_1 was made from other files than dataset 'toy' has now"):
+        check_unchanged("toy", tmp_path / "root", folder)
+    with pytest.raises(DataError, match="was made from other files"):
+        check_unchanged("toy", tmp_path, folder)
 
 
 def test_a_data_set_is_a_folder_of_the_root_the_digits_or_a_hub_id(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ def test_a_model_and_its_own_report_show_no_difference(tmp_path: Path, capsys: C
     document = json.loads(capsys.readouterr().out)
     assert (document["difference"], document["p_value"], document["images"]) == (0, 1, 40)
     assert document["verdict"].startswith("no difference shown")
+    for words in (DIGITS, ("--max-eval-images", "20"), ("--holdout", "0.5", "--report", str(tmp_path / "new"))):
+        assert main(["compare", str(report), str(report), *words]) == 2
+        assert f"so {words[0]} has no effect; leave it out" in failed_in_one_line(capsys)
 
 
 @pytest.mark.parametrize(

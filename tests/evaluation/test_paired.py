@@ -10,6 +10,7 @@ import pytest
 from ssia_zoo.errors import ClassesError, DataError, SSIAZooError
 from ssia_zoo.evaluation.answers import Answers
 from ssia_zoo.evaluation.paired import compare_answers, same_images
+from ssia_zoo.report.comparison import verdict
 from tests.helpers.answers import made
 
 
@@ -37,7 +38,17 @@ def test_the_interval_is_the_same_in_each_run_and_excludes_zero_for_a_clear_diff
     first, second = (compare_answers(worse, better) for _ in range(2))
     assert first == second
     assert first.shown
+    assert verdict(first).startswith("B is better on these images: the interval excludes zero, and p < 0.05")
     assert compare_answers(better, worse).interval[1] < 0
+
+
+def test_four_images_right_in_one_model_only_show_no_difference() -> None:
+    labels = [0, 1] * 180
+    result = compare_answers(made(labels, [1, 0, 1, 0, *labels[4:]]), made(labels, labels))
+    assert result.excludes_zero
+    assert result.p_value == pytest.approx(0.125)
+    assert not result.shown
+    assert verdict(result) == "no difference shown: McNemar's p is 0.05 or more"
 
 
 def test_equal_answers_show_no_difference() -> None:

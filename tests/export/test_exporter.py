@@ -112,6 +112,13 @@ def test_the_manifest_describes_the_file(target: str, artefacts: Artefacts, sour
     assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
+def test_the_manifest_of_an_imagenet_model_has_imagenets_names(tmp_path: Path) -> None:
+    result = export("torch-export", "test_resnet", tmp_path / "m.pt2", pretrained=False)
+    assert len(result.manifest["labels"]) == 1000
+    assert result.manifest["labels"][:2] == ("tench, Tinca tinca", "goldfish, Carassius auratus")
+    assert json.loads(result.manifest_path.read_text())["labels"][0] == "tench, Tinca tinca"
+
+
 @pytest.mark.parametrize("target", NEEDS)
 def test_an_artefact_holds_no_path_of_this_machine(target: str, artefacts: Artefacts) -> None:
     need(NEEDS[target])

@@ -131,6 +131,16 @@ def test_a_failed_export_leaves_the_folder_unchanged(small: Path) -> None:
     assert contents(small) == before
 
 
+@pytest.mark.parametrize("mine", ["preprocessor_config.json", "onnx/config.json"])
+def test_a_strangers_file_is_not_replaced(small: Path, mine: str) -> None:
+    (small / "onnx").mkdir()
+    (small / mine).write_text("mine")
+    before = contents(small)
+    with pytest.raises(ConfigError, match=f"{mine} exists and is not of an earlier export"):
+        add_onnx(small)
+    assert contents(small) == before
+
+
 @pytest.mark.parametrize("at", ["model_quantized.onnx", "preprocessor_config.json", "config.json", "move"])
 @pytest.mark.parametrize("earlier", [True, False])
 def test_a_failure_at_any_point_leaves_the_folder_unchanged(

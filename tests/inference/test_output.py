@@ -229,3 +229,30 @@ def test_a_path_that_cannot_be_written_is_refused(name: str, message: str, tmp_p
     with pytest.raises(ConfigError, match=message):
         check_output(tmp_path / name, (".csv", ".npz"))
     check_output(tmp_path / "X.CSV", (".csv", ".npz"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_strangers_file_of_the_descriptions_name_is_not_replaced(suffix: str, tmp_path: Path) -> None:
+    path, description = tmp_path / f"x{suffix}", tmp_path / f"x{suffix}.json"
+    description.write_text("mine")
+    with pytest.raises(ConfigError, match="whose description would replace"):
+        check_output(path, FORMATS)
+    check_output(tmp_path / "x.parquet", FORMATS)  # has none
+    description.unlink()
+    write(path, range(2))
+    check_output(path, FORMATS)
+
+
+def test_a_hidden_file_of_the_same_name_stays(tmp_path: Path) -> None:
+    (tmp_path / ".x.csv").write_text("mine")
+    write(tmp_path / "x.csv", range(2))
+    assert (tmp_path / ".x.csv").read_text() == "mine"
+
+
+def test_names_that_are_no_utf8_stay_different(tmp_path: Path) -> None:
+    paths = [Path(os.fsdecode(name)) for name in (b"a\xff.png", b"a\xfe.png")]
+    with opened(tmp_path / "x.csv") as output:
+        output.add(paths[0], **values(".csv", 1))
+        output.finish()
+    with opened(tmp_path / "x.csv") as output:
+        assert output.remaining(paths) == paths[1:]
