@@ -31,7 +31,7 @@ SITUATIONS = {
     "the same at 224 px, with RandAugment and a third of the learning rate": ("grocery_r224", "grocery"),
     "40 % of the labels wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels", "worse"),
     "40 % wrong, the same images: narrow ConvNeXt-Atto": ("wrong_labels_convnext", "worse"),
-    "40 % wrong, half of the images, 100 epochs, until they are fitted: half-width ResNet-18": (
+    "40 % wrong, half of the images, 100 epochs, until fitted: half-width ResNet-18": (
         "wrong_labels_long",
         "worse",
     ),
@@ -39,7 +39,7 @@ SITUATIONS = {
     "17 % wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels_fewer", "random1"),
     "9 % wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels_fewer", "aggre"),
     "right labels: half-width ResNet-18, CIFAR-10": ("clean_short", "clean"),
-    "right labels, half of the images, 100 epochs, until they are fitted: half-width ResNet-18": ("clean_long", "clean"),
+    "right labels, half of the images, 100 epochs, until fitted: half-width ResNet-18": ("clean_long", "clean"),
     "right labels: small ViT, CIFAR-10 at 64 px": ("clean_vit", "clean"),
     "a third of the labels wrong: quarter-width ResNet-18, 8x8 digits": ("demo", "digits"),
     "from scratch, 50,000 images: ResNet-50, CIFAR-10 at 32 px": ("weights", "c10_r32", "resnet50"),
