@@ -7,7 +7,9 @@ or earlier draws: a run that is resumed, or continued with other workers, sees t
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 import datasets
@@ -128,7 +130,7 @@ def _loader(samples: SampleDataset, batch_size: int, workers: int, training: boo
         drop_last=training,
         num_workers=workers,
         collate_fn=_collate_with_seeds if samples.erases else default_collate if training else _collate_without_indices,
-        worker_init_fn=outlive_stop_signals,
+        worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # else iter(loader) draws from the global generator
@@ -147,13 +149,21 @@ def _collate_without_indices(samples: list[tuple[torch.Tensor, int, int]]) -> tu
     return images, labels
 
 
-def outlive_stop_signals(worker: int) -> None:
-    """Keep a worker alive when a stop signal goes to the whole process group or job.
+def start_worker(worker: int) -> None:
+    """Leave stop signals to the main process, and be silent when it closes the connection that shares a batch.
 
-    The main process needs it to finish its step, and ends it afterwards. If the main process fails to, the worker ends
-    `_GRACE` seconds after SIGTERM.
+    The main process needs a worker to finish its step, and ends it afterwards. If the main process fails to, the worker
+    ends `_GRACE` seconds after SIGTERM.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))
+    show = sys.excepthook
+
+    # The thread of multiprocessing that shares batches calls it too.
+    def show_other_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, ConnectionError | EOFError):
+            show(kind, error, trace)
+
+    sys.excepthook = show_other_errors

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import PIL.Image
@@ -18,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ssia_zoo.data.config import MAX_PIXELS
 from ssia_zoo.data.decode import decode_image
 from ssia_zoo.data.image_types import image_suffixes, suffix_of
-from ssia_zoo.data.loader import outlive_stop_signals
+from ssia_zoo.data.loader import start_worker
 from ssia_zoo.data.preprocessing import ConvertMode, Preprocessing
 from ssia_zoo.errors import ConfigError, DataError, one_line
 
@@ -140,7 +138,7 @@ def load_batches(paths: Sequence[Path], reader: ImageReader, *, batch_size: int,
         batch_size,
         num_workers=workers,
         collate_fn=partial(_read_files, reader),
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else iter(loader) draws from the global generator
     )
@@ -169,19 +167,6 @@ def check_loading(batch_size: int, workers: int) -> None:
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise ConfigError(f"`{name}` is {value}; expected at least {least}")
-
-
-def _start_worker(worker: int) -> None:
-    """Leave stop signals to the main process, and be silent when it closes the connection that shares a batch."""
-    outlive_stop_signals(worker)
-    show = sys.excepthook
-
-    # The thread of multiprocessing that shares batches calls it too.
-    def show_other_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not isinstance(error, ConnectionError | EOFError):
-            show(kind, error, trace)
-
-    sys.excepthook = show_other_errors
 
 
 class _Files(Dataset[Path]):

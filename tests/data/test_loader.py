@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +23,7 @@ from ssia_zoo.data import (
     load_image_data,
     train_loader,
 )
+from ssia_zoo.data.loader import start_worker
 from tests.helpers.data_folders import (
     MEAN,
     STD,
@@ -160,3 +163,15 @@ def test_two_processes_share_an_epoch_without_overlap_and_skip_alike(data: Image
     assert [len(part) for part in batches] == [2, 2]  # of five batches the odd one is left out
     woven = torch.cat([batches[0][0], batches[1][0], batches[0][1], batches[1][1]])
     assert torch.equal(woven, torch.stack(list(expected.values()))[:32])
+
+
+def test_a_worker_is_silent_if_the_main_process_stops_while_it_takes_a_batch(capfd: pytest.CaptureFixture[str]) -> None:
+    child = os.fork()
+    if child == 0:
+        sys.excepthook = sys.__excepthook__  # torch.distributed's, of another test, adds the rank
+        start_worker(0)
+        for error in (ConnectionResetError("closed"), EOFError(), ValueError("shown")):
+            sys.excepthook(type(error), error, None)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert capfd.readouterr().err == "ValueError: shown\n"
