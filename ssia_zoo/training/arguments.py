@@ -139,8 +139,9 @@ def check_config(config: TrainConfig) -> None:
     _check_output_dir(config)
     _check_model_kwargs(config.model_kwargs)
     _check_fine_tuning(config)
-    if config.lr_base is None and config.min_lr > config.lr:
-        raise ConfigError(f"`min_lr` is {config.min_lr}; expected at most `lr` {config.lr}")
+    for name in ("min_lr", "warmup_lr"):
+        if config.lr_base is None and (rate := getattr(config, name)) is not None and rate > config.lr:
+            raise ConfigError(f"`{name}` is {rate}; expected at most `lr` {config.lr}")
     _check_schedule(config)
     if not config.bce_loss and (config.bce_sum or config.bce_target_thresh is not None):
         raise ConfigError("`bce_sum` and `bce_target_thresh` require `bce_loss`")

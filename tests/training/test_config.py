@@ -176,6 +176,7 @@ def test_a_missing_setting_is_named(missing: str) -> None:
         ["--push-every", "1", "--val-interval", "0", "--push-to-hub", "--hub-model-id", "org/name"],
         ["--warmup-epochs", "30"],
         ["--min-lr", "1"],
+        ["--warmup-lr", "1"],
         ["--min-lr", "1e-5", "--schedule", "step"],
         ["--decay-epochs", "30"],
         ["--decay-milestones", "30", "--schedule", "step"],
