@@ -40,7 +40,7 @@ def test_the_lock_is_removed_while_it_is_held_and_a_left_one_is_taken(
 def hold_and_release(folder: Path, seconds: float) -> None:
     """Take and release a folder's lock, and fail if another process holds it too."""
     end, held = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or not held:  # a busy machine may let the others go first
         lock, saver = FileLock(folder / ".lock", timeout=0), SimpleNamespace(close=lambda: None)
         run: Any = SimpleNamespace(path=folder, _lock=lock, saver=saver)
         try:
@@ -52,7 +52,6 @@ def hold_and_release(folder: Path, seconds: float) -> None:
         (folder / "inside").rmdir()
         RunFolder.release(run)
         held += 1
-    assert held
 
 
 def test_the_lock_is_never_held_twice(tmp_path: Path) -> None:
