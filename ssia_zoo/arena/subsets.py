@@ -74,7 +74,7 @@ def check_unchanged(name: str, data_root: Path | None, folder: Path) -> None:
     path = _sources_file(folder)
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != _sources(name, data_root):
         raise DataError(
-            f"{folder} was made from other files than dataset {name!r} has now (other paths, sizes or times): "
+            f"{folder} was made from other files than dataset {name!r} has now (other names, sizes or times): "
             "delete it, or set another `work` and `records`"
         )
 
@@ -92,8 +92,9 @@ def _sources(name: str, data_root: Path | None) -> dict[str, list[int]]:
     """Return size and time of each file of a local data set, by its path; of another one nothing."""
     if data_root is None or not (data_root / name).is_dir():
         return {}
-    files = (path for path in sorted((data_root / name).resolve().rglob("*")) if path.is_file())
-    return {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+    folder = data_root / name
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
 
 def make_subset(splits: datasets.DatasetDict, subset: Settings, target: Path) -> None:
