@@ -344,14 +344,6 @@ def test_checkpoints_come_as_often_as_asked_for_and_the_newest_are_kept(
     assert sorted(names) == [f"step_{step:08d}" for step in kept]
 
 
-def test_a_copy_beside_the_checkpoints_is_neither_taken_nor_deleted(run: Path) -> None:
-    for suffix in (".bak", "_keep"):
-        shutil.copytree(run / "checkpoints" / "step_00000006", run / "checkpoints" / f"step_00000006{suffix}")
-    small_run(run, resume="auto", epochs=4, keep_checkpoints=1)
-    names = {path.name for path in (run / "checkpoints").iterdir()}
-    assert names == {"step_00000006.bak", "step_00000006_keep", "step_00000024"}
-
-
 def test_resume_auto_starts_afresh_where_nothing_was_saved(tmp_path: Path) -> None:
     small_run(tmp_path / "run", resume="auto", max_steps=1)
     assert (tmp_path / "run" / "model.safetensors").exists()

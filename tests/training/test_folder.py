@@ -88,3 +88,12 @@ def test_the_settings_file_has_no_values_that_follow_from_the_model(tmp_path: Pa
     written = read_config(str(folder / "train_config.yaml"))
     assert (written.ssia.weight, written.interpolation, written.crop_mode) == (None, None, None)
     assert written.crop_pct == 0.9
+
+
+def test_a_copy_beside_the_checkpoints_is_neither_taken_nor_deleted(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run").folder
+    for suffix in (".bak", "_keep"):
+        shutil.copytree(run / "checkpoints" / "step_00000006", run / "checkpoints" / f"step_00000006{suffix}")
+    small_run(run, resume="auto", epochs=4, keep_checkpoints=1)
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    assert names == {"step_00000006.bak", "step_00000006_keep", "step_00000024"}
