@@ -17,6 +17,7 @@ def show_log(level: int = logging.WARNING) -> None:
     logging.setLogRecordFactory(_Record)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("ssia_zoo").setLevel(level)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own: each line would appear twice
 
 
 @contextmanager

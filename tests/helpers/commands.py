@@ -21,11 +21,13 @@ Captured = pytest.CaptureFixture[str]
 def logging_stays() -> Iterator[None]:
     """Undo what a command sets up of logging, which ends with its process, where it runs in this one."""
     level, factory = logging.getLogger("ssia_zoo").level, logging.getLogRecordFactory()
+    propagate = logging.getLogger("huggingface_hub").propagate
     try:
         yield
     finally:
         logging.getLogger("ssia_zoo").setLevel(level)
         logging.setLogRecordFactory(factory)
+        logging.getLogger("huggingface_hub").propagate = propagate
 
 
 def start(*words: str, **options: object) -> subprocess.Popen[str]:
