@@ -99,6 +99,8 @@ class Run:
     """parallel runs, one thread each"""
     minutes: float | None = None
     """stop after this time, at a checkpoint"""
+    models: Path | None = None
+    """keep each run's model in this folder, named by the run's key (for finetune.py)"""
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,8 @@ class Report:
 def main(arguments: Run | Report) -> None:
     if isinstance(arguments, Run):
         given = arguments
-        options = Options(
-            records=RECORDS, work=given.work, data_root=given.data_root, jobs=given.jobs, minutes=given.minutes
-        )
+        places = {"records": RECORDS, "work": given.work, "data_root": given.data_root, "models": given.models}
+        options = Options(**places, jobs=given.jobs, minutes=given.minutes)
         outcome = run_plan(read_plan(given.plan), options, lambda line: print(line, flush=True))
         if outcome.failed:
             sys.exit(f"{len(outcome.failed)} runs failed; repeat the command to run them again")

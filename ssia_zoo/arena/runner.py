@@ -57,6 +57,8 @@ class Options:
     """Parallel runs, spread over the devices; more than there are devices share them."""
     minutes: float | None = None
     """Stop after this time."""
+    models: Path | None = None
+    """Keep the folder of each run here, without checkpoints, as a folder named by the run's key in the records."""
 
 
 @dataclass
@@ -214,6 +216,7 @@ class _Runner:
             if status == 0:
                 record = self._record(cell, folder, seconds)
                 self.outcome.done += 1
+                self._keep_model(cell, folder / RUN)
                 shutil.rmtree(folder)
                 self.report(f"{cell.title}: {record['top1']:.2f} % in {seconds:.0f} s on {running.device}")
             elif status in _STOPPED or (asked_to_stop and status == _NOT_BEGUN):
@@ -247,6 +250,17 @@ class _Runner:
             shutil.move(folder / ANSWERS, target)
         append_line(self.options.records, record)
         return record
+
+    def _keep_model(self, cell: Cell, run: Path) -> None:
+        if self.options.models is None:
+            return
+        target = self.options.models / cell.key
+        if target.exists():
+            self.report(f"{target} exists, with the model of these settings; the new one is not kept: {cell.title}")
+            return
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(run, target)
 
     def _stop_all(self) -> None:
         """Stop what still runs at its next checkpoint."""

@@ -51,6 +51,7 @@ def run(
     work: Path = _WORK,
     jobs: int = 1,
     minutes: float | None = None,
+    models: Path | None = None,
 ) -> int:
     """Run what a plan lacks; an interrupted plan goes on where it stopped.
 
@@ -62,11 +63,12 @@ def run(
         work: Folder for subsets and unfinished runs.
         jobs: Parallel runs, each on one GPU or on one CPU thread; more jobs than GPUs share them.
         minutes: Stop after this time, at a checkpoint; the same command goes on.
+        models: Keep each run's model in this folder, named by the run's key in the records; by default none is kept.
     """
     from ssia_zoo.arena.plan import read_plan
     from ssia_zoo.arena.runner import Options, run_plan
 
-    options = Options(records=records, work=work, data_root=data_root, jobs=jobs, minutes=minutes)
+    options = Options(records=records, work=work, data_root=data_root, jobs=jobs, minutes=minutes, models=models)
     outcome = run_plan(read_plan(plan), options, lambda line: print(line, flush=True))
     print(f"{outcome.done} runs recorded in {records}, {len(outcome.failed)} failed, {outcome.left} of the plan left")
     if outcome.failed:

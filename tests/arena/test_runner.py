@@ -23,6 +23,7 @@ from ssia_zoo.arena.runner import Options, _add_seconds, _signals_interrupt, run
 from ssia_zoo.cli import main
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.evaluation.answers import read_answers
+from ssia_zoo.models.loading import load_model
 from ssia_zoo.training.metrics import read_records as read_metrics
 from tests.arena.plans import CONTENT, plan, write_plan
 from tests.helpers.runs import ROOT
@@ -48,7 +49,8 @@ def command(*words: object) -> subprocess.Popen[str]:
 
 def test_the_smoke_plan_tunes_runs_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = tmp_path / "results" / "records.jsonl"
-    where = ("--records", str(records), "--work", str(tmp_path / "work"))
+    models = tmp_path / "models"
+    where = ("--records", str(records), "--work", str(tmp_path / "work"), "--models", str(models))
     assert main(["arena", "run", str(SMOKE), "--jobs", "2", *where]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"6 runs recorded in {records}, 0 failed, 0 of the plan left"
     found = read_records(records)
@@ -66,6 +68,9 @@ def test_the_smoke_plan_tunes_runs_and_reports(tmp_path: Path, capsys: pytest.Ca
         assert 100 * answers.correct.mean() == pytest.approx(record["top1"], abs=1e-3) == record["answers_top1"]
         assert record["memory_mb"] > 100
         assert str(tmp_path) not in json.dumps(record), "records say nothing of the machine's folders"
+        assert json.loads((models / key / "config.json").read_text())["ssia"]["fingerprint"] == record["fingerprint"]
+        assert load_model(f"local-dir:{models / key}").num_classes == 10
+        assert not (models / key / "checkpoints").exists()
     assert not list((tmp_path / "work").glob("*.lock")), "locks are removed"
 
     assert main(["arena", "check", str(SMOKE), "--records", str(records)]) == 0
@@ -81,7 +86,9 @@ def test_the_smoke_plan_tunes_runs_and_reports(tmp_path: Path, capsys: pytest.Ca
     dropped = json.loads(lines[-1])
     records.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
     assert main(["arena", "run", str(SMOKE), *where]) == 0
-    assert "1 runs recorded" in capsys.readouterr().out, "only the missing run is made"
+    out = capsys.readouterr().out
+    assert "1 runs recorded" in out, "only the missing run is made"
+    assert f"{models / dropped['key']} exists, with the model of these settings; the new one is not kept" in out
     again = read_records(records)[dropped["key"]]
     free = ("seconds", "memory_mb")
     assert {k: v for k, v in again.items() if k not in free} == {k: v for k, v in dropped.items() if k not in free}
