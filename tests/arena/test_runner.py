@@ -69,7 +69,7 @@ def test_the_smoke_plan_tunes_runs_and_reports(tmp_path: Path, capsys: pytest.Ca
         assert record["memory_mb"] > 100
         assert str(tmp_path) not in json.dumps(record), "records say nothing of the machine's folders"
         assert json.loads((models / key / "config.json").read_text())["ssia"]["fingerprint"] == record["fingerprint"]
-        assert load_model(f"local-dir:{models / key}").num_classes == 10
+        assert load_model(f"local-dir:{models / key}").num_classes == 5
         assert not (models / key / "checkpoints").exists()
     assert not list((tmp_path / "work").glob("*.lock")), "locks are removed"
 
