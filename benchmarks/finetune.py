@@ -1,13 +1,14 @@
-"""Transfer SSIA weights and their controls to other data: linear probe and fine-tuning of the whole network.
+"""Transfer pretrained weights and their controls to other data: linear probe and fine-tuning of the whole network.
 
     python benchmarks/finetune.py run runs/weights/resnet50_ssia.c10_r32 --dataset digits
+    python benchmarks/finetune.py run benchmarks/plans/PLAN.yaml --models runs/models --dataset digits --how probe
     python benchmarks/finetune.py report
 
-The folder is one that make_weight.py wrote: it contains ssia_seedN and vanilla_seedN, trained with the same settings.
-Each pair is fine-tuned with every seed, both without the SSIA loss. The seed determines data order, augmentation and
-the initial weights of the new classifier; for the probe (scikit-learn's logistic regression on the standardized
-features before the classifier) it selects the training images. Both are evaluated on the official test split, once,
-after the last step.
+The weights are those of a folder that make_weight.py wrote, ssia_seedN and vanilla_seedN, trained with the same
+settings; or those of a plan with one network, kept by `accuracy.py run PLAN --models FOLDER`, as far as they are there.
+Each is fine-tuned with every seed, without the SSIA loss. The seed determines data order, augmentation and the initial
+weights of the new classifier; for the probe (scikit-learn's logistic regression on the standardized features before the
+classifier) it selects the training images. Both are evaluated on the official test split, once, after the last step.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import timm
@@ -27,7 +28,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ssia_zoo.arena.plan import read_plan
 from ssia_zoo.arena.tables import format_interval, paired
+from ssia_zoo.arena.tuning import schedule
 from ssia_zoo.data import ImageData, eval_loader, load_image_data
 from ssia_zoo.data.preprocessing import model_preprocessing
 from ssia_zoo.training import TrainConfig, train
@@ -42,9 +45,13 @@ class Run:
     """Fine-tune the weights that have no result yet."""
 
     weights: tyro.conf.Positional[Path]
-    """folder with ssia_seedN and vanilla_seedN"""
+    """folder with ssia_seedN and vanilla_seedN, or a plan"""
     dataset: str
     """data set to fine-tune on"""
+    models: Path | None = None
+    """for a plan: the folder where `accuracy.py run` kept its models"""
+    how: tuple[Literal["probe", "whole"], ...] = ("probe", "whole")
+    """a linear probe on frozen features, the whole network, or both"""
     image_size: int = 32
     """height and width in pixels"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -64,28 +71,41 @@ class Run:
 def run(arguments: Run) -> None:
     """Fine-tune and record, seed by seed."""
     known = {tuple(record[name] for name in KEY) for record in read_results(RECORDS)}
-    pretraining_seeds = sorted(
-        int(path.name.removeprefix("ssia_seed")) for path in arguments.weights.glob("ssia_seed*")
-    )
+    scores = {"probe": probe, "whole": fine_tune}
     dataset = Path(arguments.dataset).name if Path(arguments.dataset).exists() else arguments.dataset
     for seed in arguments.seeds:
-        for pretraining_seed in pretraining_seeds:
-            for method in METHODS:
-                folder = arguments.weights / f"{method}_seed{pretraining_seed}"
-                settings = _settings(arguments, folder, seed)
-                for how, score in (("probe", probe), ("whole", fine_tune)):
-                    values = (arguments.weights.name, method, pretraining_seed, dataset, seed, how)
-                    if values in known:
-                        continue
-                    record = {**dict(zip(KEY, values, strict=True)), **score(settings, arguments)}
-                    append_record(
-                        RECORDS,
-                        {
-                            **record,
-                            "settings": {**settings.decisive_settings(), "dataset": dataset, "model": folder.name},
-                        },
-                    )
-                    print(*values, record["top1"], flush=True)
+        for (method, pretraining_seed), folder in _pretrained(arguments).items():
+            settings = _settings(arguments, folder, seed)
+            for how in arguments.how:
+                values = (_name(arguments), method, pretraining_seed, dataset, seed, how)
+                if values in known:
+                    continue
+                record = {**dict(zip(KEY, values, strict=True)), **scores[how](settings, arguments)}
+                about = {
+                    **settings.decisive_settings(),
+                    "dataset": dataset,
+                    "model": f"{method}_seed{pretraining_seed}",
+                }
+                append_record(RECORDS, {**record, "settings": about})
+                print(*values, record["top1"], flush=True)
+
+
+def _pretrained(arguments: Run) -> dict[tuple[str, int], Path]:
+    """Return the folders of the pretrained weights by method and seed, seed by seed."""
+    if arguments.models is None:
+        seeds = sorted(int(path.name.removeprefix("ssia_seed")) for path in arguments.weights.glob("ssia_seed*"))
+        return {(m, seed): arguments.weights / f"{m}_seed{seed}" for seed in seeds for m in METHODS}
+    plan = read_plan(arguments.weights)
+    if len(list(plan.combinations())) != 1:
+        raise SystemExit(f"{arguments.weights} has several networks or data sets; expected one of each")
+    kept = {(cell.method, cell.seed): arguments.models / cell.key for cell in schedule(plan, {}).cells}
+    found = {names: folder for names, folder in kept.items() if folder.is_dir()}
+    print(f"{len(found)} of the {len(kept)} models of {arguments.weights} are in {arguments.models}", flush=True)
+    return found
+
+
+def _name(arguments: Run) -> str:
+    return arguments.weights.name if arguments.models is None else arguments.weights.stem
 
 
 def _settings(arguments: Run, folder: Path, seed: int) -> TrainConfig:
@@ -106,7 +126,7 @@ def _settings(arguments: Run, folder: Path, seed: int) -> TrainConfig:
         val_interval=0,
         seed=seed,
         resume="auto",
-        output_dir=str(arguments.work / f"{arguments.weights.name}_{folder.name}_{seed}"),
+        output_dir=str(arguments.work / f"{_name(arguments)}_{folder.name}_{seed}"),
     )
 
 
@@ -146,23 +166,27 @@ class Report:
 
 
 def report() -> None:
-    """Write a row for each weight, data set and kind of transfer, paired over pretraining seeds and seeds."""
+    """Write a row for each weight, data set, kind of transfer and method, paired over pretraining seeds and seeds."""
     groups: dict[tuple[str, ...], dict[str, dict[tuple[int, int], Record]]] = defaultdict(lambda: defaultdict(dict))
     for r in read_results(RECORDS):
         groups[r["weights"], r["dataset"], r["how"]][r["method"]][r["pretraining_seed"], r["seed"]] = r
     lines = [
-        "| from | to | what is trained | SSIA | control | difference, paired | 95 % interval | pairs × seeds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| from | to | what is trained | pretrained with | top-1 | control "
+        "| difference, paired | 95 % interval | pairs × seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for (weights, dataset, how), group in groups.items():
-        if (c := paired(group, "ssia")) is None:  # the control has not been run yet
-            continue
-        pretrained = len({pretraining_seed for pretraining_seed, _ in group["ssia"].keys() & group["vanilla"].keys()})
-        lines.append(
-            f"| `{weights}` | {dataset} | {'linear probe' if how == 'probe' else 'the whole network'} "
-            f"| {c.ssia_mean:.2f} | {c.vanilla_mean:.2f} | {c.difference:+.2f} | {format_interval(c.interval)} "
-            f"| {pretrained} × {c.seeds // pretrained} |"
-        )
+        for method in group:
+            if method == "vanilla" or (c := paired(group, method)) is None:  # the control has not been run yet
+                continue
+            pretrained = len(
+                {pretraining_seed for pretraining_seed, _ in group[method].keys() & group["vanilla"].keys()}
+            )
+            lines.append(
+                f"| `{weights}` | {dataset} | {'linear probe' if how == 'probe' else 'the whole network'} "
+                f"| {'SSIA' if method == 'ssia' else method} | {c.ssia_mean:.2f} | {c.vanilla_mean:.2f} "
+                f"| {c.difference:+.2f} | {format_interval(c.interval)} | {pretrained} × {c.seeds // pretrained} |"
+            )
     replace_table(REPORT, "finetune", lines)
 
 

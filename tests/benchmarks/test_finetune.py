@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
 
+from ssia_zoo.arena.plan import read_plan
+from ssia_zoo.arena.tuning import schedule
 from ssia_zoo.training import TrainConfig, train
+from tests.arena.plans import write_plan
 from tests.benchmarks.scripts import load_script
 
 
@@ -66,5 +70,24 @@ def test_a_pair_is_fine_tuned_with_the_same_settings_recorded_once_and_reported(
     assert text.endswith("after\n")
     assert "old" not in text
     mean = sum(r["top1"] for r in records if (r["method"], r["how"]) == ("ssia", "whole")) / 2
-    assert f"| digits | the whole network | {mean:.2f} |" in text
+    assert f"| digits | the whole network | SSIA | {mean:.2f} |" in text
     assert "| 1 × 2 |" in text
+
+
+def test_the_models_that_a_plan_kept_are_probed(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finetune = load_script("finetune")
+    monkeypatch.setattr(finetune, "RECORDS", tmp_path / "finetune.jsonl")
+    path = write_plan(tmp_path, methods={"vanilla": {"method": "vanilla"}, "form": {"method": "ssia"}})
+    kept = {(cell.method, cell.seed): cell.key for cell in schedule(read_plan(path), {}).cells}
+    for method, names in (("vanilla", ("vanilla", 0)), ("ssia", ("form", 0))):
+        shutil.copytree(weights / f"{method}_seed0", tmp_path / "models" / kept[names])
+    where = {"models": tmp_path / "models", "work": tmp_path / "work"}
+    arguments = finetune.Run(path, "digits", how=("probe",), seeds=(0,), probe_images=100, **where)
+    finetune.run(arguments)
+    assert f"2 of the 4 models of {path} are in" in capsys.readouterr().out
+    found = [
+        (r["weights"], r["method"], r["pretraining_seed"], r["how"]) for r in finetune.read_results(finetune.RECORDS)
+    ]
+    assert found == [(path.stem, "vanilla", 0, "probe"), (path.stem, "form", 0, "probe")]
