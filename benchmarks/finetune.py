@@ -52,6 +52,10 @@ class Run:
     """for a plan: the folder where `accuracy.py run` kept its models"""
     how: tuple[Literal["probe", "whole"], ...] = ("probe", "whole")
     """a linear probe on frozen features, the whole network, or both"""
+    label_column: str | None = None
+    """column of the labels, if the data set has several"""
+    eval_split: str | None = None
+    """split to evaluate on, if it is not the one that training finds"""
     image_size: int = 32
     """height and width in pixels"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -114,6 +118,8 @@ def _settings(arguments: Run, folder: Path, seed: int) -> TrainConfig:
         pretrained=True,
         method="vanilla",
         dataset=arguments.dataset,
+        label_column=arguments.label_column,
+        eval_split=arguments.eval_split,
         image_size=arguments.image_size,
         max_train_images=arguments.max_train_images,
         crop_padding=arguments.image_size // 8,
