@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_exchanging = True
+
 
 def several_processes() -> bool:
-    """Return whether this is a distributed run of more than one process."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    """Return whether this is a distributed run of more than one process, and not within `without_exchange`."""
+    return _exchanging and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@contextmanager
+def without_exchange() -> Iterator[None]:
+    """Let this process compute for itself: what it would exchange, other processes might never send."""
+    global _exchanging
+    _exchanging = False
+    try:
+        yield
+    finally:
+        _exchanging = True
 
 
 def all_gather(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from accelerate.utils import find_executable_batch_size, send_to_device
 from ssia_zoo.data import DeviceTransform, ImageData, load_image_data, train_loader
 from ssia_zoo.errors import TrainingError
 from ssia_zoo.log import quiet
+from ssia_zoo.loss.processes import without_exchange
 from ssia_zoo.task import AuxiliaryTask
 from ssia_zoo.training.checkpoint import find_checkpoint
 from ssia_zoo.training.class_balance import class_weights
@@ -95,7 +96,8 @@ def _search(config: TrainConfig, accelerator: Accelerator) -> int:
 
     def fits(batch_size: int) -> int:
         try:
-            _train_steps(replace(config, batch_size=batch_size), accelerator, data)
+            with without_exchange():
+                _train_steps(replace(config, batch_size=batch_size), accelerator, data)
         except RuntimeError as error:
             if "could not create a primitive" in str(error):  # of oneDNN, without memory; Accelerate knows this one:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import shutil
 import time
@@ -131,6 +132,8 @@ def finetune(config: TrainConfig, budget: float | None = None) -> Scores:
     """
     start = time.monotonic()
     check_config(config)
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ConfigError(f"finetune runs in one process, not {processes}; for several: accelerate launch train_hf.py")
     folder = Path(config.output_dir)
     check_report(folder / "report")
     config = _with_holdout(config)

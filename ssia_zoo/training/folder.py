@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
 from torch import Tensor
 
@@ -34,7 +34,7 @@ from ssia_zoo.training.elastic import describe_change, resume_batch, with_accumu
 from ssia_zoo.training.machine import describe_environment
 from ssia_zoo.training.methods import describe_objective, outside_objective
 from ssia_zoo.training.metrics import MetricsTracker
-from ssia_zoo.training.resuming import PREPROCESSING, check_data, check_settings
+from ssia_zoo.training.resuming import PREPROCESSING, check_data, check_processes, check_settings
 from ssia_zoo.training.saving import CheckpointSaver
 from ssia_zoo.training.selection import Selection
 from ssia_zoo.training.snapshot import Checkpointed
@@ -175,7 +175,10 @@ class RunFolder:
     ) -> None:
         """Set the data, preprocessing, loss and class weights that cards, config.json and checkpoints describe.
 
+        Every process must call this.
+
         Raises:
+            ConfigError: If another process of the run has other settings or data.
             TrainingError: If the resumed run had others.
         """
         self._data = data
@@ -184,6 +187,8 @@ class RunFolder:
         self.config = replace(self.config, ssia=ssia, **own)
         self._class_weights = None if class_weights is None else class_weights.tolist()
         self.identity = {**data_identity(data), "class_weights": self._class_weights}
+        described = gather_object([(self.config.decisive_settings(), self.identity)])
+        check_processes(*zip(*described, strict=True))
         if self._manifest is not None:
             check_data(self._manifest, self.config.decisive_settings(), self.identity)
 

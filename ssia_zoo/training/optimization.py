@@ -21,6 +21,7 @@ from timm.optim import (
 from timm.scheduler import create_scheduler_v2
 
 from ssia_zoo.errors import ConfigError, did_you_mean, one_line
+from ssia_zoo.loss.processes import several_processes
 from ssia_zoo.training.config import TrainConfig
 from ssia_zoo.training.freezing import classifier_parameters
 
@@ -108,6 +109,15 @@ def _optimizer_arguments(config: TrainConfig, sharded: bool) -> dict[str, Any]:
     arguments: dict[str, Any] = {"betas": config.opt_betas} if config.opt_betas else {}
     arguments |= {} if config.opt_eps is None else {"eps": config.opt_eps}
     arguments |= json.loads(json.dumps(config.opt_kwargs))  # a copy
+    if "kron" in config.optimizer and several_processes():
+        # Else it draws from the global generator, which is another one in each process, and the weights drift apart.
+        if not arguments.setdefault("deterministic", True):
+            raise ConfigError(
+                "`opt_kwargs` deterministic=False: in several processes, kron has to draw the same random numbers in "
+                "all of them; leave it out"
+            )
+        if "deterministic" not in config.opt_kwargs:
+            _log.info("`optimizer` kron: deterministic=True, so that all processes draw the same random numbers")
     fused = optimizer in _FUSED and not _NOT_FUSED & arguments.keys()
     if fused and not (sharded and optimizer is torch.optim.SGD):
         arguments["fused"] = True

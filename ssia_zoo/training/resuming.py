@@ -1,12 +1,12 @@
-"""Decide whether a run may continue from a checkpoint: same settings, data and preprocessing."""
+"""Compare the settings and data of a run with those of its checkpoint, and of its processes with each other."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssia_zoo.errors import TrainingError
+from ssia_zoo.errors import ConfigError, TrainingError
 from ssia_zoo.training.config import with_defaults
 
 _log = logging.getLogger(__name__)
@@ -19,6 +19,9 @@ _BY_MODEL = (*PREPROCESSING, "ssia.weight")
 
 _ALWAYS_FREE = ("workers", "max_corrupt", "check_duplicates")
 """Settings that do not change the trained weights. A run stopped by `max_corrupt` resumes with a higher value."""
+
+_MAY_DIFFER = (*_ALWAYS_FREE, "dataset", "labels", "class_weights")
+"""Settings that may differ between the processes of a run: the last ones are paths, whose content is compared."""
 
 _MAX_NAMES = 5
 
@@ -89,6 +92,32 @@ def check_data(manifest: Mapping[str, Any], settings: Mapping[str, Any], data: M
             f"`resume` continues a run on its own data; changed here: {'; '.join(changes)}: restore it, or start a new "
             "run in a new `output_dir`"
         )
+
+
+def check_processes(settings: Sequence[Mapping[str, Any]], data: Sequence[Mapping[str, Any]]) -> None:
+    """Check that all processes of a run, which different commands may have started, have the same settings and data.
+
+    Args:
+        settings: The decisive settings of each process.
+        data: `ssia_zoo.data.data_identity` of each process.
+
+    Raises:
+        ConfigError: If a process differs from the first one; names what differs.
+    """
+    first = _flat(settings[0])
+    for process in range(1, len(settings)):
+        own = _flat(settings[process])
+        found = [
+            f"{name} ({value} -> {own.get(name)})"
+            for name, value in first.items()
+            if name not in _MAY_DIFFER and own.get(name) != value
+        ]
+        found += _differences(data[0], data[process])
+        if found:
+            raise ConfigError(
+                f"process {process} has other settings or data than process 0: {'; '.join(found)}; start every process "
+                "with the same settings and a complete copy of the data"
+            )
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

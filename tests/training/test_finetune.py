@@ -165,3 +165,9 @@ def test_finetune_fails_in_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_finetune_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="finetune runs in one process, not 2; for several: accelerate launch"):
+        finetune(TrainConfig(model="test_resnet", dataset="digits", output_dir=str(tmp_path / "run")))

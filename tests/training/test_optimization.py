@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -217,3 +218,16 @@ def test_layer_decay_gives_a_student_the_same_rates_with_heads_as_without() -> N
     assert scales["vanilla"]["head.weight"] == 1.0
     first, second = (scales["vanilla"][f"blocks.{i}.attn.qkv.weight"] for i in (0, 1))
     assert first == pytest.approx(second / 2)
+
+
+def test_kron_draws_the_same_numbers_in_all_processes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = module_of("test_resnet")
+    assert not build_optimizer(TrainConfig(optimizer="kron"), module).deterministic  # type: ignore[attr-defined]
+    monkeypatch.setattr("ssia_zoo.training.optimization.several_processes", lambda: True)
+    caplog.set_level(logging.INFO, "ssia_zoo")
+    assert build_optimizer(TrainConfig(optimizer="kron"), module).deterministic  # type: ignore[attr-defined]
+    assert "`optimizer` kron: deterministic=True" in caplog.text
+    with pytest.raises(ConfigError, match="kron has to draw the same random numbers"):
+        build_optimizer(TrainConfig(optimizer="kron", opt_kwargs={"deterministic": False}), module)
