@@ -115,11 +115,11 @@ def training_card(
     counts: Mapping[str, int],
     environment: dict[str, str],
     base_model: str | None,
-    repo_id: str | None,
     objective: str | None = None,
     selection: Mapping[str, Any] | None = None,
+    unfinished: str | None = None,
 ) -> str:
-    """Make the README.md of a training run.
+    """Make the README.md of a training run, with placeholders for the repository, which publishing fills in.
 
     Args:
         architecture: Vanilla timm architecture.
@@ -130,9 +130,9 @@ def training_card(
         counts: "images", the number of evaluation images; "unreadable_train" and "unreadable_eval", images left out.
         environment: Versions and machine.
         base_model: The model that was fine-tuned, or None.
-        repo_id: Repository for the example, if known.
         objective: Description of another auxiliary objective it was trained with, or None.
         selection: How the evaluation data decided which weights are saved (`Selection.describe()`), or None.
+        unfinished: Where a training that goes on is, such as "step 3 of 9", or None.
 
     Returns:
         Metadata and text, without a licence, which only the owner of the run can grant.
@@ -151,18 +151,20 @@ def training_card(
         top1=round(metrics[main], 2),
         metric=main,
         chosen=selection is not None,
+        rgb=(settings.get("in_chans") or 3) == 3,
     )
     headings, values = table(metrics)
     notes = card_text.several_labels(metrics, eval_name) + card_text.unreadable(counts)
     how = (
         card_text.what_it_is(architecture, settings)
         if ssia
-        else f"A timm `{architecture}` trained {card_text.without_ssia(objective)} (method: {method})."
+        else f"A {card_text.network(architecture, settings)} trained {card_text.without_ssia(objective)} "
+        f"(method: {method})."
     )
     evaluated_on = eval_name if selection is None else f"{eval_name} (chosen on it)"
     one_run = f"One run with seed {settings['seed']}"
     if not settings.get("probe"):
-        one_run += f", {saved_weights(selection)}"
+        one_run += f", {saved_weights(selection, unfinished)}"
     text = f"""# {name}
 
 {how}
@@ -182,10 +184,10 @@ def training_card(
 ```python
 import timm
 
-model = timm.create_model("hf-hub:{repo_id or "ORG/NAME"}", pretrained=True)  # or "local-dir:FOLDER"
+model = timm.create_model("hf-hub:ORG/NAME", pretrained=True)  # or "local-dir:FOLDER"
 ```
 
-## Training
+{card_text.channels(settings)}## Training
 
 To repeat it, save these settings as `settings.yaml` and run `train_hf.py --config settings.yaml --output-dir FOLDER`:
 

@@ -26,10 +26,12 @@ def card_data(
     top1: float,
     metric: str = "top1",
     chosen: bool = False,
+    rgb: bool = True,
 ) -> ModelCardData:
     """Make the Hub's metadata, which accepts only data sets that are on the Hub.
 
-    `evaluated_on` is the evaluation data's id, name and split.
+    `evaluated_on` is the evaluation data's id, name and split. A model that does not take RGB has no tag
+    "transformers", whose pipeline converts to RGB.
     """
     on_hub = [dataset for dataset in dict.fromkeys(datasets) if is_hub_id(dataset)]
     started_from = hub_model_id(base_model) if base_model else None
@@ -37,7 +39,7 @@ def card_data(
         library_name="timm",
         pipeline_tag="image-classification",
         license=license,
-        tags=["image-classification", "timm", "transformers", *(["ssia"] if ssia else [])],
+        tags=["image-classification", "timm", *(["transformers"] if rgb else []), *(["ssia"] if ssia else [])],
         datasets=on_hub or None,
         base_model=started_from,
         base_model_relation="finetune" if started_from else None,

@@ -76,6 +76,18 @@ embedding = model(transforms(image).unsqueeze(0))  # (1, model.num_features)
 """
 
 
+def network(architecture: str, settings: Mapping[str, Any]) -> str:
+    """Name a timm network, with the arguments that make it another one than timm's of that name."""
+    given = settings.get("model_kwargs") or {}
+    return f"timm `{architecture}`" + (f" with `{', '.join(f'{k}={v}' for k, v in given.items())}`" if given else "")
+
+
+def channels(settings: Mapping[str, Any]) -> str:
+    """Say which images a model takes whose input is not RGB; empty for RGB."""
+    mode = {1: "L", 4: "RGBA"}.get(settings.get("in_chans") or 3)
+    return f'The model takes images of mode {mode}: use `image.convert("{mode}")`.\n\n' if mode else ""
+
+
 def what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
     """Describe the loss that a model was trained with."""
     choices = settings.get("ssia") or {}
@@ -91,8 +103,8 @@ def what_it_is(architecture: str, settings: Mapping[str, Any]) -> str:
         learners = "the lower layers and the final one" if choices.get("top") else "the lower layers"
         name += f"; {learners} learn from {supervisor}"
     return (
-        f"A timm `{architecture}` trained with {name}: during training, the network's higher layers guide its lower "
-        f"layers. At inference it is identical to the timm model: same parameters, same speed. {RECONSTRUCTION}"
+        f"A {network(architecture, settings)} trained with {name}: during training, the network's higher layers guide "
+        f"its lower layers. At inference it is that timm model: same parameters, same speed. {RECONSTRUCTION}"
     )
 
 

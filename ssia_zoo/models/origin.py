@@ -31,8 +31,10 @@ def origin(base_model: str | None, settings: Mapping[str, Any]) -> str:
     return f"Fine-tuned from {base}{part}."
 
 
-def saved_weights(selection: Mapping[str, Any] | None) -> str:
+def saved_weights(selection: Mapping[str, Any] | None, unfinished: str | None = None) -> str:
     """Describe which weights are saved, and what their score means if it decided on them."""
+    if unfinished is not None:
+        return f"weights after {unfinished}; the training had not ended, so the settings below give another model"
     if selection is None:
         return "weights after the last step"
     early = "stopped early, " * selection["stopped_early"]

@@ -250,6 +250,8 @@ def _entrypoint(
             if pretrained and not overlaid:  # verify the file, which timm would not
                 path = weight_path(published[tag], cache_dir=kwargs.get("cache_dir"))
                 cfg = replace(cfg, file=str(path), hf_hub_id=None, hf_hub_filename=None)
+            elif overlaid:  # timm would prefer the weight's own file
+                cfg = replace(cfg, file=None, hf_hub_id=None, hf_hub_filename=None)
         elif tag is None:
             cfg = architecture_cfg(arch)
             if pretrained and not overlaid:

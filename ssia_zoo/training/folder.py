@@ -227,8 +227,17 @@ class RunFolder:
         asked = {"accumulation_steps": self.batch.accumulation_asked}
         return {"experiment": {**self.config.decisive_settings(), **asked, **version}, "environment": environment}
 
-    def save_model(self, student: TimmModel, metrics: dict[str, float], selection: Selection | None = None) -> None:
-        """Write config.json, model.safetensors and README.md, which state how the weights were chosen."""
+    def save_model(
+        self,
+        student: TimmModel,
+        metrics: dict[str, float],
+        selection: Selection | None = None,
+        unfinished: str | None = None,
+    ) -> None:
+        """Write config.json, model.safetensors and README.md, which state how the weights were chosen.
+
+        `unfinished` is where a training that goes on is, such as "step 3 of 9".
+        """
         if not self.is_main:
             return
         config, data = self.config, self._data
@@ -240,6 +249,7 @@ class RunFolder:
         settings |= {"teacher": public_model(config.teacher)} if config.teacher is not None else {}
         chosen = None if selection is None else selection.describe()
         metadata: dict[str, Any] = {} if chosen is None else {"selection": chosen}
+        metadata |= {} if unfinished is None else {"unfinished": unfinished}
         if (outside := outside_objective(config)) is not None:
             metadata["objective"] = {"path": outside.path, "version": outside.version}
         if config.class_weights is not None and self._class_weights is not None:
@@ -275,8 +285,8 @@ class RunFolder:
                 counts=counts,
                 environment=self._environment,
                 base_model=str(settings["model"]).split(":", 1)[-1] if config.pretrained else None,
-                repo_id=config.hub_model_id,
                 selection=chosen,
+                unfinished=unfinished,
             ),
             threshold=metrics.get("threshold"),
         )

@@ -123,7 +123,8 @@ def _train(run: Run, progress: Progress) -> dict[str, float]:
         if due or pushed:  # a pushed model card states its metrics
             metrics = _evaluate(run, due)
         if pushed:
-            run.folder.save_model(run.unsharded_student(), metrics, run.selection)
+            where = f"step {state.step} of {run.total_steps} (epoch {state.epoch} of {config.epochs})"
+            run.folder.save_model(run.unsharded_student(), metrics, unfinished=where)
             run.folder.push(f"epoch {state.epoch}, step {state.step}: {describe(metrics, main_metric(metrics))}")
         state.epoch_ended = False
     _stop_if_asked(run)

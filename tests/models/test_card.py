@@ -218,7 +218,6 @@ def run_card(**changes: Any) -> str:
         "counts": {"images": 100, "unreadable_train": 0, "unreadable_eval": 0},
         "environment": {"torch": "2.15"},
         "base_model": None,
-        "repo_id": "alice/toys",
     }
     return training_card(**arguments | changes)
 
@@ -230,6 +229,26 @@ def test_the_hub_reads_the_metadata_of_a_run() -> None:
     assert data.license is None  # only the owner of the run can grant one
     assert data.eval_results[0].metric_value == 50.12
     assert "ssia" in data.tags
+
+
+def test_a_run_names_the_arguments_and_the_images_of_its_network() -> None:
+    assert "A timm `test_resnet` trained with" in run_card()
+    assert "convert(" not in run_card()
+    assert "transformers" in ModelCard(run_card()).data.tags
+    settings = {"model": "test_vit", "dataset": "makers/toys", "seed": 3, "in_chans": 1, "model_kwargs": {"depth": 2}}
+    for method in ("ssia", "vanilla"):
+        card = run_card(settings=settings, method=method, architecture="test_vit")
+        assert "A timm `test_vit` with `depth=2` trained" in card
+        assert 'takes images of mode L: use `image.convert("L")`' in card
+        assert "transformers" not in ModelCard(card).data.tags, "its pipeline converts to RGB"
+
+
+def test_a_card_of_a_training_that_goes_on_says_so() -> None:
+    selection = {"best_epoch": 1, "evaluations": 1, "saved": "last", "stopped_early": False}
+    assert "weights after the last step" in run_card(selection=selection)
+    card = run_card(unfinished="step 3 of 9 (epoch 1 of 3)")
+    assert "weights after step 3 of 9 (epoch 1 of 3); the training had not ended" in card
+    assert "last step" not in card
 
 
 def test_a_run_claims_no_gain_and_a_control_does_not_mention_ssia() -> None:

@@ -130,6 +130,15 @@ def test_the_callers_weights_file_is_used(tmp_path: Path) -> None:
     assert torch.equal(model.conv_stem.weight, other.conv_stem.weight)
 
 
+@pytest.mark.parametrize("source", [{"hf_hub_id": "alice/none"}, {"url": "http://127.0.0.1:9/none.pth"}], ids=str)
+def test_the_callers_source_replaces_the_published_file(
+    source: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(OSError):  # noqa: PT011  # of huggingface_hub or urllib: neither exists
+        timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=source)
+
+
 def test_the_published_top1_can_be_recomputed() -> None:
     weight = ssia_zoo.weights()[FULL]
     result = validate(timm.create_model(FULL, pretrained=True), DataConfig(dataset="digits", workers=0))

@@ -27,8 +27,9 @@ def test_the_result_goes_up_and_nothing_else_does(
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     result = pushed_run(tmp_path / "run", hub_private=True)
     assert hub.file("org/name", "model.safetensors") == (result.folder / "model.safetensors").read_bytes()
-    assert hub.file("org/name", "README.md") == (result.folder / "README.md").read_bytes()
-    assert "hf-hub:org/name" in (result.folder / "README.md").read_text()
+    card = (result.folder / "README.md").read_text()
+    assert "hf-hub:ORG/NAME" in card, "it may be published elsewhere, too"
+    assert hub.file("org/name", "README.md").decode() == card.replace("ORG/NAME", "org/name")
     uploaded = {file for revision in hub.repos["org/name"].commits.values() for file in revision.files}
     assert uploaded <= PUBLISHED
     assert hub.repos["org/name"].private
@@ -40,6 +41,11 @@ def test_push_every_publishes_during_training(hub: HubServer, tmp_path: Path, mo
     result = pushed_run(tmp_path / "run", push_every=1, epochs=3)
     titles = [commit.title for commit in hub.repos["org/name"].commits.values()]
     assert any("epoch" in title for title in titles)
+    commits = hub.repos["org/name"].commits.values()
+    during, after = ([c for c in commits if c.title.startswith(how)][-1] for how in ("epoch", "Upload"))
+    assert "; the training had not ended" in during.files["README.md"].content.decode()
+    assert "weights after the last step" in after.files["README.md"].content.decode()
+    assert "hf-hub:org/name" in after.files["README.md"].content.decode()
     assert hub.file("org/name", "model.safetensors") == (result.folder / "model.safetensors").read_bytes()
     assert not list(result.folder.glob(".push-*"))
 
