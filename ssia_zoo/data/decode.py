@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import numpy as np
@@ -26,6 +26,11 @@ _TRANSPOSES = {  # by EXIF orientation; ImageOps.exif_transpose also rewrites th
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
+_ICO_SIGNATURE = b"\0\0\1\0"
+_SEQUENTIAL, _PROGRESSIVE, _SCAN = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA), 0xDA  # markers of a JPEG
+
+_BUFFERED_PIXELS = 50_000_000
+"""Largest JPEG of several scans, unless `max_pixels` is higher: its coefficients take up to 6 bytes per pixel."""
 
 
 def decode_rgb(value: dict[str, Any], max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
@@ -41,7 +46,8 @@ def decode_image(value: dict[str, Any], max_pixels: int = MAX_PIXELS, divisor: i
 
     Args:
         value: An undecoded image as the library datasets stores it, with "bytes" or "path".
-        max_pixels: Most pixels to decode; a larger JPEG is decoded at a half, a quarter or an eighth of its size.
+        max_pixels: Most pixels to decode; a larger JPEG is decoded at a half, a quarter or an eighth of its size (see
+            `limit_divisor`).
         divisor: Decode a JPEG at this fraction of its size, or a smaller one if `max_pixels` asks for it: 1, 2, 4 or 8.
 
     Raises:
@@ -70,8 +76,7 @@ def stored_mode(value: dict[str, Any]) -> str | None:
     path = value.get("path")
     try:
         on_disk = value.get("bytes") is None and path is not None and "://" not in path
-        source: Any = path if on_disk else io.BytesIO(read_content(value))
-        with without_pillow_limit(), PIL.Image.open(source) as image:
+        with open(path, "rb") if on_disk else io.BytesIO(read_content(value)) as file, _open(file, MAX_PIXELS) as image:
             return _mode(image)
     except Exception:  # decoders raise any kind of error on damaged files
         return None
@@ -100,20 +105,31 @@ def read_content(value: dict[str, Any]) -> bytes:
 
 
 def _load(content: bytes, max_pixels: int, divisor: int) -> PIL.Image.Image:
-    with without_pillow_limit():
-        try:
-            image: PIL.Image.Image = PIL.Image.open(io.BytesIO(content))
-        except PIL.UnidentifiedImageError:  # its message holds a memory address
-            raise PIL.UnidentifiedImageError("cannot identify image file: not an image, or damaged") from None
+    try:
+        image = _open(io.BytesIO(content), max_pixels)
         width, height = image.size
         if is_jpeg(image):
-            divisor = max(divisor, limit_divisor(width, height, max_pixels))
+            divisor = max(divisor, limit_divisor(content, width, height, max_pixels))
             if divisor > 1:
                 image.draft(image.mode, (max(1, width // divisor), max(1, height // divisor)))
-        elif width * height > max_pixels:
-            raise _too_large(width, height, max_pixels)
-        image.load()
+        else:
+            _check_size(image, max_pixels)
+        with pillow_limit(None if is_jpeg(image) else max_pixels):
+            image.load()
+    except PIL.UnidentifiedImageError:  # its message holds a memory address
+        raise PIL.UnidentifiedImageError("cannot identify image file: not an image, or damaged") from None
+    except PIL.Image.DecompressionBombError as error:
+        raise ValueError(f"more pixels than its header states, and than `max_pixels` ({max_pixels})") from error
+    _check_size(image, max_pixels)  # an icon may hold a larger image than its header states
     return image
+
+
+def _open(file: IO[bytes], max_pixels: int) -> PIL.Image.Image:
+    """Open an image of any size, but of an ICO, which Pillow decodes at once, with up to twice `max_pixels`."""
+    signature = file.read(len(_ICO_SIGNATURE))
+    file.seek(0)
+    with pillow_limit(max_pixels if signature == _ICO_SIGNATURE else None):
+        return PIL.Image.open(file)
 
 
 def is_jpeg(image: PIL.Image.Image) -> bool:
@@ -121,16 +137,48 @@ def is_jpeg(image: PIL.Image.Image) -> bool:
     return image.format in ("JPEG", "MPO")
 
 
-def limit_divisor(width: int, height: int, max_pixels: int) -> int:
+def limit_divisor(content: bytes, width: int, height: int, max_pixels: int) -> int:
     """Return the divisor of a JPEG's size, 1, 2, 4 or 8, at which it has at most `max_pixels`.
 
     Raises:
-        ValueError: It has more at an eighth of its size.
+        ValueError: It has more at an eighth of its size, or is a large one of several scans (progressive), of which
+            libjpeg keeps the coefficients of the full size.
     """
-    for divisor in (1, 2, 4, 8):
+    if width * height <= max_pixels:
+        return 1
+    limit = max(max_pixels, _BUFFERED_PIXELS)
+    if width * height > limit and _has_several_scans(content):
+        raise ValueError(
+            f"a progressive JPEG of {width}x{height} pixels, but the limit of those is {limit}: shrink the image, or "
+            "raise `max_pixels`"
+        )
+    for divisor in (2, 4, 8):
         if -(-width // divisor) * -(-height // divisor) <= max_pixels:
             return divisor
     raise _too_large(width, height, max_pixels)
+
+
+def _has_several_scans(content: bytes) -> bool:
+    """Return whether a JPEG is progressive, or stores its colours one after the other."""
+    start, channels = 2, 0
+    while start + 10 <= len(content):
+        marker, length = content[start + 1], int.from_bytes(content[start + 2 : start + 4], "big")
+        if content[start] != 0xFF or marker == 0xFF:  # padding
+            start += 1
+            continue
+        if marker in _PROGRESSIVE:
+            return True
+        if marker in _SEQUENTIAL:
+            channels = content[start + 9]
+        if marker == _SCAN:
+            return content[start + 4] < channels
+        start += 2 + length
+    return True
+
+
+def _check_size(image: PIL.Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise _too_large(*image.size, max_pixels)
 
 
 def _too_large(width: int, height: int, max_pixels: int) -> ValueError:
@@ -140,10 +188,13 @@ def _too_large(width: int, height: int, max_pixels: int) -> ValueError:
 
 
 @contextmanager
-def without_pillow_limit() -> Iterator[None]:
-    """Disable Pillow's limit on pixels, which refuses a JPEG before it can be reduced."""
+def pillow_limit(max_pixels: int | None) -> Iterator[None]:
+    """Set the limit at which Pillow warns of many pixels (it refuses twice as many); None disables it.
+
+    Pillow would refuse a JPEG before it can be reduced.
+    """
     limit = PIL.Image.MAX_IMAGE_PIXELS
-    PIL.Image.MAX_IMAGE_PIXELS = None
+    PIL.Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-from ssia_zoo.data.decode import exif_orientation, is_jpeg, limit_divisor, without_pillow_limit
+from ssia_zoo.data.decode import exif_orientation, is_jpeg, limit_divisor, pillow_limit
 
 try:
     import simplejpeg
@@ -54,9 +54,9 @@ class JpegHeader:
         """Height and width of the upright image."""
         return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
 
-    def limit_divisor(self, max_pixels: int) -> int:
+    def limit_divisor(self, content: bytes, max_pixels: int) -> int:
         """Return the divisor at which the image has at most `max_pixels`; raise a ValueError if there is none."""
-        return limit_divisor(self.width, self.height, max_pixels)
+        return limit_divisor(content, self.width, self.height, max_pixels)
 
 
 def decoder_version() -> str | None:
@@ -69,7 +69,7 @@ def read_header(content: bytes) -> JpegHeader | None:
     if not content.startswith(JPEG_SIGNATURE):
         return None
     try:
-        with without_pillow_limit():
+        with pillow_limit(None):
             image = PIL.Image.open(io.BytesIO(content))
     except Exception:  # Pillow raises any kind of error on damaged files
         return None

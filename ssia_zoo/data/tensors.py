@@ -91,7 +91,7 @@ class TensorPixels:
             return self._cut(image, draw_box(self.crop, image.height, image.width))
         seed_everything(seed)
         box = draw_box(self.crop, *header.upright)
-        divisor = max(self._divisor(box), header.limit_divisor(max_pixels))
+        divisor = max(self._divisor(box), header.limit_divisor(content, max_pixels))
         grey = self.convert.mode == header.mode == "L"
         decoded = jpeg.decode_jpeg(content, header, "L" if grey else "RGB", divisor)
         if decoded is None:

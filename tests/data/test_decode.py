@@ -15,7 +15,7 @@ import PIL.ImageOps
 import pytest
 
 from ssia_zoo.data import eval_loader, load_image_data, train_loader
-from ssia_zoo.data.decode import decode_rgb
+from ssia_zoo.data.decode import decode_rgb, stored_mode
 from ssia_zoo.errors import DataError
 from tests.helpers.data_folders import MEAN, STD, encoded, labelled, parquet, pictures
 
@@ -44,15 +44,18 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> 
     assert stored(image, tmp_path, suffix)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+def png(width: int, height: int, depth: int, colour_type: int, pixels: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        for name, part in ((b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
+    )
+
+
 def png_of_16_bits(colour_type: int, *pixels: tuple[int, ...]) -> bytes:
     """Return a PNG of one row; Pillow reads 16-bit colours, but does not write them."""
     row = b"\0" + b"".join(struct.pack(f">{len(pixel)}H", *pixel) for pixel in pixels)
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", len(pixels), 1, 16, colour_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    return png(len(pixels), 1, 16, colour_type, row)
 
 
 @pytest.mark.parametrize(
@@ -202,3 +205,49 @@ def test_loaders_apply_the_limit_of_pixels(tmp_path: Path, streaming: bool) -> N
         if unreadable:
             with pytest.raises(DataError, match="no image of a batch can be read"):
                 list(train_loader(data, limited, mean=MEAN, std=STD, seed=0))
+
+
+def icon(kind: str, width: int, height: int, pixels: bytes) -> bytes:
+    """Return an icon whose header states 16x16 (ICO) or 128x128 (ICNS), and which holds a PNG of another size."""
+    content = png(width, height, 8, 0, pixels)
+    if kind == "ICNS":
+        return b"icns" + struct.pack(">I", 16 + len(content)) + b"ic07" + struct.pack(">I", 8 + len(content)) + content
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(content), 22) + content
+
+
+@pytest.mark.parametrize("kind", ["ICO", "ICNS"])
+def test_an_icon_that_holds_a_larger_image_is_refused_before_it_is_decoded(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"than `max_pixels` \(20000\)"):
+        decode_rgb({"bytes": icon(kind, 2000, 2000, b"damaged")}, 20_000)
+    assert stored_mode({"bytes": icon(kind, 20_000, 20_000, b"damaged")}) in (None, "RGBA")
+
+
+@pytest.mark.filterwarnings("ignore:Image was not the expected size", "ignore:Image size")
+def test_an_icon_that_holds_an_image_of_less_than_twice_the_limit_is_refused_too() -> None:
+    small, large = (icon("ICO", width, 100, 100 * bytes(1 + width)) for width in (30, 300))
+    assert decode_rgb({"bytes": small}, 20_000).size == (30, 100)
+    with pytest.raises(ValueError, match="300x100 pixels, but `max_pixels` is 20000"):
+        decode_rgb({"bytes": large}, 20_000)
+
+
+def one_scan_each(content: bytes) -> bytes:
+    """Make the first scan of a JPEG one of its first channel alone."""
+    scan = content.index(b"\xff\xda")
+    return content[: scan + 4] + b"\1" + content[scan + 5 :]
+
+
+def test_a_large_jpeg_of_several_scans_is_refused_as_it_would_be_kept_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ssia_zoo.data.decode._BUFFERED_PIXELS", 10_000)
+    image = PIL.Image.new("RGB", (160, 100), (200, 100, 50))
+    sequential, progressive = (encoded(image, "JPEG", progressive=kind) for kind in (False, True))
+    assert decode_rgb({"bytes": sequential}, 8_000).size == (80, 50)
+    assert decode_rgb({"bytes": progressive}, 16_000).size == (160, 100)
+    for content in (progressive, one_scan_each(sequential)):
+        with pytest.raises(ValueError, match="progressive JPEG of 160x100 pixels, but the limit of those is 10000"):
+            decode_rgb({"bytes": content}, 8_000)
+        with pytest.raises(ValueError, match="the limit of those is 15999"):
+            decode_rgb({"bytes": content}, 15_999)
+    smaller = encoded(image.resize((100, 100)), "JPEG", progressive=True)
+    assert decode_rgb({"bytes": smaller}, 8_000).size == (50, 50)

@@ -29,9 +29,9 @@ def pictures(count: int, size: int = 8) -> list[PIL.Image.Image]:
     return [PIL.Image.fromarray(numbers.integers(0, 256, (size, size, 3), dtype=np.uint8)) for _ in range(count)]
 
 
-def encoded(image: PIL.Image.Image, form: str = "PNG") -> bytes:
+def encoded(image: PIL.Image.Image, form: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
-    image.save(file, form)
+    image.save(file, form, **options)
     return file.getvalue()
 
 
