@@ -12,6 +12,7 @@ import torch
 from timm.data import ImageNetInfo
 
 from ssia_zoo.app.config import AppConfig
+from ssia_zoo.data.config import MAX_PIXELS
 from ssia_zoo.errors import ConfigError, DataError
 from ssia_zoo.inference import Classifier, Guess, read_image
 from ssia_zoo.inference.attention import AttentionMap
@@ -71,19 +72,24 @@ def open_picture(path: Path, config: AppConfig) -> PIL.Image.Image:
         raise DataError(f"the picture {error}") from error
 
 
-def answer(name: str, classifier: Classifier, picture: PIL.Image.Image) -> Answer:
+def answer(name: str, classifier: Classifier, picture: PIL.Image.Image, max_pixels: int = MAX_PIXELS) -> Answer:
     """Compute a model's answer to a picture.
 
     Args:
         name: The model's name on the page.
         classifier: The model.
         picture: Of any 8-bit mode.
+        max_pixels: Most pixels of the picture as resized for the model.
 
     Raises:
+        DataError: If the picture is too narrow for that limit; the message is for the person who gave it.
         WeightError: If the model's outputs are NaN or infinite.
     """
     variants = _variants(picture)
-    inputs = torch.stack([classifier.prepare(change(picture)) for _, change in variants])
+    try:
+        inputs = torch.stack([classifier.prepare(change(picture), max_pixels) for _, change in variants])
+    except DataError as error:
+        raise DataError(f"the picture {error}") from error
     probabilities = classifier.probabilities(inputs)
     check_finite(probabilities, [Path("this picture")] * len(variants))
     guesses = _guesses(classifier, probabilities[0])

@@ -47,7 +47,7 @@ def show_answers(catalog: Catalog, config: AppConfig, path: str | None, model: s
         names = dict.fromkeys(name for name in (model, second) if name and name != NONE)
         if not names:
             return _message("Choose a model.")
-        answers = [answer(name, catalog.load(name), picture) for name in names]
+        answers = [answer(name, catalog.load(name), picture, config.max_pixels) for name in names]
         return render("answers.html", answers=answers, share=share)
     except SSIAZooError as error:
         return _message(with_flags(one_line(error)), error=True)

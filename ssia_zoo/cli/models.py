@@ -135,9 +135,9 @@ def explain(
     check_writable(out)
     try:
         picture = read_image(image)
+        rows = [explain_image(name, Classifier(load_model(name)), picture) for name in (model, vs) if name is not None]
     except DataError as error:
         raise DataError(f"{image}: {error}") from error
-    rows = [explain_image(name, Classifier(load_model(name)), picture) for name in (model, vs) if name is not None]
     draw(rows, image.name, out)
     for row in rows:
         print(f"{row.name}: {row.guess.label} {row.guess.probability:.2%}")

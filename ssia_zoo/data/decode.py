@@ -73,7 +73,7 @@ def decode_image(value: dict[str, Any], max_pixels: int = MAX_PIXELS, divisor: i
 
 def stored_mode(value: dict[str, Any]) -> str | None:
     """Return the mode that `decode_image` gives an image, from its header alone; None if that cannot be read."""
-    path = value.get("path")
+    path: Any = value.get("path")
     try:
         on_disk = value.get("bytes") is None and path is not None and "://" not in path
         with open(path, "rb") if on_disk else io.BytesIO(read_content(value)) as file, _open(file, MAX_PIXELS) as image:

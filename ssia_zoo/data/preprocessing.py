@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
@@ -48,6 +49,18 @@ class Preprocessing:
         """
         convert = ConvertMode(self.input_size[0])
         return transforms.Compose([convert, *create_transform(**asdict(self)).transforms])  # type: ignore[no-any-return]
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height of an image after `transform` has resized it, before the crop.
+
+        They exceed those of the crop by as much as the image differs from its shape: a narrow strip becomes very long.
+        """
+        targets = [math.floor(side / self.crop_pct) for side in (self.input_size[2], self.input_size[1])]
+        factors = [target / side for target, side in zip(targets, (width, height), strict=True)]
+        if self.crop_mode == "squash":
+            return targets[0], targets[1]
+        factor = min(factors) if self.crop_mode == "border" else max(factors)
+        return round(width * factor), round(height * factor)
 
     def applied_to(self, config: Config) -> Config:
         """Return data settings with this size, interpolation and crop."""

@@ -69,6 +69,7 @@ def explain(name: str, classifier: Classifier, image: PIL.Image.Image) -> Explan
 
     Raises:
         ConfigError: If the model's stages are not available (see `features.stage_indices`).
+        DataError: If the image is too narrow (see `ImageReader.prepare`).
     """
     prepared = classifier.prepare(image)
     batch = prepared[None].to(classifier.device)

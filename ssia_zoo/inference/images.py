@@ -91,15 +91,29 @@ class ImageReader:
     """Reads image files as a model's input; worker processes get a copy."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
+        self._preprocessing = preprocessing
         self._transform = preprocessing.transform()
         self._convert = ConvertMode(preprocessing.input_size[0])
 
-    def prepare(self, image: PIL.Image.Image) -> tuple[Tensor, str | None]:
+    def prepare(self, image: PIL.Image.Image, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, str | None]:
         """Transform an image of any 8-bit mode.
+
+        Args:
+            image: The image.
+            max_pixels: Most pixels of the resized image, before it is cropped to the model's input.
 
         Returns:
             The normalized input [C, H, W], and what the conversion to the model's channels changes, if anything.
+
+        Raises:
+            DataError: If the image is so narrow that resizing its short side makes it larger than `max_pixels`.
         """
+        width, height = self._preprocessing.resized(*image.size)
+        if width * height > max_pixels:
+            raise DataError(
+                f"is too narrow: resized for the model, its {image.width}x{image.height} pixels become "
+                f"{width}x{height}, more than {max_pixels}; crop it"
+            )
         return self._transform(image), self._convert.loss(image.mode)
 
     def __call__(self, path: Path) -> tuple[Tensor, str | None]:

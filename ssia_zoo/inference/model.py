@@ -11,6 +11,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from ssia_zoo.data.config import MAX_PIXELS
 from ssia_zoo.data.preprocessing import model_preprocessing
 from ssia_zoo.errors import WeightError
 from ssia_zoo.inference.images import ImageReader, Skip, load_batches
@@ -39,12 +40,13 @@ class ImageModel:
         self.mean, self.std = self.preprocessing.mean, self.preprocessing.std
         self.input_size = self.preprocessing.input_size
 
-    def prepare(self, image: PIL.Image.Image) -> Tensor:
+    def prepare(self, image: PIL.Image.Image, max_pixels: int = MAX_PIXELS) -> Tensor:
         """Transform an image of any 8-bit mode to the model's normalized input [C, H, W], on the CPU.
 
-        Log once what the conversion to the model's channels changes.
+        Log once what the conversion to the model's channels changes. Arguments and errors are those of
+        `ImageReader.prepare`.
         """
-        tensor, conversion = self._reader.prepare(image)
+        tensor, conversion = self._reader.prepare(image, max_pixels)
         self._log_conversions({conversion} - {None})  # type: ignore[arg-type]
         return tensor
 

@@ -143,3 +143,8 @@ def test_wordnet_ids_become_words() -> None:
 def test_small_probabilities_are_not_zero() -> None:
     assert share(0.0001).startswith("<0.1")
     assert share(0.0).startswith("0.0")
+
+
+def test_a_strip_that_would_become_too_large_is_refused_in_one_sentence(classifier: Classifier) -> None:
+    with pytest.raises(DataError, match=r"the picture is too narrow: .* 1x3000 pixels become 32x96000"):
+        answer(WEIGHT, classifier, PIL.Image.new("RGB", (1, 3000)), 10_000)

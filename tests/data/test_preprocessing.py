@@ -185,3 +185,17 @@ def test_all_preprocessings_of_timms_classifiers_are_tested() -> None:
     kinds = {(cfg.interpolation, cfg.crop_mode) for cfg in cfgs if cfg.num_classes}
     assert ("bicubic", "squash") in kinds
     assert kinds <= set(product(INTERPOLATIONS, CROP_MODES))
+
+
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+@pytest.mark.parametrize("input_size", [(3, 32, 32), (3, 24, 48)])
+@pytest.mark.parametrize("size", [(64, 64), (100, 10), (10, 100), (3, 60)])
+def test_the_size_before_the_crop_is_that_of_the_transform(
+    crop_mode: str, input_size: tuple[int, int, int], size: tuple[int, int]
+) -> None:
+    preprocessing = Preprocessing(
+        input_size=input_size, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.9, crop_mode=crop_mode
+    )
+    resize = preprocessing.transform().transforms[1]  # type: ignore[attr-defined]
+    expected = resize(Image.new("RGB", size)).size
+    assert preprocessing.resized(*size) == pytest.approx(expected, abs=1)  # torchvision rounds down

@@ -154,3 +154,20 @@ def test_links_to_folders_are_followed_and_each_folder_is_read_once(tmp_path: Pa
     found = find_images([tmp_path / "photos"], lambda *what: skipped.append(what))
     assert found == [tmp_path / "photos" / "linked" / "1.png", own]
     assert skipped == []
+
+
+def test_a_strip_that_would_become_too_large_is_skipped_in_one_line(tmp_path: Path) -> None:
+    preprocessing = Preprocessing(input_size=(3, 224, 224), mean=(0.5,) * 3, std=(0.5,) * 3)
+    strip, other = tmp_path / "strip.png", image(tmp_path / "other.png")
+    Image.new("L", (1, 4000)).save(strip)
+    (batch,) = load_batches([strip, other], ImageReader(preprocessing), batch_size=2, workers=0)
+    expected = "is too narrow: resized for the model, its 1x4000 pixels become 224x896000, more than 178956970; crop it"
+    assert (batch.paths, batch.skipped) == ([other], [(strip, expected)])
+
+
+def test_the_limit_of_the_resized_image_can_be_set() -> None:
+    reader = ImageReader(PREPROCESSING)
+    strip = Image.new("RGB", (2, 100))
+    assert reader.prepare(strip, 16 * 800)[0].shape == (3, 16, 16)
+    with pytest.raises(DataError, match="its 2x100 pixels become 16x800, more than 12799"):
+        reader.prepare(strip, 16 * 800 - 1)
