@@ -11,7 +11,7 @@ import PIL.Image
 import torch
 from timm.data import ImageNetInfo
 
-from ssia_zoo.app.config import AppConfig
+from ssia_zoo.app.config import LIFETIME, AppConfig
 from ssia_zoo.data.config import MAX_PIXELS
 from ssia_zoo.errors import ConfigError, DataError
 from ssia_zoo.inference import Classifier, Guess, read_image
@@ -58,9 +58,15 @@ def open_picture(path: Path, config: AppConfig) -> PIL.Image.Image:
     """Read a picture that a person gave.
 
     Raises:
-        DataError: If it is larger than the limits, or no image; the message is for that person.
+        DataError: If it was removed, is larger than the limits, or no image; the message is for that person.
     """
-    size = path.stat().st_size
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise DataError(
+            f"the picture was removed, as pictures are after {LIFETIME // 60} minutes; drop it again, or click on the "
+            "example again"
+        ) from error
     if size > config.max_bytes:
         megabytes = size / 2**20
         raise DataError(f"the file has {megabytes:.1f} MB, but `max_megabytes` is {config.max_megabytes:g}: shrink it")

@@ -11,6 +11,9 @@ from pydantic.dataclasses import dataclass
 from ssia_zoo.data.config import MAX_PIXELS
 from ssia_zoo.validation import STRICT, one_line_errors
 
+LIFETIME = 3600
+"""Seconds after which a picture that a person gave is removed."""
+
 
 @one_line_errors()
 @dataclass(frozen=True, config=STRICT)

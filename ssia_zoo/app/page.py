@@ -8,10 +8,13 @@ from functools import partial
 import gradio as gr
 
 from ssia_zoo.app.catalog import Catalog
-from ssia_zoo.app.config import AppConfig
+from ssia_zoo.app.config import LIFETIME, AppConfig
 from ssia_zoo.app.content import ALL, NONE, show_answers, show_report, show_weights
 from ssia_zoo.app.examples import Example
 from ssia_zoo.app.zoo import dataset_names
+
+_INTERVAL = 600
+"""Seconds between removals of pictures."""
 
 _INTRODUCTION = """# SSIA Zoo
 timm models trained with Self-Supervised Implicit Attention: guided in training, unchanged at inference."""
@@ -25,7 +28,7 @@ def make_page(catalog: Catalog, examples: Sequence[Example], config: AppConfig) 
         examples: Pictures to try.
         config: Limits of pictures.
     """
-    page = gr.Blocks(title="SSIA Zoo", analytics_enabled=False, delete_cache=(3600, 3600))
+    page = gr.Blocks(title="SSIA Zoo", analytics_enabled=False, delete_cache=(_INTERVAL, LIFETIME))
     with page:
         gr.Markdown(_INTRODUCTION)
         with gr.Tabs():

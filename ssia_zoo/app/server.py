@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from ssia_zoo.app.catalog import Catalog, make_catalog
 from ssia_zoo.app.config import AppConfig
@@ -15,8 +19,6 @@ from ssia_zoo.app.examples import write_examples
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.extras import require_packages
 
-_log = logging.getLogger(__name__)
-
 
 def serve(config: AppConfig) -> None:
     """Serve the page until the process is stopped; print its address.
@@ -24,13 +26,42 @@ def serve(config: AppConfig) -> None:
     Raises:
         ConfigError: If Gradio is missing, or the address is in use.
         SSIAZooError: If a model cannot be loaded.
+        SystemExit: On SIGTERM and SIGHUP, if the caller does not handle SIGTERM, after the pictures are removed.
     """
     require_packages("the page", ["gradio", "matplotlib"], "'ssia-zoo[app]'")
-    with _listen(config) as listener, tempfile.TemporaryDirectory(prefix="ssia-zoo-app-") as temporary:
+    with (
+        _signals_raise(),
+        _listen(config) as listener,
+        tempfile.TemporaryDirectory(prefix="ssia-zoo-app-") as temporary,
+    ):
+        uploads, examples = Path(temporary, "uploads"), Path(temporary, "examples")  # Gradio empties its own folder
+        for folder in (uploads, examples):
+            folder.mkdir()
         # Read by Gradio when it is imported and when it gets a file.
-        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=temporary, HF_HUB_DISABLE_TELEMETRY="1")
+        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(uploads), HF_HUB_DISABLE_TELEMETRY="1")
         catalog = make_catalog(config)
-        _run(config, catalog, listener, Path(temporary))
+        _run(config, catalog, listener, examples)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit, unless it is handled, and SIGHUP (the terminal was closed) act as SIGTERM."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    handlers = {signal.SIGTERM: stop}
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        handlers[signal.SIGHUP] = lambda *_: signal.raise_signal(signal.SIGTERM)
+    main = threading.current_thread() is threading.main_thread()  # Python handles signals there
+    changed = [number for number in handlers if main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, handlers[number])
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _listen(config: AppConfig) -> socket.socket:
@@ -46,9 +77,11 @@ def _listen(config: AppConfig) -> socket.socket:
 
 
 def _run(config: AppConfig, catalog: Catalog, listener: socket.socket, folder: Path) -> None:
+    """Serve until a signal stops it; `folder` receives the examples."""
     import fastapi
     import gradio
     import uvicorn
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from fastapi.responses import FileResponse
 
     from ssia_zoo.app.page import make_page
@@ -62,6 +95,8 @@ def _run(config: AppConfig, catalog: Catalog, listener: socket.socket, folder: P
         return FileResponse(reports[index].path, media_type="text/html")
 
     app.add_api_route("/reports/{index}", report, response_model=None)
+    if config.loopback:  # else another site could read the page, by a name that it resolves to this machine
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", config.host])
     page = make_page(catalog, write_examples(folder, catalog.names), config)
     gradio.mount_gradio_app(
         app,
@@ -79,6 +114,7 @@ def _run(config: AppConfig, catalog: Catalog, listener: socket.socket, folder: P
         pwa=False,
         mcp_server=False,
     )
+    page.has_launched = True  # mounting does not set it; without it Gradio takes the path of any file as an upload
     host, port = listener.getsockname()[:2]
     print(f"SSIA Zoo: http://{f'[{host}]' if ':' in host else host}:{port} (stop with Ctrl-C)", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))

@@ -26,6 +26,13 @@ _HARMLESS = (
 @contextmanager
 def served(*command: str, folder: Path, **environment: str) -> Iterator[str]:
     """Run a command that serves a page; yield its address."""
+    with started(*command, folder=folder, **environment) as (_, address):
+        yield address
+
+
+@contextmanager
+def started(*command: str, folder: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a command that serves a page; yield its process and address."""
     variables = {**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_SERVER_PORT": "0", **environment}
     with subprocess.Popen(
         [sys.executable, *command], env=variables, cwd=folder, text=True, stdout=subprocess.PIPE
@@ -34,7 +41,7 @@ def served(*command: str, folder: Path, **environment: str) -> Iterator[str]:
             assert process.stdout is not None
             address = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
             assert address is not None
-            yield address[0]
+            yield process, address[0]
         finally:
             process.terminate()
 
