@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 from ssia_zoo.app.catalog import Catalog, make_catalog
 from ssia_zoo.app.config import AppConfig
@@ -47,7 +46,7 @@ def serve(config: AppConfig) -> None:
 def _signals_raise() -> Iterator[None]:
     """Let SIGTERM raise SystemExit, unless it is handled, and SIGHUP (the terminal was closed) act as SIGTERM."""
 
-    def stop(number: int, _: object) -> NoReturn:
+    def stop(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
     handlers = {signal.SIGTERM: stop}

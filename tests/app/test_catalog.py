@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import ssia_zoo
 from ssia_zoo.app.catalog import make_catalog
@@ -22,6 +24,18 @@ def test_given_models_come_before_the_published_weights(folder: Path) -> None:
 def test_a_model_stays_in_memory() -> None:
     catalog = make_catalog(AppConfig())
     assert catalog.load(WEIGHT) is catalog.load(WEIGHT)
+
+
+def test_a_folder_is_loaded_again_when_its_weights_change(folder: Path) -> None:
+    catalog = make_catalog(AppConfig(models=(str(folder),), zoo=False))
+    first = catalog.load(str(folder))
+    assert catalog.load(str(folder)) is first
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor * 2 for name, tensor in weights.items()}, folder / "model.safetensors")
+    second = catalog.load(str(folder))
+    assert second is not first
+    assert all(torch.equal(second.model.state_dict()[name].cpu(), tensor * 2) for name, tensor in weights.items())
+    assert catalog.load(str(folder)) is second
 
 
 @pytest.mark.parametrize("settings", [{"host": "0.0.0.0"}, {"others": False}])
@@ -41,6 +55,25 @@ def test_the_report_of_a_folder_is_found(place: str, folder: Path) -> None:
     catalog = make_catalog(AppConfig(models=(str(folder),)))
     assert [(report.name, report.path) for report in catalog.reports] == [(folder.name, folder / place)]
     assert catalog.names[0] == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["r/a/report", "r/b/report"], ["a", "b"]),
+        (["r/a/report", "s/a/report", "r/c"], ["r/a", "s/a", "c"]),
+        (["r/a", "s/a", "s/b"], ["r/a", "s/a", "b"]),
+        (["r/a", "r/a/report", "r/../r/a"], ["a"]),
+    ],
+)
+def test_each_report_has_a_name_of_its_own(
+    folders: list[str], names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("r/a", "r/b", "r/c", "s/a", "s/b"):
+        (tmp_path / name / "report").mkdir(parents=True)
+        (tmp_path / name / "report" / "report.html").touch()
+    assert [report.name for report in make_catalog(AppConfig(models=tuple(folders))).reports] == names
 
 
 def test_a_folder_with_a_report_needs_no_model(tmp_path: Path) -> None:
