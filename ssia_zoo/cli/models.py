@@ -132,7 +132,7 @@ def explain(
     from ssia_zoo.models.loading import load_model
 
     require_matplotlib()
-    check_writable(out)
+    check_writable(out, image)
     try:
         picture = read_image(image)
         rows = [explain_image(name, Classifier(load_model(name)), picture) for name in (model, vs) if name is not None]

@@ -15,6 +15,7 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
+from ssia_zoo.data.messages import printable
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.figures import new_figure
 from ssia_zoo.files import atomic_write
@@ -162,16 +163,22 @@ def _like_map(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
     return None
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, image: Path) -> None:
     """Check, before any work, that a PNG can be written or replaced; create its folder.
 
+    Args:
+        path: The PNG.
+        image: The image to explain, which must not be replaced.
+
     Raises:
-        ConfigError: If it cannot be written, or the name does not end in .png.
+        ConfigError: If it cannot be written, is the image itself, or the name does not end in .png.
     """
     if path.suffix.lower() != ".png":
         raise ConfigError(f"`out` is {path}; expected a name ending in .png")
     if path.is_dir():
         raise ConfigError(f"`out` is {path}, which is a folder; expected a file name")
+    if path.exists() and image.exists() and path.samefile(image):
+        raise ConfigError(f"`out` is {path}, which is the image itself; choose another name")
     with _report_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
@@ -192,9 +199,9 @@ def draw(explanations: Sequence[Explanation], title: str, path: Path) -> None:
     figure = new_figure(2.1 * columns, 2.6 * len(explanations) + 0.9)
     parts = figure.subfigures(len(explanations), 1, squeeze=False)[:, 0]
     for part, explanation in zip(parts, explanations, strict=True):
-        part.suptitle(explanation.name, fontsize=11, fontweight="bold", x=0.01, ha="left")
+        part.suptitle(printable(explanation.name), fontsize=11, fontweight="bold", x=0.01, ha="left")
         _draw_row(part.subplots(1, columns, squeeze=False)[0], explanation)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(printable(title), fontsize=10)
     figure.supxlabel(_LEGEND, fontsize=8.5)
     with _report_unwritable(path), atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)

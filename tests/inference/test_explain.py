@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +111,26 @@ def test_an_unwritable_path_is_an_error_and_nothing_changes(tmp_path: Path) -> N
     (tmp_path / "folder.png").mkdir()
     for wrong in (file / "x.png", tmp_path / "folder.png", tmp_path / "x.jpg"):
         with pytest.raises(ConfigError, match="`out` is"):
-            check_writable(wrong)
+            check_writable(wrong, tmp_path / "image.png")
     old = tmp_path / "old.png"
     old.write_bytes(b"old")
-    check_writable(old)
-    check_writable(tmp_path / "new.png")
+    check_writable(old, tmp_path / "image.png")
+    check_writable(tmp_path / "new.png", tmp_path / "image.png")
     assert old.read_bytes() == b"old"
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.png", "old.png"}
+
+
+def test_the_image_itself_is_not_replaced(tmp_path: Path) -> None:
+    image = tmp_path / "mine.png"
+    image.write_bytes(b"mine")
+    (tmp_path / "link.png").symlink_to(image)
+    for out in (image, tmp_path / "link.png", tmp_path / "." / "mine.png"):
+        with pytest.raises(ConfigError, match="which is the image itself"):
+            check_writable(out, image)
+
+
+def test_a_name_that_is_not_utf8_can_be_drawn(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    row = explain(name, Classifier(timm.create_model("test_resnet", num_classes=3)), PICTURE)
+    draw([row], name, tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 1000
