@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ssia_zoo.errors import ConfigError, SSIAZooError, one_line, with_flags, without_credentials
@@ -27,6 +28,15 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM, raised as an exception so that unfinished files are removed as after Ctrl-C."""
 
     status = TERMINATED
+
+
+def replace_closed_streams() -> None:
+    """Replace stdout and stderr that were closed before the start, as `>&-` does, by streams that discard the text.
+
+    Python sets them to None: flushing stdout would fail, and messages for stderr would be printed on stdout.
+    """
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # until the exit
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 def run(command: Callable[[], int | None]) -> int:

@@ -16,7 +16,7 @@ from ssia_zoo.cli.answers import embed
 from ssia_zoo.cli.app import app
 from ssia_zoo.cli.arena import arena
 from ssia_zoo.cli.comparison import compare
-from ssia_zoo.cli.console import DONE, UsageError, run
+from ssia_zoo.cli.console import DONE, UsageError, replace_closed_streams, run
 from ssia_zoo.cli.export import export
 from ssia_zoo.cli.losses import check_loss
 from ssia_zoo.cli.models import explain, predict, validate, verify
@@ -88,6 +88,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: With 0 after `COMMAND --help`, with 2 for a wrong flag.
     """
+    replace_closed_streams()
     words = list(sys.argv[1:] if args is None else args)
     for name, command in (("train", train), ("finetune", finetune)):
         if words[:1] == [name]:  # these parse their flags and handle signals and errors themselves

@@ -1,8 +1,9 @@
-"""Exit status and output of a command that a signal stops."""
+"""Exit status and output of a command that a signal stops or whose streams are closed."""
 
 from __future__ import annotations
 
 import signal
+import sys
 
 import pytest
 
@@ -41,3 +42,17 @@ def test_sigterm_ends_with_143_and_one_line_and_restores_the_handler(
     assert cleaned
     assert signal.getsignal(signal.SIGTERM) is before
     assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_command_without_stdout_does_its_work(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_message_for_a_closed_stderr_is_not_printed_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["nonesuch"]) == 2
+    assert capsys.readouterr().out == ""
