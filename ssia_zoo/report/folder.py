@@ -29,11 +29,23 @@ def check_folder(folder: Path, names: Collection[str]) -> None:
         raise ConfigError(f"`report` is {folder}, {what} is a file; choose another folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"`report` is {folder}, but {existing} cannot be written; choose another folder")
-    if existing == folder and (other := sorted({path.name for path in folder.iterdir()} - {*names, _STAGE})):
-        raise ConfigError(
-            f"`report` is {folder}, which holds other files, such as {other[0]}; choose a new folder (only an earlier "
-            "report is replaced)"
-        )
+    if existing == folder:
+        found = {path.name for path in folder.iterdir() if not _is_unfinished(path, names)}
+        if other := sorted(found - set(names)):
+            raise ConfigError(
+                f"`report` is {folder}, which holds other files, such as {other[0]}; choose a new folder (only an "
+                "earlier report is replaced)"
+            )
+
+
+def _is_unfinished(path: Path, names: Collection[str]) -> bool:
+    """Return whether a killed process left this folder: it has the name, and holds nothing but files of a report."""
+    return (
+        path.name == _STAGE
+        and path.is_dir()
+        and not path.is_symlink()
+        and all(file.name in names and not file.is_dir() for file in path.iterdir())
+    )
 
 
 @contextmanager
@@ -51,9 +63,12 @@ def replace_report(folder: Path, names: Collection[str]) -> Iterator[Path]:
     """
     created = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     stage = folder / _STAGE
+    ours = False
     try:
-        shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir(parents=True)
+        if _is_unfinished(stage, names):
+            shutil.rmtree(stage)
+        stage.mkdir(parents=True)  # fails if it exists: `folder` may have changed since `check_folder`
+        ours = True
         yield stage
         for name in sorted({path.name for path in folder.iterdir()} & set(names)):
             if not (stage / name).exists():  # of an earlier report, which had it
@@ -64,7 +79,8 @@ def replace_report(folder: Path, names: Collection[str]) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"`report` is {folder}: cannot be written ({error.strerror or error})") from error
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        if ours:
+            shutil.rmtree(stage, ignore_errors=True)
         for path in created:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()

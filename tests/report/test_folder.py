@@ -63,3 +63,25 @@ def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
     (tmp_path / ".unfinished" / "b.png").write_text("old")
     fill(tmp_path, "a.html")
     assert content(tmp_path) == {"a.html": "new"}
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "b.png/thesis.txt"])
+def test_an_unfinished_folder_with_other_files_is_not_deleted(tmp_path: Path, name: str) -> None:
+    mine = tmp_path / ".unfinished" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds other files, such as \.unfinished"):
+        fill(tmp_path, "a.html")
+    with pytest.raises(ConfigError, match="cannot be written"), replace_report(tmp_path, NAMES):
+        pytest.fail("the folder was filled after the check")
+    assert mine.read_text() == "mine"
+
+
+def test_a_link_to_an_unfinished_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.png").write_text("mine")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / ".unfinished").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"holds other files, such as \.unfinished"):
+        fill(tmp_path / "report", "a.html")
+    assert content(tmp_path / "elsewhere") == {"b.png": "mine"}
