@@ -31,6 +31,9 @@ NAMES = ("comparison.html", "comparison.json", "per_class.csv", "differences.csv
 _MOST = 12
 """Pictures of each kind."""
 
+_CHANGE = ("name", "images", "a", "b", "change")
+_DIFFERENCE = ("row", "image", "label", "a", "b", "a_probability", "b_probability")
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -169,8 +172,9 @@ def write_comparison(
     document = {"a": a.name, "b": b.name, "about": about, **asdict(result)}
     document |= {"verdict": verdict(result), "resamples": RESAMPLES, "seed": SEED}
     with replace_report(folder, NAMES) as stage:
-        _write_table(stage / "per_class.csv", [asdict(row) | {"change": row.change} for row in result.classes])
-        _write_table(stage / "differences.csv", _differences(a.answers, b.answers))
+        changes = [asdict(row) | {"change": row.change} for row in result.classes]
+        _write_table(stage / "per_class.csv", _CHANGE, changes)
+        _write_table(stage / "differences.csv", _DIFFERENCE, _differences(a.answers, b.answers))
         (stage / "comparison.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
         (stage / "comparison.html").write_text(page, encoding="utf-8")
 
@@ -215,9 +219,8 @@ def _differences(a: Answers, b: Answers) -> list[dict[str, Any]]:
     return [_described(i, a, b) for i in np.flatnonzero(a.predicted != b.predicted).tolist()]
 
 
-def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        if rows:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

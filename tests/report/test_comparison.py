@@ -57,6 +57,13 @@ def test_stored_answers_are_compared_without_the_data(tmp_path: Path) -> None:
     assert (row["image"], row["label"], row["a"], row["b"]) == ("1.png", "a", "b", "a")
 
 
+def test_tables_without_rows_have_a_header(tmp_path: Path) -> None:
+    a, b = stored_answers(tmp_path / "a", [0, 1, 0, 1]), stored_answers(tmp_path / "b", [0, 1, 0, 1])
+    compare(a, b, folder=tmp_path / "out")
+    header = "row,image,label,a,b,a_probability,b_probability\n"
+    assert (tmp_path / "out" / "differences.csv").read_text(encoding="utf-8") == header
+
+
 def test_a_model_is_compared_with_a_report_and_pictures_are_drawn(tmp_path: Path, model_folder: Path) -> None:
     data = stored(tmp_path / "data", ["blue", "red", "green"], NAMES)
     data = DataConfig(data.dataset, batch_size=4, workers=0, image_size=32)
