@@ -26,7 +26,7 @@ def require_matplotlib() -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure that opens no window.
+    """Make an empty figure that opens no window and draws texts literally (see `plain_figure`).
 
     Args:
         width: Inches.
@@ -36,6 +36,21 @@ def new_figure(width: float, height: float) -> Figure:
         ConfigError: If matplotlib is not installed.
     """
     require_matplotlib()
-    from matplotlib.figure import Figure  # imported late: training and the command line start faster
+    from ssia_zoo.plain_figure import PlainFigure  # imported late: training and the command line start faster
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return PlainFigure(figsize=(width, height), layout="constrained")
+
+
+def class_label(name: str, index: int) -> str:
+    """Return a class's name for a figure, or "class 3" if no font has all its characters.
+
+    Args:
+        name: The class.
+        index: Its number.
+    """
+    from ssia_zoo.plain_figure import find_families, warn_of_missing_font
+
+    if not find_families(name)[1]:
+        return name
+    warn_of_missing_font()
+    return f"class {index}"

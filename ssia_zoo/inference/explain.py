@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ssia_zoo.data.messages import printable
 from ssia_zoo.errors import ConfigError
-from ssia_zoo.figures import new_figure
+from ssia_zoo.figures import class_label, new_figure
 from ssia_zoo.files import atomic_write
 from ssia_zoo.inference.attention import AttentionMap, stage_attention
 from ssia_zoo.inference.classifier import Classifier, Guess
@@ -229,7 +229,8 @@ def _draw_row(axes: Sequence[Axes], explanation: Explanation) -> None:
     if found is None:
         axes[-1].set_title("class map\nnone for this model", fontsize=9)
     else:
-        label = f"class map of {explanation.guess.label[:14]!r}\nat stage {found.stage + 1}, {_size(found.values)}"
+        name = class_label(explanation.guess.label, explanation.guess.index)
+        label = f"class map of {name[:14]!r}\nat stage {found.stage + 1}, {_size(found.values)}"
         _overlay(axes[-1], explanation.pixels, found.values, label)
 
 
@@ -250,5 +251,6 @@ def _size(values: AttentionMap) -> str:
 
 
 def _describe(guess: Guess) -> str:
-    label = guess.label if len(guess.label) <= 22 else f"{guess.label[:21]}…"
+    name = class_label(guess.label, guess.index)
+    label = name if len(name) <= 22 else f"{name[:21]}…"
     return f"“{label}” {guess.probability:.1%}"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssia_zoo.evaluation.scores import Scores
-from ssia_zoo.figures import new_figure
+from ssia_zoo.figures import class_label, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ def draw_confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> bytes
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     font = max(4.0, min(9.0, 420 / count * size / 14))
-    labels = [short(name) for name in names]
+    labels = [short(class_label(name, index)) for index, name in enumerate(names)]
     axes.set_xticks(range(count), labels, rotation=90, fontsize=font)
     axes.set_yticks(range(count), labels, fontsize=font)
     axes.set(xlabel="predicted", ylabel="label")
@@ -101,7 +101,8 @@ def draw_mistakes(mistakes: Sequence[Mapping[str, Any]]) -> bytes:
     """Draw wrongly predicted images, each beside where the model looked, if that is known.
 
     Args:
-        mistakes: At least one, with "picture" and "looked" (images), "label", "predicted" and their probabilities.
+        mistakes: At least one, with "picture" and "looked" (images), and the name, "…_index" and "…_probability" of
+            "label" and "predicted".
     """
     columns = min(4, len(mistakes))
     rows = -(-len(mistakes) // columns)
@@ -112,7 +113,7 @@ def draw_mistakes(mistakes: Sequence[Mapping[str, Any]]) -> bytes:
         for axes, picture in zip(cell.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
             axes.imshow(picture)
             axes.set_axis_off()
-        label, predicted = (short(mistake[key]) for key in ("label", "predicted"))
+        label, predicted = (short(class_label(mistake[key], mistake[f"{key}_index"])) for key in ("label", "predicted"))
         probabilities = (mistake["label_probability"], mistake["predicted_probability"])
         cell.suptitle(f"label {label} {probabilities[0]:.1%}\npredicted {predicted} {probabilities[1]:.1%}", fontsize=8)
     return _png(figure)

@@ -144,6 +144,8 @@ def _described(mistake: Mistake, answers: Answers) -> dict[str, Any]:
         "image": answers.images[i],
         "label": answers.class_names[answers.labels[i]],
         "predicted": answers.class_names[answers.predicted[i]],
+        "label_index": int(answers.labels[i]),
+        "predicted_index": int(answers.predicted[i]),
         "label_probability": float(answers.label_probability[i]),
         "predicted_probability": float(answers.predicted_probability[i]),
         "loss": float(answers.loss[i]),

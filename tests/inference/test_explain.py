@@ -105,6 +105,14 @@ def test_a_figure_has_a_row_per_model(tmp_path: Path) -> None:
     assert heights[1] > 1.5 * heights[0]
 
 
+@pytest.mark.parametrize("name", ["$5_$10", "猫"])
+def test_any_name_can_be_drawn(tmp_path: Path, name: str) -> None:
+    model = timm.create_model("test_resnet", num_classes=3)
+    model.pretrained_cfg["label_names"] = [name, f"{name}2", f"{name}3"]
+    draw([explain(name, Classifier(model), PICTURE)], f"{name}.png", tmp_path / "x.png")
+    assert Image.open(tmp_path / "x.png").format == "PNG"
+
+
 def test_an_unwritable_path_is_an_error_and_nothing_changes(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()

@@ -17,6 +17,7 @@ from ssia_zoo.errors import ConfigError, SSIAZooError
 from ssia_zoo.evaluation.answers import read_answers
 from ssia_zoo.evaluation.validate import validate
 from ssia_zoo.report import report_model, write_report
+from ssia_zoo.report.pictures import Mistake
 from tests.helpers.answers import made
 from tests.helpers.colours import NAMES, Colour, stored
 
@@ -91,6 +92,13 @@ def test_a_page_escapes_names_and_lists_classes_by_f1(tmp_path: Path) -> None:
     assert table[2] == {"class": "unseen", "images": "0", "predicted": "0", "precision": "", "recall": "", "f1": ""}
     write_report(answers, tmp_path, title="again")
     assert files(tmp_path) == FILES
+
+
+def test_figures_show_any_name(tmp_path: Path) -> None:
+    names = ("$5_$10", "$100_$200", "猫")
+    mistake = Mistake(0, Image.new("RGB", (8, 8)), None)
+    write_report(made([0, 1, 2], [1, 0, 2], names=names), tmp_path, title="bills", mistakes=[mistake])
+    assert files(tmp_path) == FILES | {"mistakes.png"}
 
 
 def test_many_classes_are_listed_by_pairs_alone(tmp_path: Path) -> None:
