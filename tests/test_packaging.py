@@ -11,6 +11,8 @@ import sys
 import tarfile
 import venv
 import zipfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -110,15 +112,56 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def installed(built: Path) -> Path:
     """Python of a clean environment that holds the built wheel; dependencies are lent from this one."""
-    venv.create(built / "venv", with_pip=True)
+    venv.create(built / "venv", with_pip=False)  # pip of this environment installs there, quicker than a copy of it
     python = built / "venv" / "bin" / "python"
     script = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
     # A plain path in a .pth file: what is installed there can be imported, an editable install's hook is not run.
     (Path(site) / "lent.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     wheel = next(built.glob("*.whl"))
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", python]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", wheel], check=True)
     return python
+
+
+CONTENT = """
+import importlib.metadata, pathlib, ssia_zoo, timm
+from ssia_zoo.resources import resource_dir
+assert "site-packages" in ssia_zoo.__file__, ssia_zoo.__file__
+model = timm.create_model("mobilenetv3_small_050_ssia", pretrained=True)
+assert model.pretrained_cfg["tag"] == "digits_r32"
+for name in ("hub_configs", "export"):
+    folder = resource_dir(name)
+    assert "site-packages" in str(folder), folder
+    print(name, sorted(p.name for p in folder.iterdir() if p.is_file()))
+assert (pathlib.Path(ssia_zoo.__file__).parent / "py.typed").exists()
+print("same version:", importlib.metadata.version("ssia-zoo") == ssia_zoo.__version__)
+"""
+IN_A_CLONE = "import sys; sys.path.pop(0); import ssia_zoo; print(ssia_zoo.__file__, list(ssia_zoo.weights()))"
+EXPORT = ("export", "torch-export", "mobilenetv3_small_050_ssia", "--out", "m.pt2")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the wheel exports into."""
+    return tmp_path_factory.mktemp("exported")
+
+
+@pytest.fixture(scope="module")
+def started(
+    installed: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[str]]]:
+    """Outputs of processes that use the wheel; two run at a time, as each takes seconds to import torch."""
+    folder, command = tmp_path_factory.mktemp("elsewhere"), installed.parent / "ssia-zoo"
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            "content": pool.submit(run, installed, "-c", CONTENT, cwd=folder),
+            "clone": pool.submit(run, installed, "-c", IN_A_CLONE, cwd=ROOT),
+            "help": pool.submit(run, command, "--help", cwd=folder),
+            "list": pool.submit(run, command, "list", cwd=folder),
+            "training": pool.submit(run, installed, "-m", "ssia_zoo.training", "--help", cwd=folder),
+            "export": pool.submit(run, command, *EXPORT, cwd=exported),
+        }
 
 
 def run(python: Path | str, *arguments: str, cwd: Path) -> str:
@@ -141,42 +184,27 @@ def test_the_wheel_installs_one_package(built: Path) -> None:
         assert {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" not in name} == {"ssia_zoo"}
 
 
-def test_the_wheel_brings_weights_configs_and_export(installed: Path, tmp_path: Path) -> None:
-    script = """
-import pathlib, ssia_zoo, timm
-from ssia_zoo.resources import resource_dir
-assert "site-packages" in ssia_zoo.__file__, ssia_zoo.__file__
-model = timm.create_model("mobilenetv3_small_050_ssia", pretrained=True)
-assert model.pretrained_cfg["tag"] == "digits_r32"
-for name in ("hub_configs", "export"):
-    folder = resource_dir(name)
-    assert "site-packages" in str(folder), folder
-    print(name, sorted(p.name for p in folder.iterdir() if p.is_file()))
-assert (pathlib.Path(ssia_zoo.__file__).parent / "py.typed").exists()
-"""
-    printed = run(installed, "-c", script, cwd=tmp_path)
+def test_the_wheel_brings_weights_configs_and_export(started: dict[str, Future[str]]) -> None:
+    printed = started["content"].result()
     assert "mobilenetv3_small_050_ssia.digits_r32.safetensors" in printed
     assert "README.md" in printed
 
 
-def test_the_wheel_works_from_inside_a_clone_too(installed: Path) -> None:
-    script = "import sys; sys.path.pop(0); import ssia_zoo; print(ssia_zoo.__file__, list(ssia_zoo.weights()))"
-    printed = run(installed, "-c", script, cwd=ROOT)
+def test_the_wheel_works_from_inside_a_clone_too(started: dict[str, Future[str]]) -> None:
+    printed = started["clone"].result()
     assert "site-packages" in printed
     assert "digits_r32" in printed
 
 
-def test_the_commands_of_the_wheel_start(installed: Path, tmp_path: Path) -> None:
-    command = installed.parent / "ssia-zoo"
-    assert "demo" in run(str(command), "--help", cwd=tmp_path)
-    assert "digits_r32" in run(str(command), "list", cwd=tmp_path)
-    assert "--dataset" in run(installed, "-m", "ssia_zoo.training", "--help", cwd=tmp_path)
+def test_the_commands_of_the_wheel_start(started: dict[str, Future[str]]) -> None:
+    assert "demo" in started["help"].result()
+    assert "digits_r32" in started["list"].result()
+    assert "--dataset" in started["training"].result()
 
 
-def test_the_wheel_exports(installed: Path, tmp_path: Path) -> None:
-    command = str(installed.parent / "ssia-zoo")
-    run(command, "export", "torch-export", "mobilenetv3_small_050_ssia", "--out", "m.pt2", cwd=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"m.pt2", "m.pt2.json"}
+def test_the_wheel_exports(started: dict[str, Future[str]], exported: Path) -> None:
+    started["export"].result()
+    assert {path.name for path in exported.iterdir()} == {"m.pt2", "m.pt2.json"}
 
 
 def test_a_checkout_finds_the_same_folders() -> None:
@@ -186,6 +214,5 @@ def test_a_checkout_finds_the_same_folders() -> None:
         assert any(resource_dir(name).iterdir())
 
 
-def test_one_version_in_one_place(installed: Path, tmp_path: Path) -> None:
-    script = "import importlib.metadata as m, ssia_zoo; print(m.version('ssia-zoo') == ssia_zoo.__version__)"
-    assert run(installed, "-c", script, cwd=tmp_path).strip() == "True"
+def test_one_version_in_one_place(started: dict[str, Future[str]]) -> None:
+    assert "same version: True" in started["content"].result()

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -298,19 +299,20 @@ def test_invalid_descriptions_are_skipped_with_a_warning_each(tmp_path: Path) ->
         "import warnings; warnings.simplefilter('ignore'); import timm; warnings.simplefilter('always')\n"
         "import ssia_zoo; print(len(ssia_zoo.weights()), ssia_zoo.__file__)\n"
     )
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    commands = (["-c", script], ["-m", "ssia_zoo.cli", "list"])
+    with ThreadPoolExecutor() as pool:  # at the same time: each takes seconds to import torch
+        options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
+        started = [pool.submit(subprocess.run, [sys.executable, *words], **options) for words in commands]
+    done, listed = (process.result() for process in started)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(shipped - 3), str(tmp_path / "ssia_zoo" / "__init__.py")]
     lines = [line for line in done.stderr.splitlines() if "UserWarning" in line]
     assert len(lines) == len(invalid)
     for name, (_, expected) in invalid.items():
         assert [line for line in lines if f"the weight {name} is skipped" in line and expected in line]
-    command = [sys.executable, "-m", "ssia_zoo.cli", "list"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert len(done.stdout.splitlines()) > shipped - 3, "the others are listed"
-    skipped = [line.split()[1] for line in done.stderr.splitlines() if line.startswith("skipped ")]
+    assert listed.returncode == 1
+    assert len(listed.stdout.splitlines()) > shipped - 3, "the others are listed"
+    skipped = [line.split()[1] for line in listed.stderr.splitlines() if line.startswith("skipped ")]
     assert sorted(skipped) == sorted(f"{name}:" for name in invalid)
 
 

@@ -6,6 +6,8 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,20 @@ def test_settings_that_an_older_version_lacks_get_their_defaults() -> None:
     assert {name: with_defaults({})[name] for name in DEFAULT} == DEFAULT
 
 
+@pytest.fixture(scope="module")
+def overriding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Future[str]]]:
+    """Folder and stderr of a run whose flags override the launcher's; the test before the one that reads it starts it.
+
+    The machine thus has two processes to run while each takes seconds to import torch.
+    """
+    folder = tmp_path_factory.mktemp("overriding") / "run"
+    words = ("--cpu", "--mixed_precision", "bf16", "--dynamo_backend", "eager")
+    settings = {"mixed_precision": "no", "accumulation_steps": 3, "compile": False}
+    with ThreadPoolExecutor() as pool:
+        yield folder, pool.submit(run_launched, folder, *words, variables={ACCUMULATION: "2"}, **settings)
+
+
+@pytest.mark.usefixtures("overriding")
 def test_a_configuration_file_of_accelerate_decides_and_a_flag_overrides_it(tmp_path: Path) -> None:
     file = tmp_path / "accelerate.yaml"
     file.write_text(
@@ -213,20 +229,14 @@ def test_a_configuration_file_of_accelerate_decides_and_a_flag_overrides_it(tmp_
         small_run(tmp_path / "run", resume="auto", max_steps=2, method="vanilla")
 
 
-def test_a_flag_overrides_accelerate_launch_and_the_log_says_so(tmp_path: Path) -> None:
-    stderr = run_launched(
-        *(tmp_path / "run", "--cpu", "--mixed_precision", "bf16", "--dynamo_backend", "eager"),
-        variables={ACCUMULATION: "2"},
-        mixed_precision="no",
-        accumulation_steps=3,
-        compile=False,
-    )
-    assert recorded(tmp_path / "run") == {**DEFAULT, "accumulation_steps": 3}
+def test_a_flag_overrides_accelerate_launch_and_the_log_says_so(overriding: tuple[Path, Future[str]]) -> None:
+    folder, stderr = overriding[0], overriding[1].result()
+    assert recorded(folder) == {**DEFAULT, "accumulation_steps": 3}
     lines = [line for line in stderr.splitlines() if "overrides the launcher's" in line]
     assert lines == [
         "--mixed-precision no overrides the launcher's bf16",
         "--accumulation-steps 3 overrides the launcher's 2",
         "--compile False overrides the launcher's True",
     ]
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records if record["kind"] == "train"] == [0.5, 1.0], "96 = 2 x 3 x 16"
