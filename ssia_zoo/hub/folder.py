@@ -94,7 +94,8 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         WeightError: If a file is missing, damaged or outside the folder, config.json does not name a vanilla timm
-            architecture, or the tensors are not finite float32 of exactly that architecture's names and shapes.
+            architecture or is not one that transformers loads, or the tensors are not finite float32 of exactly that
+            architecture's names and shapes.
     """
     folder = Path(folder)
     for name in PUBLISHED_FILES:
@@ -111,6 +112,11 @@ def check_folder(folder: Path) -> None:
         raise WeightError(
             f"{folder / CONFIG} names another source of weights (pretrained_cfg: {', '.join(elsewhere)}); expected "
             f"only {WEIGHTS} beside it: remove these keys"
+        )
+    if "num_classes" in (config.get("model_args") or {}):  # as timm writes it
+        raise WeightError(
+            f"{folder / CONFIG} has num_classes in model_args as well, which transformers would pass to timm twice and "
+            "fail: remove it from model_args, and keep the one outside"
         )
     weights = folder / WEIGHTS
     check_tensors(weights, vanilla_tensors(folder, config["architecture"], weights), float32=True)

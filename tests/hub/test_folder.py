@@ -68,6 +68,7 @@ def test_invalid_weights_are_refused(
         (lambda config: config.pop("pretrained_cfg"), "no valid 'pretrained_cfg'"),
         (lambda config: config.update(num_classes=9), "fc.weight has shape"),
         (lambda config: config["model_args"].update(no_such_argument=1), "cannot build"),
+        (lambda config: config["model_args"].update(num_classes=7), "remove it from model_args"),
     ],
 )
 def test_an_invalid_configuration_is_refused(folder: Path, change: Callable[[dict], object], expected: str) -> None:
