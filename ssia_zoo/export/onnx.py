@@ -29,8 +29,9 @@ def add_onnx(
     """Export the model of a publishable folder to ONNX, inside the folder; a failure leaves the folder unchanged.
 
     Writes onnx/model.onnx, onnx/model_quantized.onnx if there is a data set for calibration, and for transformers.js
-    preprocessor_config.json and onnx/config.json. config.json is not changed: with the `model_type` that
-    transformers.js needs, transformers in Python would no longer recognise a timm model.
+    onnx/config.json and onnx/preprocessor_config.json. Outside onnx/ nothing is added or changed, so that transformers
+    in Python still recognises a timm model and prepares images as timm does: its processors that transformers.js knows
+    crop some images one pixel off.
 
     Args:
         folder: A publishable folder.
@@ -74,10 +75,7 @@ def add_onnx(
 def _commit(staging: Path, folder: Path, target: Path) -> list[str]:
     """Move finished files into the folder; return their names relative to it."""
     fresh = not target.exists()
-    places = {
-        file: (folder if file.name == "preprocessor_config.json" else target) / file.name
-        for file in sorted(staging.iterdir())
-    }
+    places = {file: target / file.name for file in sorted(staging.iterdir())}
     ours = (target / "model.onnx.json").exists()  # the manifest of an earlier call
     if taken := [place.relative_to(folder) for place in places.values() if place.exists() and not ours]:
         raise ConfigError(f"{folder}: {taken[0]} exists and is not of an earlier export; move it, or leave out ONNX")
@@ -95,7 +93,7 @@ def _commit(staging: Path, folder: Path, target: Path) -> list[str]:
 
 
 def _preprocessor(preprocessing: dict[str, Any]) -> dict[str, Any]:
-    """Describe the preprocessing for transformers, both in Python and in JavaScript."""
+    """Describe the preprocessing for transformers.js."""
     _, channels, height, width = preprocessing["shape"]
     if channels != 3:
         raise ConfigError(
@@ -107,7 +105,7 @@ def _preprocessor(preprocessing: dict[str, Any]) -> dict[str, Any]:
             f"{preprocessing['crop_mode']!r}; publish without ONNX"
         )
     return {
-        "image_processor_type": "CLIPImageProcessor",
+        "image_processor_type": "CLIPImageProcessor",  # has no options of its own; timm's type is not known there
         "do_resize": True,
         "size": preprocessing["resize"],
         "resample": _RESAMPLE[preprocessing["interpolation"]],

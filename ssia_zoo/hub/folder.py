@@ -30,7 +30,7 @@ ONNX_FILES = (
     "onnx/model_quantized.onnx",
     "onnx/model_quantized.onnx.json",
     "onnx/config.json",
-    "preprocessor_config.json",
+    "onnx/preprocessor_config.json",
 )
 """The files that `ssia_zoo.export.onnx.add_onnx` adds."""
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from huggingface_hub import HfApi
+from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 import ssia_zoo
@@ -27,6 +29,7 @@ from tests.helpers.hub_server import HubServer
 from tests.helpers.publishable_folder import contents, edit_config
 
 SIZE = 64
+FOR_JAVASCRIPT = ("config.json", "preprocessor_config.json")
 
 pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
 
@@ -46,10 +49,10 @@ def small(folder: Path) -> Path:
 def test_add_onnx_writes_files_where_transformers_looks_and_publish_uploads_them(small: Path, hub: HubServer) -> None:
     before = contents(small)
     added = add_onnx(small)
-    assert set(added) == {"onnx/model.onnx", "onnx/model.onnx.json", "onnx/config.json", "preprocessor_config.json"}
+    assert set(added) == {f"onnx/{name}" for name in ("model.onnx", "model.onnx.json", *FOR_JAVASCRIPT)}
     assert set(added) <= set(ONNX_FILES)
     assert {path: contents(small)[path] for path in before} == before, "existing files do not change"
-    preprocessor = json.loads((small / "preprocessor_config.json").read_text())
+    preprocessor = json.loads((small / "onnx" / "preprocessor_config.json").read_text())
     assert preprocessor["size"] == {"shortest_edge": 71}
     assert preprocessor["crop_size"] == {"height": SIZE, "width": SIZE}
     assert preprocessor["resample"] == 3
@@ -61,16 +64,21 @@ def test_add_onnx_writes_files_where_transformers_looks_and_publish_uploads_them
     assert set(added) < set(api.list_repo_files("alice/with-onnx"))
 
 
-def test_transformers_preprocesses_as_timm_does_with_and_without_the_added_file(small: Path) -> None:
+@pytest.mark.parametrize("crop_pct", [0.9, 1.0])  # margins of 7 pixels, which cannot be halved, and of none
+def test_transformers_preprocesses_as_timm_does_with_onnx_files_on_the_hub(
+    small: Path, hub: HubServer, crop_pct: float
+) -> None:
     transformers = pytest.importorskip("transformers")
-    add_onnx(small)
-    model = timm.create_model(f"local-dir:{small}", pretrained=True)
-    image = digits()["test"][0]["image"].convert("RGB").resize((90, 61))
-    expected = create_transform(**resolve_model_data_config(model), is_training=False)(image)
-    processor = transformers.AutoImageProcessor.from_pretrained(small)
-    got = processor(image, return_tensors="pt")["pixel_values"][0]
-    assert got.shape == expected.shape
-    assert (got - expected).abs().max() < 1e-5
+    edit_config(small, lambda config: config["pretrained_cfg"].update(crop_pct=crop_pct))
+    publish(small, "alice/name", token="hf_good", extra=add_onnx(small))
+    processor = transformers.AutoImageProcessor.from_pretrained("alice/name")
+    model = timm.create_model("hf-hub:alice/name", pretrained=True)
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    numbers = np.random.default_rng(0)
+    for height, width in numbers.integers(60, 161, (100, 2)):
+        image = Image.fromarray(numbers.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        got = processor(image, return_tensors="pt")["pixel_values"][0]
+        assert torch.equal(got, transform(image)), f"{height} x {width}"
 
 
 @pytest.fixture
@@ -131,7 +139,7 @@ def test_a_failed_export_leaves_the_folder_unchanged(small: Path) -> None:
     assert contents(small) == before
 
 
-@pytest.mark.parametrize("mine", ["preprocessor_config.json", "onnx/config.json"])
+@pytest.mark.parametrize("mine", [f"onnx/{name}" for name in FOR_JAVASCRIPT])
 def test_a_strangers_file_is_not_replaced(small: Path, mine: str) -> None:
     (small / "onnx").mkdir()
     (small / mine).write_text("mine")
@@ -148,8 +156,8 @@ def test_a_failure_at_any_point_leaves_the_folder_unchanged(
 ) -> None:
     if earlier:
         (small / "onnx").mkdir()
-        for name in ("onnx/model.onnx", "onnx/model.onnx.json", "onnx/config.json", "preprocessor_config.json"):
-            (small / name).write_text("of an earlier export")
+        for name in ("model.onnx", "model.onnx.json", *FOR_JAVASCRIPT):
+            (small / "onnx" / name).write_text("of an earlier export")
     before = contents(small)
     if at == "move":
         if earlier:
