@@ -7,9 +7,14 @@ from pathlib import Path
 from ssia_zoo.errors import HubError, without_credentials
 from ssia_zoo.hub.client import hub_api, is_public, require_token
 from ssia_zoo.hub.errors import failure_reason
+from ssia_zoo.hub.files import some
 
 _REPLACED = ["ssia_zoo/*", "models/*"]
 """Files of an earlier upload that are deleted if the new one lacks them."""
+_PACKAGE = "ssia_zoo/__init__.py"
+"""By which an earlier upload is recognised."""
+_OF_THE_HUB = {".gitattributes", "README.md"}
+"""Files of a Space that the Hub has just created."""
 
 
 def publish_space(
@@ -20,6 +25,7 @@ def publish_space(
     token: str | None = None,
     endpoint: str | None = None,
     repeat: str | None = None,
+    replace: bool = False,
 ) -> str:
     """Upload a folder as a Space in one commit; create the Space if it does not exist.
 
@@ -30,12 +36,13 @@ def publish_space(
         token: As in `ssia_zoo.hub.publish`.
         endpoint: As in `ssia_zoo.hub.publish`.
         repeat: As in `ssia_zoo.hub.publish`.
+        replace: Whether the Space may be another one than this package's, whose files are then replaced.
 
     Returns:
         The commit's address.
 
     Raises:
-        HubError: If the upload fails.
+        HubError: If the Space is not of this package, or the upload fails.
     """
     try:
         token = require_token(repo_id, token)
@@ -43,6 +50,11 @@ def publish_space(
         api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
         if private and is_public(api, repo_id, "space"):
             raise ValueError(f"{repo_id} exists and is public, but a private Space is required: choose another name")
+        there = {*api.list_repo_files(repo_id, repo_type="space")}
+        if not replace and _PACKAGE not in there and (others := there - _OF_THE_HUB):
+            raise ValueError(
+                f"{repo_id} is another Space ({some(others)}); choose another name, or set `replace` to replace it"
+            )
         done = api.upload_folder(
             repo_id=repo_id,
             repo_type="space",

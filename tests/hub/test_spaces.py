@@ -18,7 +18,7 @@ REPO = "org/page"
 @pytest.fixture
 def space(tmp_path: Path) -> Path:
     folder = tmp_path / "space"
-    for name in ("app.py", "ssia_zoo/a.py", "models/mine/config.json"):
+    for name in ("app.py", "ssia_zoo/__init__.py", "ssia_zoo/a.py", "models/mine/config.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     (folder / "README.md").write_text("---\ntitle: page\nsdk: gradio\n---\n")
@@ -32,7 +32,7 @@ def files(private: bool = False) -> set[str]:
 def test_all_files_are_uploaded_to_a_space(hub: HubServer, space: Path) -> None:
     url = publish_space(space, REPO, token=SECRET)
     assert url.startswith(f"{hub.url}/spaces/{REPO}/commit/")
-    assert files() == {"README.md", "app.py", "ssia_zoo/a.py", "models/mine/config.json"}
+    assert files() == {"README.md", "app.py", "ssia_zoo/__init__.py", "ssia_zoo/a.py", "models/mine/config.json"}
     assert list(hub.repos) == [f"spaces/{REPO}"]
 
 
@@ -42,7 +42,25 @@ def test_what_an_earlier_upload_has_too_much_is_deleted_and_other_files_stay(hub
     (space / "models" / "mine" / "config.json").unlink()
     (space / "ssia_zoo" / "a.py").rename(space / "ssia_zoo" / "b.py")
     publish_space(space, REPO, token=SECRET)
-    assert files() == {"README.md", "app.py", "ssia_zoo/b.py", "notes.md"}
+    assert files() == {"README.md", "app.py", "ssia_zoo/__init__.py", "ssia_zoo/b.py", "notes.md"}
+
+
+def test_another_space_is_replaced_on_request_only(hub: HubServer, space: Path) -> None:
+    api = HfApi(token=SECRET)
+    api.create_repo(REPO, repo_type="space", space_sdk="gradio")
+    for name in (".gitattributes", "README.md"):  # the Hub's own
+        api.upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id=REPO, repo_type="space")
+    publish_space(space, REPO, token=SECRET)
+
+    api.create_repo("org/chat", repo_type="space", space_sdk="gradio")
+    for name in ("app.py", "models/bert/weights.bin"):
+        api.upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id="org/chat", repo_type="space")
+    before = hub.repos["spaces/org/chat"].resolve("main").files
+    with pytest.raises(HubError, match=r"org/chat is another Space \(app\.py, .*choose another name, or set `replace`"):
+        publish_space(space, "org/chat", token=SECRET)
+    assert hub.repos["spaces/org/chat"].resolve("main").files == before
+    publish_space(space, "org/chat", token=SECRET, replace=True)
+    assert hub.file("spaces/org/chat", "app.py") == b"app.py"
 
 
 def test_a_private_space_never_becomes_public(hub: HubServer, space: Path) -> None:
