@@ -103,6 +103,7 @@ def publish(
     sign: Path | None = None,
     space: str | None = None,
     out: Path | None = None,
+    replace: bool = False,
 ) -> None:
     """Publish a trained model, all published weights, or a page about them, to the Hugging Face Hub.
 
@@ -126,11 +127,12 @@ def publish(
         sign: Private key (PEM); verify each model, and publish a signed statement with it.
         space: Publish the page of `ssia-zoo app` as this Space, org/name: with one model, or all published weights.
         out: With --space, write the Space into this new folder, and upload nothing.
+        replace: Replace what the repository holds, also if it is another kind of model, or another Space.
     """
     if space is not None:
         if all or org or repo_id or with_ or calibration_dataset or sign:
-            raise UsageError("publish: --space goes with a MODEL, --private and --out only")
-        _publish_space(space, folder, private, out)
+            raise UsageError("publish: --space goes with a MODEL, --private, --replace and --out only")
+        _publish_space(space, folder, private, out, replace)
         return
     if out is not None:
         raise UsageError("publish: --out needs --space")
@@ -138,14 +140,22 @@ def publish(
         raise UsageError("publish: expected either FOLDER ORG/NAME or --all --org ORG")
     if (all and with_ is not None) or (with_ is None and calibration_dataset is not None):
         raise UsageError("publish: --with needs a FOLDER, and --calibration-dataset needs --with onnx")
+    if all and replace:
+        raise UsageError("publish: --replace needs a FOLDER or --space")
     if folder is not None and repo_id is not None:
-        _publish_folder(folder, repo_id, private, with_ == "onnx", calibration_dataset, sign)
+        _publish_folder(folder, repo_id, private, with_ == "onnx", calibration_dataset, sign, replace)
     elif org is not None:
         _publish_all(org, private, sign)
 
 
 def _publish_folder(
-    folder: str, repo_id: str, private: bool, onnx: bool, calibration_dataset: str | None, key: Path | None
+    folder: str,
+    repo_id: str,
+    private: bool,
+    onnx: bool,
+    calibration_dataset: str | None,
+    key: Path | None,
+    replace: bool,
 ) -> None:
     from ssia_zoo.commands import publish_command
     from ssia_zoo.hub import publish as upload
@@ -155,7 +165,7 @@ def _publish_folder(
         raise UsageError(f"publish: {folder} is a published weight; for a folder of this name write ./{folder}")
     path = Path(folder.removeprefix("local-dir:"))
     extra: Sequence[str] = ()
-    repeat = publish_command(folder, repo_id, private)
+    repeat = publish_command(folder, repo_id, private) + (" --replace" if replace else "")
     if onnx:
         from ssia_zoo.export.onnx import add_onnx
 
@@ -163,37 +173,44 @@ def _publish_folder(
         repeat += " --with onnx"
         repeat += f" --calibration-dataset {shlex.quote(calibration_dataset)}" if calibration_dataset else ""
     if key is None:
-        print(upload(path, repo_id, private=private, extra=extra, repeat=repeat))
+        print(upload(path, repo_id, private=private, extra=extra, repeat=repeat, replace=replace))
         return
     from ssia_zoo.evaluation.attestation import sign_folder
-    from ssia_zoo.hub import publish_to_folder
-    from ssia_zoo.hub.folder import CARD, STATEMENT, addressed_card
+    from ssia_zoo.hub import prepare_card, publish_to_folder
+    from ssia_zoo.hub.folder import STATEMENT
 
     repeat += f" --sign {shlex.quote(str(key))}"
     with tempfile.TemporaryDirectory(prefix="ssia-zoo-") as temporary:  # the statement is about the published files
         copy = publish_to_folder(path, Path(temporary) / "repository", extra=extra)
-        card = copy / CARD
-        card.write_text(addressed_card(card.read_text(encoding="utf-8"), repo_id), encoding="utf-8")
+        prepare_card(copy, repo_id, repeat=repeat)
         sign_folder(copy, key)
-        print(upload(copy, repo_id, private=private, extra=(*extra, STATEMENT), repeat=repeat))
+        signed = (*extra, STATEMENT)
+        print(upload(copy, repo_id, private=private, extra=signed, repeat=repeat, replace=replace))
 
 
 def _publish_all(org: str, private: bool, key: Path | None) -> None:
     from ssia_zoo.models.release import collect, publish_all
 
-    sign = None
-    if key is not None:
-        from ssia_zoo.evaluation.attestation import sign_folder
-
-        sign = partial(sign_folder, key=key)
     flags = [*(["--private"] if private else []), *(["--sign", str(key)] if key else [])]
     repeat = shlex.join(["ssia-zoo", "publish", "--all", "--org", org, *flags])
+    sign = None if key is None else partial(_sign_weight, org=org, key=key, repeat=repeat)
     for done in publish_all(org, private=private, sign=sign, repeat=repeat):
         print(done)
     print(f"collection: {collect(org, private=private, repeat=repeat)}")
 
 
-def _publish_space(repo_id: str, model: str | None, private: bool, out: Path | None) -> None:
+def _sign_weight(folder: Path, *, org: str, key: Path, repeat: str) -> None:
+    """Sign a published weight's folder, with the card as it will be in the organization's repository."""
+    from ssia_zoo.evaluation.attestation import sign_folder
+    from ssia_zoo.hub import prepare_card
+    from ssia_zoo.hub.files import read_model_config
+
+    name = read_model_config(folder / "config.json")["ssia"]["name"]
+    prepare_card(folder, f"{org}/{name}", repeat=repeat)
+    sign_folder(folder, key)
+
+
+def _publish_space(repo_id: str, model: str | None, private: bool, out: Path | None, replace: bool) -> None:
     from ssia_zoo.app.space import write_space
     from ssia_zoo.hub import publish_space
 
@@ -201,8 +218,8 @@ def _publish_space(repo_id: str, model: str | None, private: bool, out: Path | N
     if out is not None:
         print(write_space(out, title, model))
         return
-    flags = ["--space", repo_id, *(["--private"] if private else [])]
+    flags = ["--space", repo_id, *(["--private"] if private else []), *(["--replace"] if replace else [])]
     repeat = shlex.join(["ssia-zoo", "publish", *([model] if model else []), *flags])
     with tempfile.TemporaryDirectory(prefix="ssia-zoo-") as temporary:
         folder = write_space(Path(temporary) / "space", title, model)
-        print(publish_space(folder, repo_id, private=private, repeat=repeat))
+        print(publish_space(folder, repo_id, private=private, repeat=repeat, replace=replace))

