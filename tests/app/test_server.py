@@ -21,7 +21,7 @@ httpx = pytest.importorskip("httpx", reason="needs gradio: make app-test")
 
 COMMAND = ("-m", "ssia_zoo.cli", "app", "--port", "0")
 SPACE = f"from ssia_zoo.app import AppConfig, serve; serve(AppConfig(port=0, models=({FULL!r},), zoo=False))"
-SHORT_LIVED = f"import ssia_zoo.app.page as page; page._INTERVAL, page.LIFETIME = 1, 2; {SPACE}"
+SHORT_LIVED = f"import ssia_zoo.app.page as page; page._INTERVAL, page.LIFETIME = 1, 5; {SPACE}"
 
 
 class Client:
