@@ -188,10 +188,12 @@ def report() -> None:
             pretrained = len(
                 {pretraining_seed for pretraining_seed, _ in group[method].keys() & group["vanilla"].keys()}
             )
+            each, more = divmod(c.seeds, pretrained)
+            pairs = f"{pretrained}, {c.seeds} runs" if more else f"{pretrained} × {each}"
             lines.append(
                 f"| `{weights}` | {dataset} | {'linear probe' if how == 'probe' else 'the whole network'} "
                 f"| {'SSIA' if method == 'ssia' else method} | {c.ssia_mean:.2f} | {c.vanilla_mean:.2f} "
-                f"| {c.difference:+.2f} | {format_interval(c.interval)} | {pretrained} × {c.seeds // pretrained} |"
+                f"| {c.difference:+.2f} | {format_interval(c.interval)} | {pairs} |"
             )
     replace_table(REPORT, "finetune", lines)
 

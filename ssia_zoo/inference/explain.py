@@ -15,7 +15,6 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
-from ssia_zoo.data.messages import printable
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.figures import class_label, new_figure
 from ssia_zoo.files import atomic_write
@@ -199,9 +198,9 @@ def draw(explanations: Sequence[Explanation], title: str, path: Path) -> None:
     figure = new_figure(2.1 * columns, 2.6 * len(explanations) + 0.9)
     parts = figure.subfigures(len(explanations), 1, squeeze=False)[:, 0]
     for part, explanation in zip(parts, explanations, strict=True):
-        part.suptitle(printable(explanation.name), fontsize=11, fontweight="bold", x=0.01, ha="left")
+        part.suptitle(explanation.name, fontsize=11, fontweight="bold", x=0.01, ha="left")
         _draw_row(part.subplots(1, columns, squeeze=False)[0], explanation)
-    figure.suptitle(printable(title), fontsize=10)
+    figure.suptitle(title, fontsize=10)
     figure.supxlabel(_LEGEND, fontsize=8.5)
     with _report_unwritable(path), atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
