@@ -53,7 +53,7 @@ def publish_space(
         there = {*api.list_repo_files(repo_id, repo_type="space")}
         if not replace and _PACKAGE not in there and (others := there - _OF_THE_HUB):
             raise ValueError(
-                f"{repo_id} is another Space ({some(others)}); choose another name, or set `replace` to replace it"
+                f"{repo_id} is another Space ({some(others)}); choose another name, or publish with `replace`"
             )
         done = api.upload_folder(
             repo_id=repo_id,

@@ -208,7 +208,7 @@ def _obstacle(there: Existing, private: bool, config: dict[str, Any], *, replace
     if private and there.public:
         return f"{there.repo_id} exists and is public, but a private repository is required: choose another name"
     if not replace and (other := other_model(there, config)):
-        return f"{there.repo_id} holds another model ({other}); choose another name, or set `replace` to replace it"
+        return f"{there.repo_id} holds another model ({other}); choose another name, or publish with `replace`"
     return None
 
 

@@ -184,7 +184,7 @@ def test_another_model_is_replaced_by_a_flag_only(
     bert = CommitOperationAdd(path_in_repo="config.json", path_or_fileobj=b'{"model_type": "bert"}')
     api.create_commit("org/bert", [bert], commit_message="bert")
     assert main(["publish", str(folder), "org/bert"]) == 1
-    assert "org/bert holds another model (model_type bert); choose another name, or set --replace" in (
+    assert "org/bert holds another model (model_type bert); choose another name, or publish with --replace" in (
         failed_in_one_line(capsys)
     )
     assert main(["publish", str(folder), "org/bert", "--replace"]) == 0

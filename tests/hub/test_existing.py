@@ -172,7 +172,7 @@ def test_another_model_is_replaced_on_request_only(
     before = hub.repos[REPO].resolve("main").files
     with pytest.raises(HubError) as refused:
         zoo_hub.publish(trained, REPO, token=SECRET, repeat="this")
-    expected = f"{REPO} holds another model ({kind}); choose another name, or set `replace` to replace it"
+    expected = f"{REPO} holds another model ({kind}); choose another name, or publish with `replace`"
     assert str(refused.value) == f"could not push to {REPO}: {expected}; repeat with: this"
     assert hub.repos[REPO].resolve("main").files == before
 

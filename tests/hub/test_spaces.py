@@ -56,7 +56,9 @@ def test_another_space_is_replaced_on_request_only(hub: HubServer, space: Path) 
     for name in ("app.py", "models/bert/weights.bin"):
         api.upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id="org/chat", repo_type="space")
     before = hub.repos["spaces/org/chat"].resolve("main").files
-    with pytest.raises(HubError, match=r"org/chat is another Space \(app\.py, .*choose another name, or set `replace`"):
+    with pytest.raises(
+        HubError, match=r"org/chat is another Space \(app\.py, .*choose another name, or publish with `replace`"
+    ):
         publish_space(space, "org/chat", token=SECRET)
     assert hub.repos["spaces/org/chat"].resolve("main").files == before
     publish_space(space, "org/chat", token=SECRET, replace=True)
