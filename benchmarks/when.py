@@ -25,6 +25,7 @@ _COLORS = dict(zip(FORMS, ("tab:blue", "tab:orange", "tab:green", "tab:gray"), s
 
 SITUATIONS = {
     "fine-tune on 100 photos a class: EfficientNet-Lite0, CIFAR-10 at 96 px": ("cifar_finetune", "c10 1000"),
+    "the same with EfficientNet-Lite2": ("cifar_finetune_lite2", "c10 1000"),
     "fine-tune on 500 photos a class: EfficientNet-Lite0, CIFAR-10 at 96 px": ("cifar_finetune_5000", "c10 5000"),
     "fine-tune on 33 photos a class: EfficientNet-Lite0, Grocery at 128 px": ("grocery_r128", "grocery"),
     "fine-tune on 33 photos a class at 160 px: EfficientNet-Lite0, Grocery at 224 px": ("weights", "grocery_r224"),
