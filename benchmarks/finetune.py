@@ -17,6 +17,7 @@ import shutil
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -171,8 +172,32 @@ class Report:
     """Write the table into benchmarks/accuracy.md."""
 
 
+def _pairs(
+    group: dict[str, dict[tuple[int, int], Record]], method: str
+) -> tuple[int, str, dict[str, dict[int, dict[str, float]]]]:
+    """Return the number of pairs of weights, that of seeds of fine-tuning for each, and the scores to compare.
+
+    These are of one pair by seed, and of several pairs by pretraining seed, averaged over the seeds of fine-tuning: runs
+    of one weight are not independent.
+    """
+    common = sorted(group[method].keys() & group.get("vanilla", {}).keys())
+    each: dict[int, list[int]] = defaultdict(list)
+    for pair, seed in common:
+        each[pair].append(seed)
+    counts = sorted({len(found) for found in each.values()})
+    scores: dict[str, dict[int, dict[str, float]]] = {}
+    for name in (method, "vanilla"):
+        top1 = {pair: [group[name][pair, seed]["top1"] for seed in found] for pair, found in each.items()}
+        if len(each) == 1:
+            (values,) = top1.values()
+            scores[name] = {seed: {"top1": value} for seed, value in enumerate(values)}
+        else:
+            scores[name] = {pair: {"top1": fmean(values)} for pair, values in top1.items()}
+    return len(each), " to ".join(map(str, counts)), scores
+
+
 def report() -> None:
-    """Write a row for each weight, data set, kind of transfer and method, paired over pretraining seeds and seeds."""
+    """Write a row for each weight, data set, kind of transfer and method, paired over pretraining seeds or seeds."""
     groups: dict[tuple[str, ...], dict[str, dict[tuple[int, int], Record]]] = defaultdict(lambda: defaultdict(dict))
     for r in read_results(RECORDS):
         groups[r["weights"], r["dataset"], r["how"]][r["method"]][r["pretraining_seed"], r["seed"]] = r
@@ -183,17 +208,15 @@ def report() -> None:
     ]
     for (weights, dataset, how), group in groups.items():
         for method in group:
-            if method == "vanilla" or (c := paired(group, method)) is None:  # the control has not been run yet
+            if method == "vanilla":
                 continue
-            pretrained = len(
-                {pretraining_seed for pretraining_seed, _ in group[method].keys() & group["vanilla"].keys()}
-            )
-            each, more = divmod(c.seeds, pretrained)
-            pairs = f"{pretrained}, {c.seeds} runs" if more else f"{pretrained} × {each}"
+            pairs, seeds, averaged = _pairs(group, method)
+            if (c := paired(averaged, method)) is None:  # the control has not been run yet
+                continue
             lines.append(
                 f"| `{weights}` | {dataset} | {'linear probe' if how == 'probe' else 'the whole network'} "
                 f"| {'SSIA' if method == 'ssia' else method} | {c.ssia_mean:.2f} | {c.vanilla_mean:.2f} "
-                f"| {c.difference:+.2f} | {format_interval(c.interval)} | {pairs} |"
+                f"| {c.difference:+.2f} | {format_interval(c.interval)} | {pairs} × {seeds} |"
             )
     replace_table(REPORT, "finetune", lines)
 

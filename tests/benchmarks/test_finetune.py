@@ -91,3 +91,22 @@ def test_the_models_that_a_plan_kept_are_probed(
         (r["weights"], r["method"], r["pretraining_seed"], r["how"]) for r in finetune.read_results(finetune.RECORDS)
     ]
     assert found == [(path.stem, "vanilla", 0, "probe"), (path.stem, "form", 0, "probe")]
+
+
+def test_several_pairs_of_weights_are_compared_by_their_means_over_the_seeds_of_fine_tuning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune = load_script("finetune")
+    page = tmp_path / "accuracy.md"
+    page.write_text("<!-- finetune: begin -->\n<!-- finetune: end -->\n", encoding="utf-8")
+    monkeypatch.setattr(finetune, "RECORDS", tmp_path / "finetune.jsonl")
+    monkeypatch.setattr(finetune, "REPORT", page)
+    about = {"weights": "plan", "dataset": "digits", "how": "probe"}
+    for pair, difference in enumerate((1.0, 2.0, 3.0)):
+        for seed in range(2 if pair == 2 else 3):
+            for method, gain in (("vanilla", 0.0), ("form", difference)):
+                record = {"method": method, "pretraining_seed": pair, "seed": seed, "top1": 50 + 10 * seed + gain}
+                finetune.append_record(finetune.RECORDS, {**about, **record})
+    finetune.report()
+    # The mean of three differences with standard deviation 1: 4.303 / sqrt(3) = 2.48 on both sides.
+    assert "| +2.00 | -0.48 to +4.48 | 3 × 2 to 3 |" in page.read_text(encoding="utf-8")
