@@ -177,8 +177,8 @@ def _pairs(
 ) -> tuple[int, str, dict[str, dict[int, dict[str, float]]]]:
     """Return the number of pairs of weights, that of seeds of fine-tuning for each, and the scores to compare.
 
-    These are of one pair by seed, and of several pairs by pretraining seed, averaged over the seeds of fine-tuning: runs
-    of one weight are not independent.
+    These are of one pair by seed, and of several pairs by pretraining seed, averaged over the seeds of fine-tuning: the
+    runs of one weight are not independent.
     """
     common = sorted(group[method].keys() & group.get("vanilla", {}).keys())
     each: dict[int, list[int]] = defaultdict(list)

@@ -140,12 +140,10 @@ def publish(
         raise UsageError("publish: expected either FOLDER ORG/NAME or --all --org ORG")
     if (all and with_ is not None) or (with_ is None and calibration_dataset is not None):
         raise UsageError("publish: --with needs a FOLDER, and --calibration-dataset needs --with onnx")
-    if all and replace:
-        raise UsageError("publish: --replace needs a FOLDER or --space")
     if folder is not None and repo_id is not None:
         _publish_folder(folder, repo_id, private, with_ == "onnx", calibration_dataset, sign, replace)
     elif org is not None:
-        _publish_all(org, private, sign)
+        _publish_all(org, private, sign, replace)
 
 
 def _publish_folder(
@@ -188,14 +186,14 @@ def _publish_folder(
         print(upload(copy, repo_id, private=private, extra=signed, repeat=repeat, replace=replace))
 
 
-def _publish_all(org: str, private: bool, key: Path | None) -> None:
+def _publish_all(org: str, private: bool, key: Path | None, replace: bool) -> None:
     from ssia_zoo.models.release import collect, publish_all
 
     flags = [*(["--private"] if private else []), *(["--sign", str(key)] if key else [])]
+    flags += ["--replace"] if replace else []
     repeat = shlex.join(["ssia-zoo", "publish", "--all", "--org", org, *flags])
     sign = None if key is None else partial(_sign_weight, org=org, key=key, repeat=repeat)
-    for done in publish_all(org, private=private, sign=sign, repeat=repeat):
-        print(done)
+    publish_all(org, private=private, sign=sign, repeat=repeat, replace=replace, done=partial(print, flush=True))
     print(f"collection: {collect(org, private=private, repeat=repeat)}")
 
 

@@ -99,4 +99,6 @@ def _explain_answer(error: HfHubHTTPError, repo_id: str, endpoint: str) -> str:
         return f"the token is not valid; {_LOGIN}"
     if status == 403:
         return f"the token cannot write to {repo_id}; use one with the write role for {repo_id.split('/')[0]!r}"
+    if status == 412:
+        return f"{repo_id} was changed on the Hub during the upload, and nothing was replaced"
     return f"the Hub at {endpoint} answered {status} ({error.server_message or one_line(error)})"

@@ -33,6 +33,9 @@ _ABOUT_THE_MODEL = (
 )
 """Metadata that a card states of its own model: what an earlier card said may be wrong for a new one."""
 
+_LICENSE = ("license", "license_name", "license_link")
+"""Metadata that describes one thing: where a card has the first, the others of an earlier card do not belong to it."""
+
 _FRONT_MATTER = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^##[ \t]+(.+?)[ \t]*$", re.MULTILINE)
@@ -57,17 +60,22 @@ def look_at(api: HfApi, repo_id: str) -> Existing:
     except RepositoryNotFoundError:
         return Existing(repo_id)
     files = frozenset(sibling.rfilename for sibling in info.siblings or ())
-    revision = info.sha or "main"
+    revision = info.sha or ""
 
     def read(name: str) -> str | None:
         if name not in files:
             return None
-        url = hf_hub_url(repo_id, name, revision=revision, endpoint=api.endpoint)
+        url = hf_hub_url(repo_id, name, revision=revision or None, endpoint=api.endpoint)
         answer = get_session().get(url, headers=build_hf_headers(token=api.token), timeout=ACCESS_TIMEOUT)
         hf_raise_for_status(answer)
         return bytes(answer.content).decode("utf-8", errors="replace")
 
     return Existing(repo_id, not info.private, revision, files, read(CONFIG), read(CARD))
+
+
+def stays_private(name: str) -> str:
+    """Return the line for what was published as public, and is on the Hub already, as private."""
+    return f"{name} is private and stays so; make it public in its settings on the Hub if others should see it"
 
 
 def other_model(there: Existing, ours: dict[str, Any]) -> str | None:
@@ -109,7 +117,8 @@ def merge_cards(ours: str, there: Existing) -> tuple[str, list[str]]:
     if theirs is None:
         lost.append("its metadata, which is not valid YAML")
     elif mine is not None:
-        kept = {key: value for key, value in theirs.items() if key not in mine and key not in _ABOUT_THE_MODEL}
+        own = {*mine, *_ABOUT_THE_MODEL, *(_LICENSE if "license" in mine else ())}
+        kept = {key: value for key, value in theirs.items() if key not in own}
         replaced = [key for key in theirs if key not in kept and key != "model-index" and theirs[key] != mine.get(key)]
         lost += [str(key) for key in replaced]
     headings = set(_headings(ours))

@@ -25,7 +25,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 from ssia_zoo.errors import ConfigError, HubError, one_line, without_credentials
 from ssia_zoo.hub.client import ACCESS_TIMEOUT, hub_api, require_token
 from ssia_zoo.hub.errors import failure_reason
-from ssia_zoo.hub.existing import Existing, look_at, merge_cards, other_model
+from ssia_zoo.hub.existing import Existing, look_at, merge_cards, other_model, stays_private
 from ssia_zoo.hub.files import CONFIG
 from ssia_zoo.hub.folder import (
     CARD,
@@ -66,7 +66,8 @@ def publish(
     Args:
         folder: The publishable folder; it is only read.
         repo_id: The repository, as ``org/name``.
-        private: Whether to create the repository as a private one; an existing public repository is then refused.
+        private: Whether to create the repository as a private one; an existing public repository is then refused. An
+            existing private one stays private; the log says so.
         token: Access token; by default that of ``HF_TOKEN`` or ``hf auth login``.
         endpoint: Address of the Hub; by default ``HF_ENDPOINT`` or huggingface.co.
         message: The commit's title.
@@ -79,7 +80,7 @@ def publish(
 
     Raises:
         WeightError: If the folder is not publishable.
-        HubError: If the repository holds another kind of model, or the upload fails.
+        HubError: If the repository holds another kind of model, or changes meanwhile, or the upload fails.
     """
     folder = Path(folder)
     check_folder(folder)
@@ -247,7 +248,11 @@ def _upload(
             raise ValueError(f"{lines[0]}, which the signed statement does not cover: call prepare_card before signing")
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source / name) for name in names]
         files[names.index(CARD)] = CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=card.encode())
-        url = without_credentials(str(api.create_commit(repo_id, files, commit_message=message).commit_url))
+        # The Hub refuses the commit if the repository has changed since `look_at`.
+        done = api.create_commit(repo_id, files, commit_message=message, parent_commit=there.revision or None)
+        url = without_credentials(str(done.commit_url))
+        if not private and there.revision and not there.public:
+            lines.append(stays_private(repo_id))
         if stay := sorted({*_OF_A_MODEL} & others):
             lines.append(
                 f"{repo_id} still has {', '.join(stay)}, already there; if the model has changed, add new ones or "

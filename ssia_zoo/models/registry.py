@@ -94,7 +94,7 @@ def register_published(folder: Path | None = None) -> None:
     """
     folder = folder or resource_dir("hub_configs")
     found = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("[!.]*.json")):
         try:
             found.append(read_published_weight(path))
         except ConfigError as error:

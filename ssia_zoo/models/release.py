@@ -151,6 +151,8 @@ def publish_all(
     hub_configs: Path | None = None,
     sign: Callable[[Path], object] | None = None,
     repeat: str = "the same call of publish_all",
+    replace: bool = False,
+    done: Callable[[Published], object] | None = None,
 ) -> list[Published]:
     """Publish weights as ``org/<arch>_ssia.<tag>``, and record repository, commit and sha256 in their JSON files.
 
@@ -166,6 +168,8 @@ def publish_all(
         hub_configs: Folder with the JSON and weight files; this checkout's hub_configs/ if None.
         sign: Writes STATEMENT into each folder before it is uploaded; without, none is.
         repeat: How to repeat the call, such as a command; errors end with it.
+        replace: As in `hub.publish`.
+        done: Called with each weight as soon as it is published and recorded.
 
     Returns:
         The published weights, in the order of the names.
@@ -179,7 +183,7 @@ def publish_all(
     weights = {weight.name: weight for weight in read_published_weights(folder)}
     if unknown := [name for name in names or () if name not in weights]:
         raise ConfigError(f"{folder} has no weight {unknown[0]!r}; it has: {', '.join(weights) or 'none'}")
-    done = []
+    all_published = []
     for name in dict.fromkeys(weights if names is None else names):
         repo_id = f"{org}/{name}"
         with tempfile.TemporaryDirectory(prefix="ssia-zoo-") as temporary:
@@ -187,16 +191,18 @@ def publish_all(
             if sign is not None:
                 sign(written)
             extra = [file for file in (EVAL_RESULTS, STATEMENT) if (written / file).is_file()]
-            url = publish(written, repo_id, private=private, token=token, endpoint=endpoint, repeat=repeat, extra=extra)
+            hub: dict[str, Any] = {"private": private, "token": token, "endpoint": endpoint, "replace": replace}
+            url = publish(written, repo_id, **hub, repeat=repeat, extra=extra)
             sha256 = file_sha256(written / WEIGHTS)
         commit = _COMMIT_URL.fullmatch(url)
         if commit is None:
             raise HubError(f"{repo_id} is published, but the Hub reports no commit: {url!r}; repeat with: {repeat}")
         published = Published(name=name, repo_id=repo_id, revision=commit[1], repo_sha256=sha256, url=url)
         _record(folder / f"{name}.json", published, repeat)
-        _log.info("published %s", published)
-        done.append(published)
-    return done
+        all_published.append(published)
+        if done is not None:
+            done(published)
+    return all_published
 
 
 def collect(
@@ -255,6 +261,8 @@ def _record(path: Path, published: Published, repeat: str) -> None:
         with atomic_write(path) as new:
             new.write_text(json.dumps(after, indent=2) + "\n", encoding="utf-8")
             shutil.copymode(path, new)
+        was = f", before to {before['repo_id']}@{before['revision']}" if before.get("repo_id") else ""
+        _log.warning("%s now refers to %s@%s%s", path, published.repo_id, published.revision, was)
     except OSError as error:
         raise ConfigError(
             f"{published.name} is published at {published.url}, but {path} cannot be written ({one_line(error)}); "

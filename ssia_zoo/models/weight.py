@@ -157,7 +157,7 @@ def read_published_weights(folder: Path) -> list[PublishedWeight]:
     Raises:
         ConfigError: If a file is not valid, or an architecture does not have exactly one default weight.
     """
-    weights = [read_published_weight(path) for path in sorted(folder.glob("*.json"))]
+    weights = [read_published_weight(path) for path in sorted(folder.glob("[!.]*.json"))]
     for architecture in {weight.architecture for weight in weights}:
         check_default(folder, [weight for weight in weights if weight.architecture == architecture])
     return weights

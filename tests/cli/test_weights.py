@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,10 +78,12 @@ def test_fetch_into_a_file_fails(tmp_path: Path, capsys: Captured) -> None:
 def test_publish_all_prints_the_address_of_each_weight(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     asked = []
 
-    def publish_all(org: str, *, private: bool, sign: object, repeat: str) -> list[object]:
+    def publish_all(
+        org: str, *, private: bool, sign: object, repeat: str, replace: bool, done: Callable[[object], object]
+    ) -> None:
         assert sign is None
-        asked.append((org, private))
-        return ["x: https://hub/org/x"]
+        asked.append((org, private, replace, repeat))
+        done("x: https://hub/org/x")
 
     def collect(org: str, *, private: bool, repeat: str) -> str:
         assert (org, private) == ("org", True)
@@ -88,8 +91,8 @@ def test_publish_all_prints_the_address_of_each_weight(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("ssia_zoo.models.release.publish_all", publish_all)
     monkeypatch.setattr("ssia_zoo.models.release.collect", collect)
-    assert main(["publish", "--all", "--org", "org", "--private"]) == 0
-    assert asked == [("org", True)]
+    assert main(["publish", "--all", "--org", "org", "--private", "--replace"]) == 0
+    assert asked == [("org", True, True, "ssia-zoo publish --all --org org --private --replace")]
     assert capsys.readouterr().out == "x: https://hub/org/x\ncollection: https://hub/collections/org/zoo\n"
 
 
@@ -189,8 +192,6 @@ def test_another_model_is_replaced_by_a_flag_only(
     )
     assert main(["publish", str(folder), "org/bert", "--replace"]) == 0
     assert hub.file("org/bert", "config.json") == (folder / "config.json").read_bytes()
-    assert main(["publish", "--all", "--org", "org", "--replace"]) == 2
-    assert "--replace needs a FOLDER or --space" in capsys.readouterr().err
 
 
 def test_a_signed_publication_keeps_the_metadata_of_the_repository(

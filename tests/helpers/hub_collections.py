@@ -33,7 +33,7 @@ def eval_results(files: dict[str, Blob]) -> list[dict[str, Any]]:
 
 async def every(call: Call) -> Response:
     owner = call.request.query_params.get("owner")
-    found = [item for item in call.hub.collections.values() if owner in (None, item["owner"])]
+    found = [item for item in call.hub.collections.values() if owner in (None, item["owner"]["name"])]
     found = [item | {"items": item["items"][:_LISTED_ITEMS]} for item in found if _visible(call, item)]
     return JSONResponse([{key: item[key] for key in item if key != "position"} for item in found])
 
@@ -46,7 +46,11 @@ async def create(call: Call) -> Response:
     body = await call.request.json()
     call.may_write(owner := body["namespace"])
     slug = f"{owner}/{body['title'].lower().replace(' ', '-')}-{len(call.hub.collections):024x}"
-    new = {"slug": slug, "owner": owner, "title": body["title"], "items": [], "lastUpdated": "2025-01-01T00:00:00.000Z"}
+    for collection in call.hub.collections.values():
+        if (collection["owner"]["name"], collection["title"]) == (owner, body["title"]):
+            return JSONResponse({"error": "this collection exists", "slug": collection["slug"]}, 409)
+    new = {"slug": slug, "owner": {"name": owner, "type": "org"}, "title": body["title"], "items": []}
+    new["lastUpdated"] = "2025-01-01T00:00:00.000Z"
     new |= {"private": body["private"], "position": 0, "theme": "green", "upvotes": 0}
     new["description"] = _at_most(body.get("description"), 150)
     call.hub.collections[slug] = new
@@ -85,7 +89,7 @@ def _at_most(text: str | None, length: int) -> str | None:
 
 
 def _visible(call: Call, collection: dict[str, Any]) -> bool:
-    return not collection["private"] or call.member(collection["owner"])
+    return not collection["private"] or call.member(collection["owner"]["name"])
 
 
 def _get(call: Call, slug: str) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def _get(call: Call, slug: str) -> dict[str, Any]:
 
 
 def _writable(call: Call, slug: str) -> dict[str, Any]:
-    call.may_write(_get(call, slug)["owner"])
+    call.may_write(_get(call, slug)["owner"]["name"])
     return _get(call, slug)
 
 

@@ -289,6 +289,8 @@ class Call:
                 files[value["path"]] = self._uploaded(value["oid"])
             elif key == "deletedFile":
                 files.pop(value["path"], None)
+        if header.get("parentCommit", parent.oid) != parent.oid:
+            raise HubFault(412, "A commit has happened since. Please refresh and try again.")
         new = repo.commit(header.get("summary", ""), header.get("description", ""), parent, files)
         repo.branches[rev] = new.oid
         return JSONResponse({"commitUrl": f"{self.hub.url}/{repo_id}/commit/{new.oid}", "commitOid": new.oid})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -20,6 +22,12 @@ def repos(hub: HubServer) -> list[str]:
     for name in names:
         HfApi(token=SECRET).create_repo(name)
     return names
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.WARNING, "ssia_zoo.hub")
+    return caplog
 
 
 def update(models: dict[str, str], **changes: Any) -> str:
@@ -61,18 +69,53 @@ def test_items_that_others_added_stay(hub: HubServer, repos: list[str]) -> None:
     assert [item["id"] for item in hub.collections[slug]["items"]] == repos[:2]
 
 
-def test_a_private_collection_stays_private(hub: HubServer, repos: list[str]) -> None:
+def test_a_private_collection_stays_private_and_that_is_said(
+    hub: HubServer, repos: list[str], said: pytest.LogCaptureFixture
+) -> None:
     update({}, private=True)
+    assert said.messages == []
     update({repos[0]: "note"})
     (collection,) = hub.collections.values()
     assert collection["private"]
+    (line,) = said.messages
+    assert line.startswith("the collection 'The Zoo' is private and stays so;")
 
 
-def test_a_public_collection_becomes_private_if_that_is_required(hub: HubServer, repos: list[str]) -> None:
+def test_a_public_collection_becomes_private_if_that_is_required_and_that_is_said(
+    hub: HubServer, repos: list[str], said: pytest.LogCaptureFixture
+) -> None:
     update({})
     update({}, private=True)
     (collection,) = hub.collections.values()
     assert collection["private"]
+    assert said.messages == ["the collection 'The Zoo' was public and is private now"]
+
+
+def test_what_was_written_by_hand_and_is_replaced_is_quoted(
+    hub: HubServer, repos: list[str], said: pytest.LogCaptureFixture
+) -> None:
+    update({repos[0]: "note"})
+    (collection,) = hub.collections.values()
+    collection["description"] = "Mine"
+    collection["items"][0]["note"] = {"text": "RECALLED:\nlabels swapped"}
+    update({repos[0]: "note"})
+    assert said.messages == [
+        "the description of the collection 'The Zoo' is replaced; it was: Mine",
+        f"the note of {repos[0]} in the collection 'The Zoo' is replaced; it was: RECALLED: labels swapped",
+    ]
+
+
+def test_the_collection_of_another_owner_with_this_title_is_not_taken(hub: HubServer, repos: list[str]) -> None:
+    other = HfApi(token=SECRET).create_collection("The Zoo", namespace="alice")
+    assert "/collections/org/the-zoo-" in update({repos[0]: "note"})
+    assert hub.collections[other.slug]["items"] == []
+
+
+def test_the_address_has_no_password(hub: HubServer, repos: list[str]) -> None:
+    hub.tokens["Basic " + b64encode(b"alice:s3cret").decode()] = hub.tokens[SECRET]  # what the client sends then
+    url = update({repos[0]: "note"}, endpoint=hub.url.replace("//", "//alice:s3cret@"))
+    assert "s3cret" not in url
+    assert url.startswith(f"{hub.url}/collections/")
 
 
 @pytest.mark.parametrize(

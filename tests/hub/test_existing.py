@@ -13,7 +13,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from ssia_zoo import hub as zoo_hub
 from ssia_zoo.errors import HubError
 from ssia_zoo.hub import BackgroundPusher
-from ssia_zoo.hub.existing import Existing, merge_cards
+from ssia_zoo.hub.existing import Existing, look_at, merge_cards
 from ssia_zoo.hub.folder import ONNX_FILES, STATEMENT
 from tests.helpers.hub_server import HubServer
 from tests.helpers.publishable_folder import edit_config
@@ -42,7 +42,7 @@ datasets: [old/data]
 ## not a heading
 ```
 """
-KEPT = ["extra_gated_prompt", "extra_gated_fields", "language", "license_name"]
+KEPT = ["extra_gated_prompt", "extra_gated_fields", "language"]
 
 
 @pytest.fixture
@@ -76,12 +76,11 @@ def test_metadata_that_the_owner_added_on_the_hub_stays(
         "extra_gated_prompt": "You agree to be kind,\n---and patient.\n",
         "extra_gated_fields": {"I agree": "checkbox"},
         "language": "no",
-        "license_name": "mine",
     }
     assert card.endswith("\n---\n# A model\n")
     assert said.messages == [
         f"{REPO}: README.md keeps what was set on the Hub: {', '.join(KEPT)}",
-        f"{REPO}: README.md replaces what it had in commit {by_hand}: license, tags, datasets, ## Notes",
+        f"{REPO}: README.md replaces what it had in commit {by_hand}: license, license_name, tags, datasets, ## Notes",
     ]
     said.clear()
     assert zoo_hub.publish(folder, REPO, token=SECRET) == url, "no new commit"
@@ -132,7 +131,7 @@ def test_a_signed_card_has_the_kept_metadata_or_is_refused(hub: HubServer, folde
     zoo_hub.prepare_card(folder, REPO, token=SECRET)
     zoo_hub.publish(folder, REPO, token=SECRET, extra=[STATEMENT])
     assert hub.file(REPO, "README.md") == (folder / "README.md").read_bytes()
-    assert "license_name: mine" in (folder / "README.md").read_text()
+    assert "language: 'no'" in (folder / "README.md").read_text()
 
 
 def test_preparing_a_card_fails_in_one_line(hub: HubServer, folder: Path) -> None:
@@ -206,3 +205,34 @@ def test_a_repository_without_a_model_is_free(hub: HubServer, trained: Path, sai
     upload({"README.md": "# A model\n", "notes.txt": "x", ONNX_FILES[0]: "x", PROCESSOR: "{}"})
     zoo_hub.publish(trained, REPO, token=SECRET)
     assert said.messages[-1].startswith(f"{REPO} still has {ONNX_FILES[0]}, {PROCESSOR}, already there")
+
+
+# --- Changed or hidden ------------------------------------------------------------------------------------------------
+
+
+def test_what_changes_on_the_hub_during_an_upload_is_not_overwritten(
+    hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo_hub.publish(folder, REPO, token=SECRET)
+    looked = look_at
+
+    def look_and_change(api: HfApi, repo_id: str) -> Existing:
+        there = looked(api, repo_id)
+        upload({"README.md": OWNERS})
+        return there
+
+    monkeypatch.setattr("ssia_zoo.hub.upload.look_at", look_and_change)
+    with pytest.raises(HubError, match="was changed on the Hub during the upload, and nothing was replaced; repeat"):
+        zoo_hub.publish(folder, REPO, token=SECRET, repeat="the command")
+    assert hub.file(REPO, "README.md").decode() == OWNERS
+
+
+def test_a_private_repository_stays_private_and_that_is_said(
+    hub: HubServer, folder: Path, said: pytest.LogCaptureFixture
+) -> None:
+    zoo_hub.publish(folder, REPO, token=SECRET, private=True)
+    assert said.messages == []
+    zoo_hub.publish(folder, REPO, token=SECRET)
+    assert hub.repos[REPO].private
+    line = f"{REPO} is private and stays so; make it public in its settings on the Hub if others should see it"
+    assert line in said.messages

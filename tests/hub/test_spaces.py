@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,13 @@ def test_a_refused_upload_reports_why_and_how_to_repeat_it(
     assert expected in str(refused.value)
     assert str(refused.value).endswith("; repeat with: repeat this command")
     assert hub.repos == {}
+
+
+def test_a_private_space_stays_private_and_that_is_said(
+    hub: HubServer, space: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "ssia_zoo.hub")
+    publish_space(space, REPO, token=SECRET, private=True)
+    assert caplog.messages == []
+    publish_space(space, REPO, token=SECRET)
+    assert any(line.startswith(f"the Space {REPO} is private and stays so; make it") for line in caplog.messages)

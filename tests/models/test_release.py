@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from safetensors.torch import load_file
 
 from ssia_zoo.cli import main
@@ -20,7 +21,7 @@ from ssia_zoo.evaluation.verify import verify
 from ssia_zoo.hub import PUBLISHED_FILES, check_folder, fetch
 from ssia_zoo.hub.folder import EVAL_RESULTS
 from ssia_zoo.models.registry import weights
-from ssia_zoo.models.release import COLLECTION, collect, publish_all, write_weight_folder
+from ssia_zoo.models.release import COLLECTION, Published, collect, publish_all, write_weight_folder
 from ssia_zoo.models.weight import read_published_weight, read_published_weights
 from ssia_zoo.resources import resource_dir
 from tests.helpers.hub_server import HubServer
@@ -235,12 +236,44 @@ def test_a_second_call_continues_after_a_failure(hub: HubServer, hub_configs: Pa
         assert read_published_weight(hub_configs / f"{order[1]}.json").revision == published[1].revision
 
 
-def test_a_damaged_weight_is_not_uploaded(hub: HubServer, hub_configs: Path) -> None:
+def test_a_damaged_weight_is_not_uploaded_and_the_others_were_reported(hub: HubServer, hub_configs: Path) -> None:
     path = hub_configs / f"{LARGE}.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
+    done: list[Published] = []
     with pytest.raises(WeightError, match="sha256"):
-        publish_all("org", token=SECRET, hub_configs=hub_configs)
+        publish_all("org", token=SECRET, hub_configs=hub_configs, done=done.append)
     assert list(hub.repos) == [f"org/{SMALL}"]
+    assert [item.name for item in done] == [SMALL]
+
+
+def test_another_model_is_replaced_on_request_only(hub: HubServer, hub_configs: Path) -> None:
+    api = HfApi(token=SECRET)
+    api.create_repo(f"org/{SMALL}")
+    other = CommitOperationAdd(path_in_repo="config.json", path_or_fileobj=b'{"model_type": "bert"}')
+    api.create_commit(f"org/{SMALL}", [other], commit_message="bert")
+    with pytest.raises(HubError, match="holds another model"):
+        publish_all("org", token=SECRET, names=[SMALL], hub_configs=hub_configs)
+    (item,) = publish_all("org", token=SECRET, names=[SMALL], hub_configs=hub_configs, replace=True)
+    assert b"test_resnet" in hub.file(item.repo_id, "config.json")
+
+
+def test_it_is_said_which_json_refers_to_which_repository_and_to_which_before(
+    hub: HubServer, hub_configs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "ssia_zoo.models.release")
+    path = hub_configs / f"{SMALL}.json"
+    (first,) = publish_all("org", token=SECRET, names=[SMALL], hub_configs=hub_configs)
+    publish_all("org", token=SECRET, names=[SMALL], hub_configs=hub_configs)
+    (second,) = publish_all("alice", token=SECRET, names=[SMALL], hub_configs=hub_configs)
+    assert [r.message for r in caplog.records if r.name == "ssia_zoo.models.release"] == [
+        f"{path} now refers to org/{SMALL}@{first.revision}",
+        f"{path} now refers to alice/{SMALL}@{second.revision}, before to org/{SMALL}@{first.revision}",
+    ]
+
+
+def test_what_a_killed_publication_left_is_no_weight(hub: HubServer, hub_configs: Path) -> None:
+    (hub_configs / f".unfinished.{SMALL}.json").write_text('{"name": ')
+    assert [weight.name for weight in read_published_weights(hub_configs)] == [SMALL, LARGE]
 
 
 def test_private_repositories_are_made_private(hub: HubServer, hub_configs: Path) -> None:
