@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from ssia_zoo.data.config import DataConfig
-from ssia_zoo.data.images import EvalData, ImageData, data_identity, load_eval_data, load_image_data, split_names
+from ssia_zoo.data.images import (
+    EvalData,
+    ImageData,
+    data_identity,
+    load_eval_data,
+    load_image_data,
+    split_names,
+    warn_of_classes_not_streamed,
+)
 from ssia_zoo.data.loader import eval_loader, train_loader
 from ssia_zoo.data.on_device import DeviceTransform
 from ssia_zoo.data.samples import NOT_COUNTED, UnreadableImageError
@@ -34,4 +42,5 @@ __all__ = [
     "split_names",
     "train_loader",
     "train_transform",
+    "warn_of_classes_not_streamed",
 ]

@@ -119,6 +119,15 @@ class DataFilesSource:
                     total += pq.read_metadata(file).num_rows
             return total
 
+    def identity(self, split: str) -> str:
+        """Return names and byte sizes of a split's files; of the Hub's, addresses with the commit."""
+        root = self.path
+        files = sorted(
+            path if "://" in path or root is None else f"{os.path.relpath(path, root)}, {os.path.getsize(path)} bytes"
+            for path in self._files.get(split, ())
+        )
+        return "; ".join(files)
+
     @cached_property
     def _builder(self) -> Any:
         with _progress_bars(shown=self.path is None):

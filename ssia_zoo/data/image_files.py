@@ -12,6 +12,7 @@ import datasets
 import pyarrow as pa
 
 from ssia_zoo.data.columns import Rows
+from ssia_zoo.data.encoded import split_digest
 
 _MAX_SHARDS = 1024
 
@@ -80,3 +81,8 @@ class ImageFilesSource(ABC):
     def count(self, split: str, rows: datasets.IterableDataset) -> int:
         """Return the number of images of a split."""
         return len(self.files(split).paths)
+
+    def identity(self, split: str) -> str:
+        """Return a digest of names, byte sizes and labels."""
+        files = self.files(split)
+        return split_digest(files.rows(split), files.image_column, files.label_column)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import datasets
 import numpy as np
+from accelerate.utils import gather_object
 
 from ssia_zoo.data.columns import Part, Rows, find_image_column, find_label_column, select_columns
 from ssia_zoo.data.config import DataConfig
@@ -164,23 +165,37 @@ def data_identity(data: ImageData) -> dict[str, Any]:
     """Identify data sets by their numbers of images, class names and digests, without decoding an image.
 
     A digest covers the names, byte sizes and labels of a split's images. It does not depend on the process, or on the
-    folder of the data set. For a stream, it covers the number of images alone.
+    folder of the data set. For a stream, it covers the number of images, and what is known without reading them: names
+    and sizes of files (of image files labels, too).
 
     Returns:
         "train_images" and "eval_images", "label_names" (a list), "train_digest" and "eval_digest" (hexadecimal
         digits), to be written as JSON.
     """
     columns = (data.image_column, data.label_column)
-    streamed = isinstance(data.train, ImageStream)
     return {
         "train_images": len(data.train),
         "eval_images": len(data.eval),
         "label_names": list(data.label_names),
-        "train_digest": sha256(f"stream of {len(data.train)}".encode()).hexdigest()
-        if streamed
+        "train_digest": sha256(f"stream of {len(data.train)}: {data.train.identity}".encode()).hexdigest()
+        if isinstance(data.train, ImageStream)
         else split_digest(data.train, *columns),
         "eval_digest": split_digest(data.eval, *columns),
     }
+
+
+def warn_of_classes_not_streamed(data: ImageData) -> None:
+    """Warn of evaluated classes of which a streamed training split had no image so far; each process must call it."""
+    if not isinstance(data.train, ImageStream):
+        return
+    evaluated = read_classes(data.eval, data.label_column)
+    read = set(gather_object(sorted(data.train.labels_read)))
+    if (missing := sorted(evaluated - read)) and is_main_process():
+        _log.warning(
+            "%d of %d evaluated classes had no training image in the first epoch of the stream: %s; shuffle the data "
+            "when writing it, or raise `shuffle_buffer` or `max_train_images`",
+            *(len(missing), len(evaluated), abbreviate([data.label_names[label] for label in missing])),
+        )
 
 
 # -- loading
@@ -270,7 +285,8 @@ def _stream(
         )
     length = min(number for number in (known, config.max_train_images) if number is not None)
     rows = rows.cast_column(image_column, datasets.Image(decode=False))
-    return ImageStream(rows, image_column, label_column, num_classes, length, config.shuffle_buffer)
+    identity = source.identity(split)
+    return ImageStream(rows, image_column, label_column, num_classes, length, config.shuffle_buffer, identity)
 
 
 # -- checks and log

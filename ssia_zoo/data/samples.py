@@ -27,6 +27,9 @@ Label = int | torch.Tensor
 Sample = tuple[torch.Tensor, Label, int] | tuple[torch.Tensor, Label, int, int]
 """Image, label and index; with `erases`, the seed of random erasing."""
 
+VIEW_BITS = 32
+"""Bits of the epoch in a stream's key; above them is the number of the view, with repeated augmentation."""
+
 _ERASING = 1  # tells the seed of random erasing from that of the rest
 
 NOT_COUNTED = -1
@@ -69,6 +72,9 @@ class Reader(Protocol):
 
     def name(self, sample: EncodedSample) -> str:
         """Name an image for a message, the same in each epoch."""
+
+    def place(self, sample: EncodedSample) -> dict[str, int]:
+        """Return epoch and place of an image, for `UnreadableImages.add`; nothing if its name tells it from others."""
 
 
 class Pixels(Protocol):
@@ -128,6 +134,10 @@ class RowReader:
         path = f" ({_path(sample)})" if _path(sample) else ""
         return f"row {row} of {str(self.rows.split or 'the data')!r}{path}"
 
+    def place(self, sample: EncodedSample) -> dict[str, int]:
+        """Return nothing: the name has the row."""
+        return {}
+
 
 class StreamReader:
     """Unpacks the keys of a stream: (epoch, place in the epoch, undecoded image and label)."""
@@ -144,9 +154,17 @@ class StreamReader:
         return [EncodedSample(epoch, place, row["image"], row["label"]) for epoch, place, row in keys]
 
     def name(self, sample: EncodedSample) -> str:
-        """Name an image by its file, or else its content; its place differs between epochs."""
-        content = sha256((sample.value or {}).get("bytes") or b"").hexdigest()[:16]
-        return f"{_path(sample) or f'the image of sha256 {content}…'} of the stream"
+        """Name an image by its file and content; its place differs between epochs, and files may share a name."""
+        encoded = (sample.value or {}).get("bytes")
+        content = f"sha256 {sha256(encoded).hexdigest()[:16]}…" if encoded else ""
+        path = _path(sample)
+        if path:
+            return f"{path}{f' ({content})' if content else ''} of the stream"
+        return f"the image of {content} of the stream" if content else "an image without content of the stream"
+
+    def place(self, sample: EncodedSample) -> dict[str, int]:
+        """Return epoch and place."""
+        return {"epoch": sample.epoch & (1 << VIEW_BITS) - 1, "place": sample.index}
 
 
 class SampleDataset(Dataset[Sample]):
@@ -237,7 +255,7 @@ def decode_or_report(
     except MemoryError:
         raise
     except Exception as error:  # decoders raise any kind of error on damaged files
-        unreadable.add(reader.name(sample), one_line(error, 200))
+        unreadable.add(reader.name(sample), one_line(error, 200), **reader.place(sample))
         return None
 
 

@@ -45,6 +45,9 @@ class Source(Protocol):
     def count(self, split: str, rows: datasets.IterableDataset) -> int | None:
         """Return the number of rows of a streamed split; None if it is unknown before it is read."""
 
+    def identity(self, split: str) -> str:
+        """Return what tells a split from others without reading it, in any folder; "" if nothing is known."""
+
 
 def open_source(config: DataConfig) -> Source:
     """Open the data set that the settings name: "digits", an existing folder, or the id of a data set of the Hub.
@@ -113,6 +116,10 @@ class DigitsSource:
     def count(self, split: str, rows: datasets.IterableDataset) -> int:
         """Return the number of images of a split."""
         return len(self._splits[split])
+
+    def identity(self, split: str) -> str:
+        """Return the name."""
+        return "digits"
 
 
 def _local_path(name: str) -> str | None:

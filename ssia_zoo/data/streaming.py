@@ -6,7 +6,7 @@ import logging
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -16,6 +16,7 @@ from accelerate.data_loader import prepare_data_loader
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, Sampler
 
+from ssia_zoo.data.samples import VIEW_BITS
 from ssia_zoo.errors import DataError, one_line
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,10 @@ class ImageStream:
     """Images per epoch."""
     shuffle_buffer: int
     """Images among which the next one is drawn; 0 keeps the stream's order."""
+    identity: str = ""
+    """What is known of the data without reading it, such as the names and sizes of its files."""
+    labels_read: set[int] = field(default_factory=set)
+    """Classes of the images that this process has read so far."""
 
     def __len__(self) -> int:
         return self.length
@@ -80,7 +85,7 @@ class StreamSampler(Sampler[StreamedSample]):
         with closing(_prefetch(islice(self._rows(epoch), images))) as rows:
             for place, row in enumerate(rows):
                 for view in range(self.repeats):
-                    yield epoch + (view << 32), place * self.processes + self.process, row
+                    yield epoch + (view << VIEW_BITS), place * self.processes + self.process, row
 
     def _rows(self, epoch: int) -> Iterator[dict[str, Any]]:
         rows = self.stream.rows
@@ -109,6 +114,7 @@ class StreamSampler(Sampler[StreamedSample]):
                 f"training image {read} of the stream{f' ({path})' if path else ''} has the label {label}; expected 0 "
                 f"to {self.stream.num_classes - 1}: label or remove it"
             )
+        self.stream.labels_read.add(int(label))
         return {"image": row[self.stream.image_column], "label": int(label)}
 
 

@@ -34,29 +34,39 @@ class UnreadableImages:
         self.images = images
         self.max_fraction = max_fraction
         self._reasons: dict[str, str] = {}
+        self._found: dict[int, set[str | int]] = {}  # of each epoch of a stream; else all in one
         self._read = 0
         file, self._path = tempfile.mkstemp(prefix="ssia_zoo_unreadable_", suffix=".jsonl")
         os.close(file)
         weakref.finalize(self, _remove, self._path, os.getpid())
 
     def __len__(self) -> int:
-        """Return the number of different images of all processes at the last `collect`."""
-        return len(self._reasons)
+        """Return the number of images, of all processes at the last `collect`; of a stream, the most in an epoch."""
+        return max(map(len, self._found.values()), default=0)
 
-    def add(self, name: str, reason: str) -> None:
-        """Report an image, from any worker."""
+    def add(self, name: str, reason: str, *, epoch: int = 0, place: int | None = None) -> None:
+        """Report an image, from any worker.
+
+        Args:
+            name: For messages; without a place, the image is told from others by it.
+            reason: Why it cannot be decoded.
+            epoch: In a stream, the epoch: each may have other images.
+            place: In a stream, the place in the epoch.
+        """
+        report = [without_credentials(name), without_credentials(reason), epoch, place]
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps([without_credentials(name), without_credentials(reason)]) + "\n")
+            file.write(json.dumps(report) + "\n")
 
     def collect(self) -> None:
         """Gather the reports of all processes; each must call it at the same point.
 
-        The main process logs each image once.
+        The main process logs each name once.
 
         Raises:
             DataError: There are more than the limit allows; raised in every process.
         """
-        for name, reason in gather_object(self._new_reports()):
+        for name, reason, epoch, place in gather_object(self._new_reports()):
+            self._found.setdefault(epoch, set()).add(name if place is None else place)
             if name not in self._reasons:
                 self._reasons[name] = reason
                 if PartialState().is_main_process:
@@ -71,13 +81,16 @@ class UnreadableImages:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint; a resumed run continues the count and repeats no warning."""
-        return {"reasons": dict(self._reasons)}
+        found = {str(epoch): list(images) for epoch, images in self._found.items()}
+        return {"reasons": dict(self._reasons), "found": found}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state of a checkpoint."""
         self._reasons.update(state["reasons"])
+        for epoch, found in state.get("found", {"0": list(state["reasons"])}).items():
+            self._found.setdefault(int(epoch), set()).update(found)
 
-    def _new_reports(self) -> list[tuple[str, str]]:
+    def _new_reports(self) -> list[tuple[str, str, int, int | None]]:
         """Read the new lines of the file; a line that is still being written is left for the next call."""
         with open(self._path, "rb") as file:
             file.seek(self._read)
@@ -85,7 +98,7 @@ class UnreadableImages:
         if not lines:
             return []
         self._read += len(lines) + 1
-        return [(name, reason) for name, reason in map(json.loads, lines.split(b"\n"))]
+        return [tuple(json.loads(line)) for line in lines.split(b"\n")]
 
 
 def _remove(path: str, owner: int) -> None:

@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ssia_zoo.allocator import keep_freed_memory
+from ssia_zoo.data import warn_of_classes_not_streamed
 from ssia_zoo.data.preprocessing import with_default_preprocessing
 from ssia_zoo.errors import TrainingError, one_line
 from ssia_zoo.evaluation.metrics import evaluate
@@ -217,6 +218,8 @@ def _train_epoch(run: Run, progress: Progress) -> None:
     state.epoch_ended = True
     if batches >= usable:
         state.epoch, state.images = state.epoch + 1, 0
+        if state.epoch == 1:
+            warn_of_classes_not_streamed(run.data)
 
 
 def _save_checkpoint(run: Run) -> bool:

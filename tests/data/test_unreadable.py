@@ -117,6 +117,32 @@ def test_a_streamed_image_without_a_name_is_counted_once(tmp_path: Path, shuffle
     assert name.startswith("the image of sha256 ")
 
 
+@pytest.mark.parametrize("path", ["001.jpg", None])
+def test_streamed_images_of_one_name_or_without_content_are_counted_each(tmp_path: Path, path: str | None) -> None:
+    damaged: list[Any] = [{"bytes": f"damaged {n}".encode(), "path": path} if path else None for n in range(3)]
+    good = [{"bytes": plain(n), "path": path} for n in range(9)]
+    split_ = rows({"image": [*damaged, *good], "label": [n % 2 for n in range(12)]}, image=IMAGE, label=AB)
+    config = replace(parquet(tmp_path / "d", train=split_, test=split_), max_corrupt=0.2, batch_size=4, **STREAMED)
+    data = load_image_data(config)
+    list(train_loader(data, config, mean=MEAN, std=STD, seed=0))
+    with pytest.raises(DataError, match=r"^3 of 12 images of the training images cannot be read"):
+        data.unreadable_train.collect()
+
+
+def test_the_limit_of_a_stream_concerns_an_epoch_and_not_all_that_were_read(tmp_path: Path) -> None:
+    unreadable = UnreadableImages("x", 10, 0.2)
+    for epoch in range(5):  # of a stream whose epochs have other images
+        for place in (0, 1):
+            unreadable.add(f"image {epoch} {place}", "damaged", epoch=epoch, place=place)
+        unreadable.collect()
+    resumed = UnreadableImages("x", 10, 0.2)
+    resumed.load_state_dict(unreadable.state_dict())
+    assert len(resumed) == len(unreadable) == 2
+    resumed.add("another", "damaged", epoch=4, place=7)
+    with pytest.raises(DataError, match=r"^3 of 10"):
+        resumed.collect()
+
+
 def test_in_evaluation_unreadable_images_do_not_count_in_the_metrics(damaged: DataConfig) -> None:
     data = load_image_data(damaged)
     accelerator = accelerate.Accelerator(cpu=True)
@@ -160,6 +186,7 @@ def test_the_count_is_part_of_a_checkpoint(caplog: pytest.LogCaptureFixture) -> 
     before = UnreadableImages("x", 10, 0.5)
     before.add("row 1", "damaged")
     before.collect()
+    assert list(before.state_dict()["found"]) == ["0"], "a state file has names as keys"
     after = UnreadableImages("x", 10, 0.5)
     after.load_state_dict(before.state_dict())
     caplog.clear()

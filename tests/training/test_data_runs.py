@@ -92,6 +92,16 @@ def test_two_processes_stream_three_files_in_as_many_steps(digit_files: Path, tm
 
 
 @pytest.mark.usefixtures("datasets_cache")
+def test_classes_that_a_stream_does_not_yield_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    split = labelled([n // 16 for n in range(48)], datasets.ClassLabel(names=["a", "b", "c"]))  # sorted by class
+    settings = {"streaming": True, "shuffle_buffer": 4, "max_train_images": 24, "epochs": 2, "batch_size": 8}
+    parquet(tmp_path / "d", train=split, test=split)
+    small_run(tmp_path / "run", dataset=tmp_path / "d", **settings)
+    (line,) = [message for message in caplog.messages if "no training image" in message]
+    assert line.startswith("1 of 3 evaluated classes had no training image in the first epoch of the stream: c;")
+
+
+@pytest.mark.usefixtures("datasets_cache")
 def test_two_processes_count_damaged_images_once(tmp_path: Path) -> None:
     train = labelled([n % 2 for n in range(30)])
     spoiled = rows({"image": [b"no image", b"nor this"], "label": [0, 1]}, image=IMAGE, label=train.features["label"])
