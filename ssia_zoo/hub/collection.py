@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from huggingface_hub import Collection, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from ssia_zoo.errors import HubError, without_credentials
 from ssia_zoo.hub.client import hub_api, require_token
@@ -83,7 +84,10 @@ def _update_items(api: HfApi, collection: Collection, models: Mapping[str, str])
     present = {item.item_id: item for item in collection.items if item.item_type == "model"}
     for repo_id, note in models.items():
         if repo_id not in present:
-            api.add_collection_item(collection.slug, repo_id, "model", note=note, exists_ok=True)
+            try:
+                api.add_collection_item(collection.slug, repo_id, "model", note=note, exists_ok=True)
+            except RepositoryNotFoundError:
+                raise ValueError(f"{repo_id} does not exist, or is private and the token has no access") from None
         elif present[repo_id].note != note:
             api.update_collection_item(collection.slug, present[repo_id].item_object_id, note=note)
             _say_replaced(f"the note of {repo_id} in the collection {collection.title!r}", present[repo_id].note, note)

@@ -133,5 +133,5 @@ def test_failures_are_one_line_without_the_token(
 
 
 def test_a_model_that_does_not_exist_is_named(hub: HubServer) -> None:
-    with pytest.raises(HubError, match="does not exist"):
+    with pytest.raises(HubError, match="of org: org/absent does not exist"):
         update({"org/absent": "note"})
