@@ -11,6 +11,7 @@ from statistics import mean
 
 import timm
 import torch
+from timm.models import resolve_model_input_args
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssia_zoo.arena.fairness import check_fairness, fairness_lines
@@ -168,8 +169,9 @@ def inference_cost(result: Record) -> str:
 
 @cache
 def _size(architecture: str, kwargs: str, image_size: int, classes: int, channels: int) -> tuple[int, int]:
+    sizes = resolve_model_input_args(architecture, {"img_size": (image_size, image_size)})
     with torch.device("meta"):
-        arguments = {"num_classes": classes, "in_chans": channels, **json.loads(kwargs)}
+        arguments = {"img_size": sizes.get("img_size"), "num_classes": classes, "in_chans": channels, **json.loads(kwargs)}  # a size for those of one size only
         model = timm.create_model(architecture, **arguments).eval()
         image = torch.zeros(1, channels, image_size, image_size)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():

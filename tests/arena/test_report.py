@@ -92,6 +92,13 @@ def test_the_report_says_what_a_method_costs_at_inference() -> None:
     assert found.startswith(f"{sum(p.numel() for p in grey.parameters()) / 1e6:.3f} M, ")
 
 
+def test_a_network_of_one_image_size_is_measured_at_that_of_its_runs() -> None:
+    settings = {"model": "test_vit", "image_size": 64}
+    vit = timm.create_model("test_vit", num_classes=5, img_size=64)
+    found = inference_cost({"settings": settings, "subset": {"classes": 5}})
+    assert found.startswith(f"{sum(p.numel() for p in vit.parameters()) / 1e6:.3f} M, ")
+
+
 def test_a_report_is_a_page_csv_files_and_plots_and_lists_what_is_missing(tmp_path: Path) -> None:
     found = plan(tmp_path, seeds=[0, 1, 2, 3], methods=METHODS, evaluate="test")
     records = by_key(found, lambda cell: (*SCORES[cell.method], 0.0)[cell.seed])
