@@ -169,10 +169,10 @@ def inference_cost(result: Record) -> str:
 
 @cache
 def _size(architecture: str, kwargs: str, image_size: int, classes: int, channels: int) -> tuple[int, int]:
-    sizes = resolve_model_input_args(architecture, {"img_size": (image_size, image_size)})
+    img_size = resolve_model_input_args(architecture, {"img_size": (image_size, image_size)}).get("img_size")
     with torch.device("meta"):
-        arguments = {"img_size": sizes.get("img_size"), "num_classes": classes, "in_chans": channels, **json.loads(kwargs)}  # a size for those of one size only
-        model = timm.create_model(architecture, **arguments).eval()
+        arguments = {"num_classes": classes, "in_chans": channels, **json.loads(kwargs)}
+        model = timm.create_model(architecture, img_size=img_size, **arguments).eval()  # None for models of any size
         image = torch.zeros(1, channels, image_size, image_size)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(image)

@@ -84,6 +84,7 @@ def test_a_card_contains_what_users_need(config: PublishedWeight) -> None:
         "torch 2.15",
         "Out of scope",
         "Limitations",
+        "As frozen features for other data, networks trained with this loss were mostly worse",
         *(f"`{name}`" for name in CLASSES),
     ):
         assert expected in text, expected
