@@ -91,7 +91,10 @@ class CachedDataset(Dataset[Batch]):
                     readable[sample.index] = False
                     self.unreadable_name = reader.name(sample)
                     continue
-                resized = resize(self.convert(image))
+                try:
+                    resized = resize(self.convert(image))
+                except DataError as error:
+                    raise DataError(f"{reader.name(sample)} {error}") from error
                 if resized.size != (self.width, self.height):
                     shape = "square images" if self.height == self.width else "images of the input's aspect ratio"
                     raise DataError(

@@ -14,8 +14,8 @@ from timm.data import create_transform, resolve_model_data_config
 from timm.models import get_model_input_config
 from torchvision import transforms
 
-from ssia_zoo.data.config import DataConfig, height_width
-from ssia_zoo.errors import ConfigError
+from ssia_zoo.data.config import MAX_PIXELS, DataConfig, height_width
+from ssia_zoo.errors import ConfigError, DataError
 
 Config = TypeVar("Config", bound=DataConfig)
 Transform = Callable[[PIL.Image.Image], torch.Tensor]
@@ -44,11 +44,13 @@ class Preprocessing:
     def transform(self) -> Transform:
         """Build timm's evaluation transform: an image of any 8-bit mode to a normalized tensor of `input_size`.
 
+        It raises the DataError of `check_resized`.
+
         Raises:
             ConfigError: The number of channels is not one of `Channels`.
         """
-        convert = ConvertMode(self.input_size[0])
-        return transforms.Compose([convert, *create_transform(**asdict(self)).transforms])  # type: ignore[no-any-return]
+        steps = [ConvertMode(self.input_size[0]), self.check_resized, *create_transform(**asdict(self)).transforms]
+        return transforms.Compose(steps)  # type: ignore[no-any-return]
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """Return the width and height of an image after `transform` has resized it, before the crop.
@@ -61,6 +63,20 @@ class Preprocessing:
             return targets[0], targets[1]
         factor = min(factors) if self.crop_mode == "border" else max(factors)
         return round(width * factor), round(height * factor)
+
+    def check_resized(self, image: PIL.Image.Image, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
+        """Return an image as it is.
+
+        Raises:
+            DataError: It is so narrow that resizing its short side makes it larger than `max_pixels`.
+        """
+        width, height = self.resized(*image.size)
+        if width * height > max_pixels:
+            raise DataError(
+                f"is too narrow: resized for the model, its {image.width}x{image.height} pixels become "
+                f"{width}x{height}, more than {max_pixels}; crop it"
+            )
+        return image
 
     def applied_to(self, config: Config) -> Config:
         """Return data settings with this size, interpolation and crop."""

@@ -170,9 +170,9 @@ class StreamReader:
 class SampleDataset(Dataset[Sample]):
     """Decoded and transformed images of a split, read by the batch.
 
-    An image that cannot be decoded is reported to `unreadable`. In training the next readable image of the batch
-    replaces it, augmented by the random numbers of the place; in evaluation it becomes zeros with the label
-    NOT_COUNTED.
+    An image that cannot be decoded, or is too narrow to be resized, is reported to `unreadable`. In training the next
+    readable image of the batch replaces it, augmented by the random numbers of the place; in evaluation it becomes
+    zeros with the label NOT_COUNTED.
 
     Args:
         reader: Reads the undecoded images.
@@ -238,7 +238,11 @@ class SampleDataset(Dataset[Sample]):
         decoded = decode_or_report(image, self.reader, self.unreadable, decode)
         if decoded is None:
             return None
-        pixels = self.pixels.augment(decoded)
+        try:
+            pixels = self.pixels.augment(decoded)
+        except DataError as error:  # too narrow to be resized
+            report(image, self.reader, self.unreadable, str(error).removeprefix("is "))
+            return None
         if not self.erases:
             return pixels, image.label, image.index
         return pixels, image.label, image.index, derive_seed(self.sampler.seed, place.epoch, place.index, _ERASING) >> 1
@@ -255,8 +259,13 @@ def decode_or_report(
     except MemoryError:
         raise
     except Exception as error:  # decoders raise any kind of error on damaged files
-        unreadable.add(reader.name(sample), one_line(error, 200), **reader.place(sample))
+        report(sample, reader, unreadable, one_line(error, 200))
         return None
+
+
+def report(sample: EncodedSample, reader: Reader, unreadable: UnreadableImages, reason: str) -> None:
+    """Report an image that cannot be used."""
+    unreadable.add(reader.name(sample), reason, **reader.place(sample))
 
 
 def replacement(place: int, readable: Sequence[int]) -> int:

@@ -121,12 +121,17 @@ def eval_transform(
 
 
 def resize_transform(config: DataConfig) -> Callable[[PIL.Image.Image], PIL.Image.Image]:
-    """Build the resize to the smallest size that covers the training size; an image of that is left unchanged."""
+    """Build the resize to the smallest size that covers the training size; an image of that is left unchanged.
+
+    It raises the DataError of `Preprocessing.check_resized`.
+    """
     interpolation = with_default_preprocessing(config).interpolation
     height, width = train_height_width(config)
+    resize: Any = transforms.Resize(height, interpolation=str_to_interp_mode(interpolation))
     if height != width:
-        return ResizeKeepRatio((height, width), interpolation=interpolation)  # type: ignore[no-any-return]
-    return transforms.Resize(height, interpolation=str_to_interp_mode(interpolation))  # type: ignore[no-any-return]
+        resize = ResizeKeepRatio((height, width), interpolation=interpolation)
+    covering = Preprocessing(input_size=(3, height, width), mean=(), std=())
+    return transforms.Compose([covering.check_resized, resize])  # type: ignore[no-any-return]
 
 
 def input_height_width(config: DataConfig) -> tuple[int, int]:

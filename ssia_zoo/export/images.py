@@ -64,10 +64,16 @@ def parity_images(config: dict[str, Any], folder: Path | None, count: int) -> Re
 
     Raises:
         ConfigError: If the folder does not exist or has no readable image.
+        DataError: If an image is too narrow to be resized.
     """
     transform = Preprocessing(**config).transform()
     found = _digit_images(count) if folder is None else _folder_images(folder, count)
-    prepared = [(name, transform(image).numpy()) for name, image in found]  # never all images in full size
+    prepared = []
+    for name, image in found:  # never all images in full size
+        try:
+            prepared.append((name, transform(image).numpy()))
+        except DataError as error:
+            raise DataError(f"{name} {error}") from error
     names, pixels = [name for name, _ in prepared], np.stack([image for _, image in prepared])
     order = [index % len(names) for index in range(count)]
     source = "scikit-learn's digits, test split" if folder is None else public_name(str(folder))

@@ -108,12 +108,7 @@ class ImageReader:
         Raises:
             DataError: If the image is so narrow that resizing its short side makes it larger than `max_pixels`.
         """
-        width, height = self._preprocessing.resized(*image.size)
-        if width * height > max_pixels:
-            raise DataError(
-                f"is too narrow: resized for the model, its {image.width}x{image.height} pixels become "
-                f"{width}x{height}, more than {max_pixels}; crop it"
-            )
+        self._preprocessing.check_resized(image, max_pixels)
         return self._transform(image), self._convert.loss(image.mode)
 
     def __call__(self, path: Path) -> tuple[Tensor, str | None]:

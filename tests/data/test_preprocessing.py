@@ -196,6 +196,6 @@ def test_the_size_before_the_crop_is_that_of_the_transform(
     preprocessing = Preprocessing(
         input_size=input_size, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.9, crop_mode=crop_mode
     )
-    resize = preprocessing.transform().transforms[1]  # type: ignore[attr-defined]
+    resize = preprocessing.transform().transforms[2]  # type: ignore[attr-defined]
     expected = resize(Image.new("RGB", size)).size
     assert preprocessing.resized(*size) == pytest.approx(expected, abs=1)  # torchvision rounds down

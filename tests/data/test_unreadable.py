@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import accelerate
 import datasets
+import PIL.Image
 import pytest
 import torch
 
@@ -201,3 +203,41 @@ def test_the_temporary_file_is_deleted_with_its_object() -> None:
     assert path.exists()
     del unreadable
     assert not path.exists()
+
+
+NARROW = r"row 1 of 'train' cannot be read \(too narrow: resized for the model, its 1x4000 pixels become 224x896000"
+
+
+@pytest.fixture
+def with_strip(tmp_path: Path) -> DataConfig:
+    """Four images, of which the second is a strip of one pixel; resized and cropped to 224 pixels."""
+    strip = encoded(PIL.Image.new("RGB", (1, 4000)))
+    images = split(plain(0), strip, plain(2), plain(3))
+    config = parquet(tmp_path / "strip", train=images, test=images)
+    return replace(config, image_size=224, batch_size=4, max_corrupt=0.3, crop_padding=4)
+
+
+@pytest.mark.parametrize("pixels", ["pil", "tensor"])
+def test_a_strip_that_would_become_too_large_is_replaced_in_training(
+    with_strip: DataConfig, pixels: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    ((images, _, indices),), unreadable = train_batches(replace(with_strip, pixels=pixels))
+    assert len(images) == 4
+    assert {0, 2, 3} == set(indices.tolist())
+    unreadable.collect()
+    assert len(unreadable) == 1
+    assert re.match(NARROW, caplog.messages[-1])
+
+
+def test_a_strip_that_would_become_too_large_does_not_count_in_evaluation(with_strip: DataConfig) -> None:
+    data = load_image_data(with_strip)
+    ((images, labels),) = eval_loader(data, with_strip, mean=MEAN, std=STD)
+    assert labels.tolist() == [0, NOT_COUNTED, 0, 1]
+    assert images.shape == (4, 3, 224, 224)
+    data.unreadable_eval.collect()
+    assert len(data.unreadable_eval) == 1
+
+
+def test_a_strip_is_named_where_images_are_cached(with_strip: DataConfig) -> None:
+    with pytest.raises(DataError, match=r"^row 1 of 'train' is too narrow: .* 1x4000 pixels become 224x896000"):
+        train_batches(replace(with_strip, cache_images=True))
