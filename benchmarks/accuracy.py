@@ -27,6 +27,7 @@ from ssia_zoo.arena.report import replace_between
 from ssia_zoo.arena.results import Results
 from ssia_zoo.arena.results import read_results as read_plan_results
 from ssia_zoo.arena.runner import Options, run_plan
+from ssia_zoo.cli.console import run
 
 PLANS = recording.BENCHMARKS / "plans"
 RECORDS = recording.RESULTS / "accuracy.jsonl"
@@ -128,4 +129,5 @@ def main(arguments: Run | Report) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Run | Report, description=__doc__))  # type: ignore[arg-type]  # tyro takes unions
+    chosen: Any = tyro.cli(Run | Report, description=__doc__)  # type: ignore[arg-type]  # tyro takes unions
+    sys.exit(run(lambda: main(chosen)))

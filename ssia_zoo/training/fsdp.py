@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from ssia_zoo.errors import ConfigError
 from ssia_zoo.models.features import TimmModel
-from ssia_zoo.training.config import TrainConfig
+from ssia_zoo.training.config import AutoBatchSize, TrainConfig
 
 _UNSUPPORTED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed is not supported",
@@ -44,6 +44,7 @@ def sharding_plugin(config: TrainConfig) -> FullyShardedDataParallelPlugin | Non
             "docs/launch/fsdp2.yaml"
         )
     refused = {
+        "`batch_size` auto": isinstance(config.batch_size, AutoBatchSize),  # it would try the whole model on each device
         "`ema`": config.ema is not None,
         "`ssia.supervisor` average": config.method == "ssia" and config.ssia.supervisor == "average",
         "`compile` (or the launcher's dynamo backend)": bool(config.compile),

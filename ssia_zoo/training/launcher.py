@@ -48,7 +48,24 @@ def resolve_launcher(config: TrainConfig) -> TrainConfig:
     taken = {name: launcher[name] for name, value in given.items() if value is None and name in launcher}
     if changed := [f"`{name}` {value}" for name, value in taken.items() if value != fill_unset({}).get(name)]:
         _log.info("from accelerate's launcher: %s", ", ".join(changed))
-    return replace(config, **fill_unset(given | taken))
+    resolved = replace(config, **fill_unset(given | taken))
+    if resolved.compile:
+        _check_backend(str(resolved.compile_backend))
+    return resolved
+
+
+def _check_backend(name: str) -> None:
+    """Check that torch.compile finds a backend: several that Accelerate knows come with other packages."""
+    from torch._dynamo import list_backends, lookup_backend  # takes a second
+    from torch._dynamo.exc import InvalidBackend
+
+    try:
+        lookup_backend(name)
+    except InvalidBackend as error:
+        found = ", ".join(backend for backend in _BACKENDS if backend in list_backends(None))
+        raise ConfigError(
+            f"`compile_backend` is {name!r}, which is not installed; expected one of those that are: {found}"
+        ) from error
 
 
 def _launcher_settings() -> dict[str, Any]:

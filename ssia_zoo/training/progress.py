@@ -139,7 +139,7 @@ class Progress:
 
 
 def _gradient_bytes(groups: list[dict[str, Any]]) -> int:
-    """Return the bytes of a step's gradients, training-only heads included; under FSDP2, those of this process."""
+    """Return the bytes of a step's gradients, training-only heads included; under FSDP2, of all shards together."""
     return sum(each.numel() * each.element_size() for group in groups for each in group["params"] if each.requires_grad)
 
 

@@ -91,8 +91,8 @@ class Checkpointed:
 
         With another number of processes, each gets new random numbers (for dropout), derived from the seed and step.
         """
+        self._load_optimizer_state(read_state(checkpoint, "optimizer"))  # first, as it may change the weights
         set_model_state_dict(self.module, dict(load_file(checkpoint / _WEIGHTS)), options=_FULL)
-        self._load_optimizer_state(read_state(checkpoint, "optimizer"))
         states = read_state(checkpoint, "parts")
         if states.keys() != self.parts.keys():
             raise ValueError(f"it holds {', '.join(sorted(states))}; expected {', '.join(sorted(self.parts))}")
@@ -126,11 +126,12 @@ class Checkpointed:
     def _load_optimizer_state(self, state: dict[str, Any]) -> None:
         """Load the optimizer's state, sharded as its parameters; `lr_scale` stays, as it follows from this run's rate.
 
-        Under FSDP2 by torch.distributed.checkpoint. It fills the state by a step first, which changes parameters with
-        some optimizers (MADGRAD); without sharding, the optimizer itself loads.
+        Under FSDP2 by torch.distributed.checkpoint, which fills the state by a step first: that changes parameters with
+        some optimizers (MADGRAD). Without sharding, or without a state to shard (SGD without momentum), the optimizer
+        itself loads.
         """
         scales = [group.get("lr_scale") for group in self.optimizer.param_groups]
-        if self.accelerator.is_fsdp2:
+        if self.accelerator.is_fsdp2 and state["state"]:
             common = {key: state[key] for key in ("state", "param_groups")}
             set_optimizer_state_dict(self.module, self.optimizer.optimizer, common, options=_FULL)
         else:

@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from timm.task import ClassificationTask
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ssia_zoo.errors import TrainingError
@@ -28,7 +29,7 @@ from ssia_zoo.training.methods import METHODS
 from ssia_zoo.training.metrics import read_records
 from ssia_zoo.training.snapshot import Checkpointed, Snapshot
 from tests.helpers.forked import Run, end_all
-from tests.helpers.runs import same_weights, small_run, weights
+from tests.helpers.runs import same_weights, small_run, train_in_a_process, weights
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +188,26 @@ def test_failures_that_cannot_be_provoked_here_are_recognized_by_their_message(
     config = parse_config(["--model", "x", "--dataset", "digits", "--output-dir", str(tmp_path)])
     with pytest.raises(TrainingError, match=message), translate_errors(config):
         raise error
+
+
+@pytest.mark.slow
+def test_a_missing_compiler_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent/g++")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    done = train_in_a_process(output_dir=tmp_path / "run", method="vanilla", compile=True, max_steps=1)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: `compile` failed: ") or line.startswith("error: --compile failed: ")
+    assert "No working C++ compiler" in line
+    assert "aot_eager" in line
+
+
+def test_a_failed_compilation_is_reported_with_what_to_set(tmp_path: Path) -> None:
+    config = parse_config(["--model", "x", "--dataset", "digits", "--output-dir", str(tmp_path), "--compile"])
+    message = "^`compile` failed: no compiler; leave it out, or set another `compile_backend`"
+    with pytest.raises(TrainingError, match=message), translate_errors(config):
+        raise TorchDynamoException("no compiler")
 
 
 class Cut:

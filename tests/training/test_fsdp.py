@@ -28,6 +28,10 @@ SHARDED = ROOT / "tests" / "helpers" / "sharded_runs.py"
 RUN = {"model": "test_vit", "ssia.channel": 0.5, "ssia.spatial": 0.5, "clip_grad": 1.0, **SGD}
 NORMS = {"batch_size": 8, "max_train_images": 48, "max_eval_images": 41, "checkpoint_every": 4}  # for test_resnet
 MEMORY = RUNS["memory"]
+OPTIMIZERS: dict[str, dict[str, Any]] = {  # one changes weights where its state is loaded, one has no state
+    "madgrad": {**NORMS, "model": "test_vit", "method": "vanilla", "optimizer": "madgrad", "lr": 1e-3},
+    "stateless": {**NORMS, "model": "test_vit", "method": "vanilla", "optimizer": "momentum", "momentum": 0.0},
+}
 
 Runs = list[tuple[dict[str, str], dict[str, Any]]]
 
@@ -66,11 +70,17 @@ def in_layouts(folder: Path, processes: int, name: str, variables: dict[str, str
 def two_processes(tmp_path_factory: pytest.TempPathFactory, launched: dict[str, str]) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
     whole = {**launched, "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
-    checkpoint = folder / "norms" / "checkpoints" / "step_00000004"  # in the second epoch, which reads the memory
+    middle = "checkpoints/step_00000004"
+    checkpoint = folder / "norms" / middle  # in the second epoch, which reads the memory
     best = folder / "best" / "checkpoints" / "step_00000006"
     runs: Runs = [
         *in_layouts(folder, 2, "ssia", launched, RUN),
         *in_layouts(folder, 2, "memory", launched, MEMORY),
+        *((launched, {"output_dir": folder / name, **settings}) for name, settings in OPTIMIZERS.items()),
+        *(
+            (launched, {"output_dir": folder / f"{name}_again", "resume": folder / name / middle, **settings})
+            for name, settings in OPTIMIZERS.items()
+        ),
         (whole, {"output_dir": folder / "norms", **NORMS, **FORM}),
         (whole, {"output_dir": folder / "resumed", "resume": checkpoint, **NORMS, **FORM}),
         (whole, {"output_dir": folder / "best", "balanced_sampling": True, **BEST}),
@@ -118,6 +128,14 @@ def test_a_resumed_run_ends_with_the_same_bits(two_processes: Path) -> None:
     records = [json.loads(line) for line in (two_processes / "resumed" / "metrics.jsonl").read_text().splitlines()]
     assert min(record["step"] for record in records) > 4, "it must have resumed"
     assert same_weights(two_processes / "norms", two_processes / "resumed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_resumed_run_of_each_kind_of_optimizer_ends_with_the_same_bits(two_processes: Path, name: str) -> None:
+    lines = (two_processes / f"{name}_again" / "metrics.jsonl").read_text().splitlines()
+    assert min(json.loads(line)["step"] for line in lines) > 4, "it must have resumed"
+    assert same_weights(two_processes / name, two_processes / f"{name}_again")
 
 
 @pytest.mark.slow
@@ -174,6 +192,7 @@ REFUSED: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "`ema`, `ssia.supervisor` average": ({}, {"ema": 0.9, "ssia.supervisor": "average"}),
     "`compile`": ({}, {"compile": True}),
     "`clip_mode` agc": ({}, {"clip_mode": "agc", "clip_grad": 1.0}),
+    "`batch_size` auto": ({}, {"batch_size": "auto"}),
     "needs GPUs": ({}, {}),
 }
 

@@ -168,6 +168,7 @@ def test_an_unsupported_value_of_the_launcher_is_one_line_with_its_variable(
     ("settings", "message"),
     [
         ({"compile_backend": "nonesuch", "compile": True}, "nonesuch"),
+        ({"compile_backend": "fx2trt", "compile": True}, r"'fx2trt', which is not installed; expected .*aot_eager"),
         ({"compile_mode": "default"}, "require `compile`"),
     ],
 )
