@@ -27,7 +27,7 @@ from ssia_zoo.arena.report import replace_between
 from ssia_zoo.arena.results import Results
 from ssia_zoo.arena.results import read_results as read_plan_results
 from ssia_zoo.arena.runner import Options, run_plan
-from ssia_zoo.cli.console import run
+from ssia_zoo.cli import console
 
 PLANS = recording.BENCHMARKS / "plans"
 RECORDS = recording.RESULTS / "accuracy.jsonl"
@@ -130,4 +130,4 @@ def main(arguments: Run | Report) -> None:
 
 if __name__ == "__main__":
     chosen: Any = tyro.cli(Run | Report, description=__doc__)  # type: ignore[arg-type]  # tyro takes unions
-    sys.exit(run(lambda: main(chosen)))
+    sys.exit(console.run(lambda: main(chosen)))

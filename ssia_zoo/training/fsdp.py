@@ -44,7 +44,7 @@ def sharding_plugin(config: TrainConfig) -> FullyShardedDataParallelPlugin | Non
             "docs/launch/fsdp2.yaml"
         )
     refused = {
-        "`batch_size` auto": isinstance(config.batch_size, AutoBatchSize),  # it would try the whole model on each device
+        "`batch_size` auto": isinstance(config.batch_size, AutoBatchSize),  # would try the unsharded model
         "`ema`": config.ema is not None,
         "`ssia.supervisor` average": config.method == "ssia" and config.ssia.supervisor == "average",
         "`compile` (or the launcher's dynamo backend)": bool(config.compile),

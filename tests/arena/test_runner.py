@@ -47,6 +47,7 @@ def command(*words: object) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_smoke_plan_tunes_runs_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = tmp_path / "results" / "records.jsonl"
     models = tmp_path / "models"
@@ -94,6 +95,7 @@ def test_the_smoke_plan_tunes_runs_and_reports(tmp_path: Path, capsys: pytest.Ca
     assert {k: v for k, v in again.items() if k not in free} == {k: v for k, v in dropped.items() if k not in free}
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
     methods = {"bad": {"method": "vanilla", "batch_size": 64}, "vanilla": {"method": "vanilla"}}
     found = plan(tmp_path, seeds=[0], methods=methods)

@@ -18,6 +18,7 @@ SIZE = 64
 pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -75,6 +76,7 @@ def small(name: str) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["nest_tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in ("twins_svt_small", "hiera_tiny_224"))],

@@ -369,6 +369,7 @@ def test_a_missing_runtime_is_an_error_with_the_command_that_installs_it(
         export("onnx", f"local-dir:{source}", tmp_path / "m.onnx")
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_nothing_behind(source: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ssia_zoo.cli", "export", "torch-export", str(source), "--out", "m.pt2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

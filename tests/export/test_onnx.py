@@ -95,6 +95,7 @@ def test_a_model_of_several_labels_stays_one(small: Path) -> None:
     assert (described["problem_type"], described["threshold"]) == ("multi_label_classification", 0.3)
 
 
+@pytest.mark.slow
 def test_the_command_publishes_onnx_and_a_quantized_file(
     trained: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

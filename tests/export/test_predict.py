@@ -109,6 +109,7 @@ def check(printed: str, source: Path, images: list[Path], **preprocessing: objec
     np.testing.assert_allclose([float(line[2]) for line in lines], expected.values, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_script_needs_neither_torch_nor_this_package(
     target: str, artefacts: dict[str, Path], source: Path, images: list[Path], tmp_path: Path
 ) -> None:

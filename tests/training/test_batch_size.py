@@ -51,6 +51,7 @@ def test_the_size_is_halved_until_it_fits_and_a_resumed_run_uses_it(
     assert same_weights(tmp_path / "run", again)
 
 
+@pytest.mark.slow
 def test_a_process_that_runs_out_of_memory_trains_with_half_the_batch(tmp_path: Path) -> None:
     settings = {"model": "test_vit", "method": "vanilla", "image_size": 512, "max_steps": 1, "val_interval": 0}
     limits = {resource.RLIMIT_DATA: 1200 << 20}

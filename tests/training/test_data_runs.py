@@ -80,6 +80,7 @@ def test_a_stream_with_a_shuffle_buffer_that_is_killed_resumes_to_the_same_bits(
     assert same_weights(tmp_path / "whole", killed), "with another number of workers, too"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("datasets_cache")
 def test_two_processes_stream_three_files_in_as_many_steps(digit_files: Path, tmp_path: Path) -> None:
     settings = {"dataset": digit_files, "streaming": True, "batch_size": 8, "epochs": 1}

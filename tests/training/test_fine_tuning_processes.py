@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -12,6 +13,7 @@ from tests.helpers.runs import small_run, weights
 from tests.training.test_distributed import SGD, in_processes
 
 
+@pytest.mark.slow
 def test_two_processes_train_frozen_models_and_adapters_as_one_does(tmp_path: Path) -> None:
     base = make_folder(tmp_path / "base", "test_vit")
     start = {**SGD, "model": f"local-dir:{base}", "pretrained": True, "val_interval": 0}

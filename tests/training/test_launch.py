@@ -58,6 +58,7 @@ def test_a_job_needs_this_package_and_its_python() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_job_trains_and_publishes(hub: HubServer, tmp_path: Path) -> None:
     command = [sys.executable, HF_JOB, *flags(max_steps=2), "--hub-model-id", "org/model"]
     settings = {**environment(), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_good", "PYTHONPATH": str(ROOT)}
@@ -73,6 +74,7 @@ def test_accelerate_launch_runs_the_script_as_the_config_says(tmp_path: Path) ->
     assert processes_of(tmp_path / "run") == "1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launch",
     [
@@ -88,6 +90,7 @@ def test_the_module_trains_as_the_script_does(tmp_path: Path, launch: list[objec
     assert same_weights(tmp_path / "run", tmp_path / "here")
 
 
+@pytest.mark.slow
 def test_two_nodes_find_each_other_and_train_one_model(tmp_path: Path) -> None:
     variables = {
         **environment(),
@@ -135,6 +138,7 @@ def slurm(folder: Path, **srun: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=500, check=False)
 
 
+@pytest.mark.slow
 def test_the_slurm_script_trains_and_is_done(tmp_path: Path) -> None:
     done = slurm(tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -208,6 +208,7 @@ def overriding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
         yield folder, pool.submit(run_launched, folder, *words, variables={ACCUMULATION: "2"}, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("overriding")
 def test_a_configuration_file_of_accelerate_decides_and_a_flag_overrides_it(tmp_path: Path) -> None:
     file = tmp_path / "accelerate.yaml"

@@ -132,6 +132,7 @@ def test_the_file_of_settings_of_a_run_repeats_it(tmp_path: Path) -> None:
     assert (again.method, again.method_kwargs) == (NAME, {"width": 3})
 
 
+@pytest.mark.slow
 def test_resume_refuses_another_loss_setting_or_version(tmp_path: Path, module: Path) -> None:
     run = {"checkpoint_every": 1, "max_steps": 1, **SHORT}
     small_run(tmp_path / "run", method=NAME, **run)

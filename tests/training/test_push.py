@@ -72,6 +72,7 @@ def test_a_run_never_fails_because_of_the_hub(
     assert "hf_" not in caplog.text.replace("train_hf", "").replace("hf_home", ""), "no token in a log"
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers_does_not_hold_the_run(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
