@@ -29,7 +29,7 @@ SITUATIONS = {
     "fine-tune on 500 photos a class: EfficientNet-Lite0, CIFAR-10 at 96 px": ("cifar_finetune_5000", "c10 5000"),
     "fine-tune on 33 photos a class: EfficientNet-Lite0, Grocery at 128 px": ("grocery_r128", "grocery"),
     "fine-tune on 33 photos a class at 160 px: EfficientNet-Lite0, Grocery at 224 px": ("weights", "grocery_r224"),
-    "the same at 224 px, with RandAugment and a third of the learning rate": ("grocery_r224", "grocery"),
+    "trained at 224 px too, with RandAugment and a third of the learning rate": ("grocery_r224", "grocery"),
     "40 % of the labels wrong: half-width ResNet-18, CIFAR-10": ("wrong_labels", "worse"),
     "40 % wrong, the same images: narrow ConvNeXt-Atto": ("wrong_labels_convnext", "worse"),
     "40 % wrong, half of the images, 100 epochs, until fitted: half-width ResNet-18": (
