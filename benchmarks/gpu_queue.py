@@ -5,10 +5,10 @@
     python benchmarks/gpu_queue.py unpack OUT                  # into runs/weights/, for make_weight.py
 
 `run` trains all methods and seeds of the item at the same time with train_hf.py and the item's recipe, and packs the
-runs that finish in time: float16 weights (as published), settings, log and card, in files of at most 16 MiB. Arguments
+runs that finish in time: float16 weights (as published), settings, log and card, in pieces of at most 16 MiB. Arguments
 after `--` go to train_hf.py. To try it on a CPU:
 
-    python benchmarks/gpu_queue.py run --out OUT -- --max-steps 2 --image-size 64 --max-train-images 64
+    python benchmarks/gpu_queue.py run --out OUT -- --max-steps 2 --image-size 64 --max-train-images 64 --batch-size 32
 """
 
 from __future__ import annotations
@@ -121,38 +121,35 @@ def start(item: dict[str, Any], method: str, seed: int, folder: Path, more: list
 
 
 def write_archives(folders: list[Path], name: str, out: Path) -> None:
-    """Write the runs into tar files of at most MAX_FILE bytes each (more if a single run is larger)."""
-    content, size, number = [], 0, 0
+    """Write a tar of each run, in pieces of at most MAX_FILE bytes."""
     for folder in folders:
         files = {"model.safetensors": half_precision(folder / "model.safetensors")}
         files |= {text: (folder / text).read_bytes() for text in TEXTS}
-        own = sum(map(len, files.values())) + 2048 * len(files)
-        if size and size + own > MAX_FILE:
-            write_archive(content, out / f"{name}.{number}.tar")
-            content, size, number = [], 0, number + 1
-        content += [(f"{name}/{folder.name}/{file}", data) for file, data in files.items()]
-        size += own
-    if content:
-        write_archive(content, out / f"{name}.{number}.tar")
-
-
-def write_archive(content: list[tuple[str, bytes]], path: Path) -> None:
-    with tarfile.open(path, "w") as tar:
-        for member, data in content:
-            info = tarfile.TarInfo(member)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            for file, data in files.items():
+                info = tarfile.TarInfo(f"{name}/{folder.name}/{file}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+        content = archive.getvalue()
+        starts = range(0, len(content), MAX_FILE)
+        for number, start in enumerate(starts):
+            (out / f"{name}.{folder.name}.tar.{number:02d}").write_bytes(content[start : start + MAX_FILE])
+        print(f"{out / name}.{folder.name}.tar: {len(content) / 2**20:.1f} MiB in {len(starts)} pieces")
 
 
 def unpack(arguments: Unpack) -> None:
-    found = sorted(arguments.folder.glob("*.tar"))
-    if not found:
-        sys.exit(f"no .tar file in {arguments.folder}; expected the folder that `run` wrote to")
-    for path in found:
-        with tarfile.open(path) as tar:
-            tar.extractall(WEIGHTS, filter="data")
-            print(*tar.getnames(), sep="\n")
+    pieces = sorted(arguments.folder.glob("*.tar.*"))
+    if not pieces:
+        sys.exit(f"no .tar.00 file in {arguments.folder}; expected the folder that `run` wrote to")
+    for name in sorted({piece.stem for piece in pieces}):
+        content = b"".join(piece.read_bytes() for piece in pieces if piece.stem == name)
+        try:
+            with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+                tar.extractall(WEIGHTS, filter="data")
+                print(*tar.getnames(), sep="\n")
+        except tarfile.ReadError as error:
+            sys.exit(f"{arguments.folder / name} lacks a piece ({error}); copy all of them and unpack again")
 
 
 if __name__ == "__main__":
