@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -99,21 +101,20 @@ def _translate(error: Exception, config: TrainConfig) -> str | None:
         )
     if is_lost_process(error):
         return f"another process of this run ended or cannot be reached ({text[:200]}); see its own message; {_RESUME}"
-    if config.compile and _from_compilation(error):
-        return (
-            f"`compile` failed: {text[:300]}; leave it out, or set another `compile_backend` than "
-            f"{config.compile_backend}, such as aot_eager, which needs no compiler; TORCHDYNAMO_VERBOSE=1 says more"
-        )
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         free = shutil.disk_usage(config.output_dir).free / 1e6
         return f"disk full: {text}; {free:.0f} MB are free at {config.output_dir}: free some space; {_RESUME}"
+    if _from_compilation(error):
+        return (
+            f"`compile` (or the launcher's dynamo backend) failed: {text[:300]}; leave it out, or set another "
+            "`compile_backend`, such as aot_eager, which needs no compiler; TORCHDYNAMO_VERBOSE=1 says more"
+        )
     return None
 
 
 def _from_compilation(error: Exception) -> bool:
-    from torch._dynamo.exc import TorchDynamoException  # takes a second
-
-    return isinstance(error, TorchDynamoException)
+    dynamo: Any = sys.modules.get("torch._dynamo.exc")  # imported by what compiles
+    return dynamo is not None and isinstance(error, dynamo.TorchDynamoException)
 
 
 def _distributed() -> bool:
